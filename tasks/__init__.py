@@ -1,0 +1,38 @@
+"""SeqIO tasks and mixtures over official data files. Importing this package alone imports no TensorFlow.
+
+    import xtr.tasks
+    xtr.tasks.register_all()   # reads XTR_DATA_DIR, XTR_VOCABULARY_PATH, XTR_CACHE_DIR
+    seqio.get_mixture_or_task("xnli.sw").get_dataset(...)
+"""
+
+from .info import TaskInfo, describe, task_info
+
+__all__ = ["TaskInfo", "describe", "output_features", "register_all", "task_info"]
+
+_catalog = None
+
+
+def register_all():
+    """Registers with SeqIO everything found below XTR_DATA_DIR and returns the catalog; a second call starts afresh.
+
+    Raises:
+      UserError: XTR_DATA_DIR or XTR_VOCABULARY_PATH is missing or wrong.
+      DataError: a file's language cannot be told.
+    """
+    global _catalog
+    from . import intermediate, registration, text, xtreme_r
+
+    settings = registration.settings()
+    if _catalog is not None:
+        _catalog.clear()
+    _catalog = registration.Catalog()
+    for module in (intermediate, xtreme_r, text):
+        module.register(_catalog, settings)
+    return _catalog
+
+
+def output_features(names=("inputs", "targets")):
+    """Returns SeqIO output features over the vocabulary of XTR_VOCABULARY_PATH, for a module's own tasks."""
+    from .registration import output_features as features
+
+    return features(names)

@@ -1,0 +1,48 @@
+"""Tatoeba bitext as LASER publishes it: two line-aligned files a language pair, English queries, foreign candidates."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..examples import Retrieval
+from ..languages import short_code
+from . import Dataset, Found, Split
+from .files import DataError, matching, read_lines
+
+_FOLDER = "tatoeba/v1"
+
+
+def read_side(files: tuple[Path, ...], tally: Counter) -> Iterator[Retrieval]:
+    """Reads the first of two line-aligned files; line i (from 0) has the id 'i' and its gold is line i of the second.
+
+    Raises:
+      DataError: when the two files have different numbers of lines.
+    """
+    path, other = files
+    for number, text in read_lines(path):
+        tally["rows"] += 1
+        yield Retrieval(str(number - 1), text, (str(number - 1),))
+    lines = sum(1 for _ in read_lines(other))
+    if lines != tally["rows"]:
+        raise DataError(f"{path} has {tally['rows']} lines, {other} has {lines}: they must be aligned line by line.")
+
+
+def find_tatoeba(data_dir: Path) -> Found:
+    """Finds `tatoeba.<language>`: splits queries (English) and candidates (foreign)."""
+    datasets, absent = [], {}
+    sides = {
+        (m["language"], m["side"]): path
+        for path, m in matching(data_dir / _FOLDER, r"tatoeba\.(?P<language>[a-z0-9_]+)-eng\.(?P<side>[a-z0-9_]+)")
+    }
+    for language in sorted({language for language, _ in sides}):
+        name = f"tatoeba.{short_code(language)}"
+        foreign, english = sides.get((language, language)), sides.get((language, "eng"))
+        if foreign and english:
+            splits = {"queries": Split((english, foreign), read_side), "candidates": Split((foreign, english), read_side)}
+            datasets.append(Dataset(name, short_code(language), Retrieval, splits))
+        else:
+            missing = f"tatoeba.{language}-eng.{'eng' if foreign else language}"
+            absent[name] = f"the other side of its pair is not there: {data_dir / _FOLDER / missing}"
+    if not datasets:
+        absent["tatoeba"] = f"no pair of files {data_dir / _FOLDER}/tatoeba.<language>-eng.{{<language>,eng}}"
+    return Found(tuple(datasets), absent)

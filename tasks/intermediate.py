@@ -1,0 +1,27 @@
+"""English intermediate tasks and their mixtures."""
+
+import functools
+
+from .datasets.nli import find_mnli
+from .datasets.squad import find_squad
+from .formats import text2text
+from .info import TaskInfo
+from .registration import Catalog, Settings, examples_rate
+
+
+def register(catalog: Catalog, settings: Settings) -> None:
+    """Registers `mnli`, `mnli.<language>` (machine-translated), `squad_v1`, and the mixture `nli_qa` of mnli and squad_v1."""
+    mnli, squad = find_mnli(settings.data_dir), find_squad(settings.data_dir)
+    for dataset in mnli.datasets:
+        info = TaskInfo("classification", dataset.language, "mnli", "rank", ("accuracy",))
+        catalog.add_task(settings, dataset, info, text2text.nli)
+    for dataset in squad.datasets:
+        info = TaskInfo("span_qa", dataset.language, "squad_v1", "generate", ("exact_match", "f1"))
+        catalog.add_task(settings, dataset, info, text2text.question_answering)
+    absent = {**(mnli.absent or {}), **(squad.absent or {})}
+    catalog.absent.update(absent)
+    if absent:
+        catalog.absent["nli_qa"] = "; ".join(f"{name}: {why}" for name, why in absent.items())
+    else:
+        rate = functools.partial(examples_rate, cap=2**17, temperature=2.0)
+        catalog.add_mixture("nli_qa", ("mnli", "squad_v1"), rate)

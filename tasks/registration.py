@@ -1,0 +1,161 @@
+"""From a data set found on disk to a SeqIO task: source, rendering, tokens, EOS; and mixtures of such tasks."""
+
+import functools
+import inspect
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import seqio
+import tensorflow as tf
+from xtr.errors import UserError
+
+from .datasets import Dataset
+from .datasets.builder import OfficialFilesSource, example_from_arrays
+from .formats.text2text import Rendered
+from .info import TaskInfo, describe, forget
+
+# What every registered task's examples pass through besides its own reader and format.
+_COMMON_CODE = (
+    "examples.py", "languages.py", "registration.py", "datasets/__init__.py", "datasets/builder.py", "datasets/files.py",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where official files are, where prepared data goes, and the SentencePiece model."""
+
+    data_dir: Path
+    cache_dir: Path
+    vocabulary_path: str
+
+
+def settings() -> Settings:
+    """Returns the settings of XTR_DATA_DIR, XTR_CACHE_DIR (default ~/.cache/xtr) and XTR_VOCABULARY_PATH.
+
+    Raises:
+      UserError: a variable is missing, or names something that is not there.
+    """
+    data_dir = os.environ.get("XTR_DATA_DIR")
+    if not data_dir:
+        raise UserError("XTR_DATA_DIR is not set: set it to the folder that holds the official data files.")
+    if not Path(data_dir).is_dir():
+        raise UserError(f"XTR_DATA_DIR is {data_dir}, which is not a folder.")
+    vocabulary_path = os.environ.get("XTR_VOCABULARY_PATH")
+    if not vocabulary_path:
+        raise UserError("XTR_VOCABULARY_PATH is not set: set it to the model's SentencePiece file.")
+    if not Path(vocabulary_path).is_file():
+        raise UserError(f"XTR_VOCABULARY_PATH is {vocabulary_path}, which is not a file.")
+    cache_dir = os.environ.get("XTR_CACHE_DIR") or Path.home() / ".cache" / "xtr"
+    return Settings(Path(data_dir), Path(cache_dir), vocabulary_path)
+
+
+@functools.cache
+def vocabulary(path: str) -> seqio.SentencePieceVocabulary:
+    """Returns the vocabulary of a SentencePiece file, sentinels being pieces of the model itself as in mT5's."""
+    return seqio.SentencePieceVocabulary(path)
+
+
+def output_features(names: Sequence[str] = ("inputs", "targets")) -> dict[str, seqio.Feature]:
+    """Returns SeqIO output features over the vocabulary of XTR_VOCABULARY_PATH, EOS added to each.
+
+    For modules that register tasks of their own:
+
+        seqio.TaskRegistry.add("my_task", source=..., preprocessors=[..., seqio.preprocessors.tokenize,
+            seqio.CacheDatasetPlaceholder(), seqio.preprocessors.append_eos], output_features=output_features())
+    """
+    vocab = vocabulary(settings().vocabulary_path)
+    return {name: seqio.Feature(vocabulary=vocab, add_eos=True) for name in names}
+
+
+def _render(dataset: tf.data.Dataset, example_type: type, render: Callable[[Any], Rendered], names: Sequence[str]):
+    """Maps canonical examples to the string features `names`, by the format's Python function."""
+    spec = dataset.element_spec
+    structure = tf.nest.map_structure(lambda _: None, spec)
+
+    def call(*flat):
+        rendered = render(example_from_arrays(example_type, tf.nest.pack_sequence_as(structure, flat)))
+        texts = [rendered.meta_json() if name == "meta" else getattr(rendered, name) for name in names]
+        return tuple(text.encode("utf-8") for text in texts)
+
+    def to_strings(example):
+        texts = tf.numpy_function(call, tf.nest.flatten(example), [tf.string] * len(names), stateful=False)
+        return {name: tf.ensure_shape(text, ()) for name, text in zip(names, texts, strict=True)}
+
+    return dataset.map(to_strings, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+@dataclass
+class Catalog:
+    """What is registered from the data directory, and what cannot be had with the reason why."""
+
+    tasks: dict[str, Dataset] = field(default_factory=dict)
+    mixtures: list[str] = field(default_factory=list)
+    absent: dict[str, str] = field(default_factory=dict)
+
+    def add_task(
+        self,
+        settings: Settings,
+        dataset: Dataset,
+        info: TaskInfo,
+        render: Callable[[Any], Rendered],
+        features: Sequence[str] = ("inputs", "targets"),
+        meta: bool = True,
+    ) -> None:
+        """Registers one data set as a SeqIO task under its own name."""
+        readers = (getattr(split.read, "func", split.read) for split in dataset.splits.values())
+        own = {inspect.getfile(function) for function in (*readers, render)}
+        code = sorted({*(Path(__file__).parent / name for name in _COMMON_CODE), *map(Path, own)})
+        names = (*features, "meta") if meta else tuple(features)
+
+        def render_examples(ds):
+            return _render(ds, dataset.example_type, render, names)
+
+        seqio.TaskRegistry.add(
+            dataset.name,
+            source=OfficialFilesSource(dataset, str(settings.cache_dir), code),
+            preprocessors=[
+                render_examples,
+                functools.partial(seqio.preprocessors.tokenize, copy_pretokenized=meta),
+                seqio.CacheDatasetPlaceholder(),
+                seqio.preprocessors.append_eos,
+            ],
+            output_features={
+                name: seqio.Feature(vocabulary=vocabulary(settings.vocabulary_path), add_eos=True) for name in features
+            },
+        )
+        describe(dataset.name, info)
+        self.tasks[dataset.name] = dataset
+
+    def add_mixture(self, name: str, tasks: Iterable[str], rate: float | Callable[[seqio.Task], float] = 1.0) -> None:
+        """Registers a mixture of registered tasks, all with one rate or rate function; none where there are no tasks."""
+        tasks = list(tasks)
+        if tasks:
+            seqio.MixtureRegistry.add(name, [(task, rate) for task in tasks])
+            self.mixtures.append(name)
+
+    def clear(self) -> None:
+        """Takes everything out of SeqIO's registries again."""
+        for name in self.mixtures:
+            seqio.MixtureRegistry.remove(name)
+        for name in self.tasks:
+            seqio.TaskRegistry.remove(name)
+            forget(name)
+        self.__init__()
+
+
+def examples_rate(task: seqio.Task, *, cap: int | None = None, temperature: float = 1.0, split: str = "train") -> float:
+    """Returns min(examples of the split, cap) ** (1 / temperature), for a mixture's rates (bind the options by partial).
+
+    Temperature 1 mixes in proportion to size; larger values favour small tasks (Phang et al. 2020 mixed with
+    temperature 2 and cap 2**17; multilingual-t5's alpha is 1 / temperature).
+    """
+    examples = task.num_input_examples(split)
+    if examples is None:
+        raise UserError(
+            f"The number of '{split}' examples of task {task.name} is unknown, so no rate follows from it: give the "
+            "task's source num_input_examples, or the mixture a number as its rate."
+        )
+    return float(min(examples, cap or examples)) ** (1.0 / temperature)

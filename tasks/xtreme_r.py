@@ -1,0 +1,27 @@
+"""XTREME-R targets: a task for every language found, and a mixture of all languages of each target."""
+
+from .datasets.nli import find_xnli
+from .datasets.squad import find_xquad
+from .datasets.tatoeba import find_tatoeba
+from .formats import text2text
+from .info import TaskInfo
+from .registration import Catalog, Settings
+
+# target: finder, kind, predictor, metrics, format, features
+_TARGETS = {
+    "xnli": (find_xnli, "classification", "rank", ("accuracy",), text2text.nli, ("inputs", "targets")),
+    "xquad": (find_xquad, "span_qa", "generate", ("exact_match", "f1"), text2text.question_answering,
+              ("inputs", "targets")),
+    "tatoeba": (find_tatoeba, "retrieval", "embed", ("accuracy",), text2text.retrieval, ("inputs",)),
+}  # fmt: skip
+
+
+def register(catalog: Catalog, settings: Settings) -> None:
+    """Registers `xnli.<language>`, `xquad.<language>`, `tatoeba.<language>` and the mixtures `xnli`, `xquad`, `tatoeba`."""
+    for target, (find, kind, predictor, metrics, render, features) in _TARGETS.items():
+        found = find(settings.data_dir)
+        for dataset in found.datasets:
+            info = TaskInfo(kind, dataset.language, target, predictor, metrics)
+            catalog.add_task(settings, dataset, info, render, features)
+        catalog.absent.update(found.absent or {})
+        catalog.add_mixture(target, (dataset.name for dataset in found.datasets))

@@ -1,0 +1,188 @@
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from xtr.errors import DataError, UserError
+from xtr.study import transfer
+from xtr.study.statistics import crossed_bootstrap, crossed_bootstrap_mean
+from xtr.study.transfer import AVERAGE, GAP, NONE, POOLED, WITHOUT_OVERLAPS, WITHOUT_RETRIEVAL, ZERO_SHOT
+
+
+def matrix(store, intermediate, target, language, metric="accuracy", seeds=(0, 1, 2)):
+    runs = [f"mt5-small-{intermediate}-{target}-seed{s}" for s in seeds]
+    records = [store.read_predictions(run, target, language, "test") for run in runs]
+    return np.array([[r["contributions"][metric] for r in run] for run in records])
+
+
+@pytest.fixture
+def built(make_study, expected, chance):
+    store = make_study()
+    return store, transfer.build(store.read(), store.contributions, expected, chance)
+
+
+def test_scores_gains_and_intervals_equal_those_of_the_plain_functions(built):
+    store, table = built
+    (model,) = table.models
+    assert table.intermediates == (NONE, "mnli", "squad_v1") and table.targets == ("xnli", "xquad", "tatoeba")
+    assert table.metrics == {"xnli": ("accuracy",), "xquad": ("em", "f1"), "tatoeba": ("accuracy",)}
+    assert table.problems == ()
+    a = [matrix(store, "mnli", "xnli", language) for language in ("de", "fr", "sw")]
+    b = [matrix(store, "none", "xnli", language) for language in ("de", "fr", "sw")]
+    cell = table.cell(model, "mnli", "xnli")
+    assert cell.score.value == pytest.approx(np.mean(a)) and cell.gain.value == pytest.approx(np.mean(a) - np.mean(b))
+    assert (cell.score.seeds, cell.score.examples) == (3, 360)
+    # XNLI's ids are the same in every language: examples are resampled jointly.
+    plain = crossed_bootstrap_mean(a, b, resamples=2000, seed=1, shared_examples=True)
+    assert cell.gain.standard_error == pytest.approx(plain.standard_error, rel=0.12)
+    assert (cell.gain.low, cell.gain.high) == pytest.approx((plain.low, plain.high), abs=0.5)
+    english = table.cell(model, "mnli", "xnli", "en")
+    a_SN = matrix(store, "mnli", "xnli", "en")
+    assert english.score.value == pytest.approx(a_SN.mean())
+    assert english.score.standard_error == pytest.approx(crossed_bootstrap(a_SN).standard_error, rel=0.12)
+    gap = table.cell(model, "mnli", "xnli", GAP)
+    assert gap.score.value == pytest.approx(english.score.value - cell.score.value)
+    assert table.cell(model, NONE, "xnli").gain is None
+    assert table.cell(model, "mnli", "tatoeba", "en") is None and table.cell(model, "mnli", "tatoeba", GAP) is None
+
+
+def test_question_answering_is_the_mean_of_em_and_f1(built):
+    store, table = built
+    em, f1 = (matrix(store, "none", "xquad", "de", metric) for metric in ("em", "f1"))
+    assert table.cell(table.models[0], NONE, "xquad", "de").score.value == pytest.approx((em.mean() + f1.mean()) / 2)
+
+
+def test_averages_over_targets(built):
+    _, table = built
+    (model,) = table.models
+    gain = {t: table.cell(model, "mnli", t).gain.value for t in table.targets}
+    assert table.averages() == (AVERAGE, WITHOUT_RETRIEVAL, WITHOUT_OVERLAPS)
+    assert table.cell(model, "mnli", AVERAGE).gain.value == pytest.approx(np.mean(list(gain.values())))
+    mean = (gain["xnli"] + gain["xquad"]) / 2
+    assert table.cell(model, "mnli", WITHOUT_RETRIEVAL).gain.value == pytest.approx(mean)
+    mean = (gain["xquad"] + gain["tatoeba"]) / 2
+    assert table.cell(model, "mnli", WITHOUT_OVERLAPS).gain.value == pytest.approx(mean)
+    both = [table.cell(model, name, AVERAGE).gain.value for name in ("mnli", "squad_v1")]
+    pooled = table.cell(model, POOLED, AVERAGE)
+    assert pooled.gain.value == pytest.approx(np.mean(both)) and pooled.score.examples == 360 + 240 + 360
+
+
+def test_significance_overlap_and_chance(built):
+    _, table = built
+    (model,) = table.models
+    assert table.cell(model, "mnli", "xnli").significant and table.cell(model, "mnli", "xnli").overlap
+    assert table.cell(model, "squad_v1", "xquad").overlap and not table.cell(model, "squad_v1", "xnli").overlap
+    assert not table.cell(model, "mnli", "xquad").significant
+    adjusted = [c.p_adjusted for c in table.cells if c.p_adjusted is not None]
+    assert len(adjusted) == 6  # 2 intermediates x 3 targets
+    cell = table.cell(model, NONE, "xnli")
+    assert cell.chance == pytest.approx(100 / 3) and cell.against_chance == "above"
+    assert table.cell(model, NONE, "tatoeba").chance == pytest.approx(4 / 3)
+    assert table.cell(model, NONE, "xquad").chance is None and table.cell(model, NONE, "xquad").against_chance is None
+    near = dataclasses.replace(cell, chance=cell.score.value)
+    assert near.against_chance == "not distinguishable"
+    assert dataclasses.replace(cell, chance=99.0).against_chance == "below"
+
+
+def test_what_is_missing_is_said(make_study, recipe, expected):
+    store = make_study(recipe(skip=[("mnli", "xnli", "sw"), ("squad_v1", "tatoeba", None)]))
+    table = transfer.build(store.read(), store.contributions, {**expected, "mlqa": ("en", "de")})
+    (model,) = table.models
+    cell = table.cell(model, "mnli", "xnli")
+    assert cell.missing == ("sw",)
+    # A gain over fewer languages is compared with the baseline over the same ones.
+    b = np.mean([matrix(store, "none", "xnli", language).mean() for language in ("de", "fr")])
+    assert cell.gain.value == pytest.approx(cell.score.value - b)
+    assert table.cell(model, "squad_v1", "tatoeba") is None
+    assert table.cell(model, "squad_v1", AVERAGE).missing == ("tatoeba",)
+    assert set(table.problems) == {
+        "mlqa: no results at all",
+        "mt5-small, mnli -> xnli: no results in sw",
+        "mt5-small, squad_v1 -> tatoeba: no results",
+    }
+
+
+def test_gains_use_the_seeds_that_both_sides_have(make_study, expected):
+    store = make_study()
+    rows = store.read()
+    rows = rows[~((rows["intermediate"] == "none") & (rows["target"] == "xnli") & (rows["seed"] == 1))]
+    table = transfer.build(rows, store.contributions, expected)
+    cell = table.cell(table.models[0], "mnli", "xnli")
+    assert (cell.score.seeds, cell.gain.seeds) == (3, 2)
+    expected_gain = np.mean([matrix(store, "mnli", "xnli", x, seeds=(0, 2)).mean() for x in ("de", "fr", "sw")])
+    expected_gain -= np.mean([matrix(store, "none", "xnli", x, seeds=(0, 2)).mean() for x in ("de", "fr", "sw")])
+    assert cell.gain.value == pytest.approx(expected_gain)
+    assert any("2 of 3 seeds, those that the baseline has" in problem for problem in table.problems)
+    assert any(problem.endswith("none -> xnli: 2 of 3 seeds") for problem in table.problems)
+
+
+def test_a_run_that_stands_for_every_seed_counts_once(make_study, expected):
+    store = make_study()
+    rows = store.read()
+    untrained = (rows["intermediate"] == "none") & (rows["target"] == "tatoeba")
+    rows.loc[untrained, "run_id"] = "mt5-small-none-tatoeba-seed0"
+    rows.loc[untrained, "value"] = np.tile(rows.loc[untrained & (rows["seed"] == 0), "value"], 3)
+    table = transfer.build(rows, store.contributions, expected)
+    (model,) = table.models
+    assert table.cell(model, NONE, "tatoeba").score.seeds == 1
+    assert table.cell(model, "mnli", "tatoeba").gain.seeds == 3
+    assert table.cell(model, NONE, AVERAGE).score.seeds == 3
+
+
+def test_no_baseline(make_study, expected):
+    store = make_study()
+    rows = store.read()
+    table = transfer.build(rows[rows["intermediate"] != "none"], store.contributions, expected)
+    assert all(cell.gain is None for cell in table.cells)
+    assert any("gains cannot be computed" in problem for problem in table.problems)
+
+
+def test_rows_that_do_not_fit_are_refused(make_study, expected):
+    store = make_study()
+    rows = store.read()
+    with pytest.raises(UserError, match="no results for mlqa"):
+        transfer.build(rows, store.contributions, {"mlqa": ("en",)})
+    other = rows.copy()
+    other.loc[other.index[0], "value"] += 1
+    with pytest.raises(DataError, match="come from different evaluations"):
+        transfer.build(other, store.contributions, expected)
+    twice = rows[rows["target"] == "xnli"]
+    twice = twice.assign(run_id=twice["run_id"].where(twice["seed"] != 1, "another"), seed=twice["seed"] % 1)
+    with pytest.raises(DataError, match="two runs"):
+        transfer.build(twice, store.contributions, expected)
+    with pytest.raises(UserError, match="cannot tell its score"):
+        transfer.build(rows.assign(metric=rows["metric"] + "?"), store.contributions, expected)
+
+    def fewer(key):
+        values = store.contributions(key)
+        return dict(list(values.items())[:50]) if "mnli" in key.run_id else values
+
+    with pytest.raises(DataError, match="other examples"):
+        transfer.build(rows, fewer, expected)
+
+
+def test_the_last_step_and_the_test_split_count(make_study, expected):
+    store = make_study()
+    rows = store.read()
+    early = rows.assign(step=10, value=0.0)
+    dev = rows.assign(split="validation", value=1.0)
+    both = transfer.build(pd.concat([early, dev, rows]), store.contributions, expected)
+    alone = transfer.build(rows, store.contributions, expected)
+    assert both.cells == alone.cells
+    with pytest.raises(UserError, match="one split"):
+        mixed = pd.concat([dev, rows.assign(split="dev")])
+        transfer.build(mixed, store.contributions, expected)
+
+
+def test_models_are_kept_apart_and_ordered_by_size(make_study, recipe, expected):
+    store = make_study(recipe(models=(("mt5-xl", 3_700_000_000), ("mt5-small", 300_176_768)), seeds=(0,), examples=30))
+    table = transfer.build(store.read(), store.contributions, expected, resamples=200)
+    assert [model.name for model in table.models] == ["mt5-small", "mt5-xl"]
+    small, xl = (table.cell(model, "mnli", "xnli") for model in table.models)
+    assert small.score.value != xl.score.value and small.gain.seeds == 1
+    frame = table.to_frame()
+    assert len(frame) == len(table.cells) and set(frame["model"]) == {"mt5-small", "mt5-xl"}
+    line = frame[(frame["model"] == "mt5-xl") & (frame["intermediate"] == "mnli") & (frame["target"] == "xnli")]
+    line = line[line["view"] == ZERO_SHOT].iloc[0]
+    assert (line["gain"], line["gain_low"], line["score_seeds"]) == (xl.gain.value, xl.gain.low, 1)

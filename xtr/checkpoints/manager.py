@@ -1,0 +1,250 @@
+"""xtr's own checkpoints, on Orbax.
+
+A checkpoint directory holds one folder a step:
+
+    <step>/state/         every array, in Orbax's format (OCDBT), whatever the mesh that wrote it
+    <step>/index/         arrays.json: {name: {shape, dtype, crc32}}; extras.json: what the caller put beside the state
+    <step>/commit_success.txt
+
+A save writes to a temporary folder and renames it when complete, so a process killed at any moment leaves whole
+checkpoints only. Orbax restores flipped bits without a word, therefore each array's CRC is written with it and compared
+when it is read.
+"""
+
+import dataclasses
+import json
+import os
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from orbax.checkpoint import checkpoint_managers, future
+
+from xtr.errors import UserError
+
+STATE, INDEX = "state", "index"
+
+
+def named_leaves(tree: Any) -> dict[str, Any]:
+    """{'params/encoder/...': leaf} of any pytree of dicts and dataclasses."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def _nest(named: Mapping[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for name, leaf in named.items():
+        *parents, last = name.split("/")
+        node = nested
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = leaf
+    return nested
+
+
+def _crc32(array: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+
+
+def _held_whole(array: Any) -> bool:
+    """Whether this process can see all of an array's values."""
+    return not isinstance(array, jax.Array) or array.is_fully_addressable or array.is_fully_replicated
+
+
+class _IndexHandler(ocp.AsyncCheckpointHandler):
+    """Writes arrays.json and extras.json; the CRCs are computed in the background, before the commit."""
+
+    async def async_save(self, directory, args):
+        async def write():
+            if jax.process_index() != 0:
+                return
+            arrays = {
+                name: {"shape": list(shape), "dtype": dtype, "crc32": None if host is None else _crc32(host)}
+                for name, (shape, dtype, host) in args.arrays.items()
+            }
+            (directory / "arrays.json").write_text(json.dumps(arrays))
+            (directory / "extras.json").write_text(args.extras)
+
+        return [future.CommitFutureAwaitingContractedSignals(write(), name="xtr_index_save")]
+
+    def save(self, directory, args):
+        raise NotImplementedError("the index is saved asynchronously only")
+
+    def restore(self, directory, args=None):
+        raise NotImplementedError("the index is read with read_index")
+
+
+@ocp.args.register_with_handler(_IndexHandler, for_save=True)
+@dataclasses.dataclass
+class _IndexSave(ocp.args.CheckpointArgs):
+    arrays: dict[str, tuple[tuple[int, ...], str, np.ndarray | None]]
+    extras: str
+
+
+def is_step_directory(path: str | os.PathLike) -> bool:
+    """Whether `path` is one committed checkpoint of xtr."""
+    path = epath.Path(path)
+    return (path / INDEX / "arrays.json").exists() and ocp.utils.is_checkpoint_finalized(path)
+
+
+def committed_steps(directory: str | os.PathLike) -> list[int]:
+    """The steps of a checkpoint directory that are complete, ascending; [] where there is no such directory."""
+    directory = epath.Path(directory)
+    if not directory.is_dir():
+        return []
+    return sorted(int(p.name) for p in directory.iterdir() if p.name.isdecimal() and is_step_directory(p))
+
+
+def read_index(step_directory: str | os.PathLike) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """({array name: {shape, dtype, crc32}}, extras) of a checkpoint. UserError where they cannot be read."""
+    folder = epath.Path(step_directory) / INDEX
+    try:
+        return json.loads((folder / "arrays.json").read_text()), json.loads((folder / "extras.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"The checkpoint {step_directory} is damaged: its index cannot be read ({error}).") from error
+
+
+def compare(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], what: str) -> None:
+    """Compares {name: shape} of what is wanted with what is there. One UserError names every difference."""
+    faults = [f"missing: {name} {shape}" for name, shape in expected.items() if name not in found]
+    faults += [f"not expected: {name} {shape}" for name, shape in found.items() if name not in expected]
+    faults += [
+        f"shape of {name}: {found[name]}, not {shape}"
+        for name, shape in expected.items()
+        if name in found and found[name] != shape
+    ]
+    if faults:
+        raise UserError(f"{what} does not fit the model:\n  " + "\n  ".join(faults))
+
+
+def read_arrays(
+    step_directory: str | os.PathLike, abstract: Mapping[str, jax.ShapeDtypeStruct]
+) -> dict[str, jax.Array]:
+    """Reads the named arrays of a checkpoint to the shardings (and dtypes) of `abstract`, and verifies each.
+
+    Raises:
+      UserError: an array is missing, has another shape, cannot be read, or is not what was written.
+    """
+    index, _ = read_index(step_directory)
+    stored = {name: tuple(entry["shape"]) for name, entry in index.items()}
+    compare(
+        {name: tuple(x.shape) for name, x in abstract.items()},
+        {name: shape for name, shape in stored.items() if name in abstract},
+        f"The checkpoint {step_directory}",
+    )
+    restore_args = {
+        name: ocp.ArrayRestoreArgs(sharding=x.sharding, global_shape=stored[name], dtype=np.dtype(index[name]["dtype"]))
+        for name, x in abstract.items()
+    }
+    advice = "Use another checkpoint, or copy this one anew from its source."
+    try:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            nested = reader.restore(
+                epath.Path(step_directory) / STATE,
+                args=ocp.args.PyTreeRestore(
+                    item=_nest(abstract), restore_args=_nest(restore_args), partial_restore=True
+                ),
+            )
+    except Exception as error:  # whatever the storage layers raise, the reader's reason is one: unreadable data
+        raise UserError(f"The checkpoint {step_directory} is damaged and cannot be read. {advice}\n{error}") from error
+    arrays = named_leaves(nested)
+    damaged = [
+        name
+        for name, array in arrays.items()
+        if index[name]["crc32"] is not None and _held_whole(array) and _crc32(np.asarray(array)) != index[name]["crc32"]
+    ]
+    if damaged:
+        raise UserError(
+            f"The checkpoint {step_directory} is damaged: what was read differs from what was written in\n  "
+            + "\n  ".join(damaged)
+            + f"\n{advice}"
+        )
+    return {name: arrays[name].astype(x.dtype) for name, x in abstract.items()}
+
+
+class CheckpointManager:
+    """The checkpoints of one run.
+
+    Args:
+      directory: holds one folder a step; created where missing. Leavings of a killed save are removed.
+      keep: how many of the newest checkpoints stay; None keeps all.
+    """
+
+    def __init__(self, directory: str | os.PathLike, keep: int | None = None):
+        self._directory = epath.Path(os.path.abspath(directory) if "://" not in str(directory) else directory)
+        self._manager = ocp.CheckpointManager(
+            self._directory,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=checkpoint_managers.LatestN(keep),
+                cleanup_tmp_directories=True,
+                enable_async_checkpointing=True,
+            ),
+        )
+
+    def save(self, step: int, state: Any, extras: Mapping[str, Any]) -> bool:
+        """Starts to save; returns when `state` may be donated or changed, while the writing goes on in the background.
+
+        Args:
+          step: names the checkpoint. A step that is saved already stays as it is, and False is returned.
+          state: a pytree (dicts, dataclasses) of arrays.
+          extras: anything JSON can hold, such as the state of the data iterator.
+
+        Raises:
+          An error of the previous save, if it failed.
+        """
+        self.wait()
+        if step in committed_steps(self._directory):
+            return False
+        arrays = {name: x if isinstance(x, jax.Array) else np.asarray(x) for name, x in named_leaves(state).items()}
+        for array in arrays.values():
+            if isinstance(array, jax.Array) and _held_whole(array):
+                array.copy_to_host_async()
+        # A copy, because the device buffer behind a view is given away with the next step.
+        index = {
+            name: (x.shape, str(x.dtype), np.array(x, copy=True) if _held_whole(x) else None)
+            for name, x in arrays.items()
+        }
+        args = ocp.args.Composite(
+            **{STATE: ocp.args.PyTreeSave(_nest(arrays)), INDEX: _IndexSave(index, json.dumps(dict(extras)))}
+        )
+        return self._manager.save(step, args=args, force=True)
+
+    def latest_step(self) -> int | None:
+        """The newest complete checkpoint's step, or None."""
+        steps = committed_steps(self._directory)
+        return steps[-1] if steps else None
+
+    def restore(self, step: int, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
+        """(state, extras) of a step, with the structure, dtypes and shardings of `abstract_state` (ShapeDtypeStructs).
+
+        The mesh may differ from the one that saved.
+
+        Raises:
+          UserError: no such step; arrays that are missing, not expected, misshapen (all are named) or damaged.
+        """
+        self.wait()
+        path = self._directory / str(step)
+        if not is_step_directory(path):
+            steps = committed_steps(self._directory)
+            raise UserError(f"No complete checkpoint of step {step} in {self._directory}; it has steps {steps}.")
+        abstract = named_leaves(abstract_state)
+        index, extras = read_index(path)
+        compare(
+            {name: tuple(x.shape) for name, x in abstract.items()},
+            {name: tuple(entry["shape"]) for name, entry in index.items()},
+            f"The checkpoint {path}",
+        )
+        arrays = read_arrays(path, abstract)
+        return jax.tree.unflatten(jax.tree.structure(abstract_state), list(arrays.values())), extras
+
+    def wait(self) -> None:
+        """Waits until the save in progress is complete; raises its error if it failed."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, then frees threads."""
+        self._manager.close()

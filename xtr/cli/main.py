@@ -1,0 +1,133 @@
+"""The `xtr` command. Each subcommand imports what it needs when it runs, so that help and errors come at once."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from xtr.errors import Preempted, UserError, did_you_mean
+
+EXIT_DONE, EXIT_USAGE, EXIT_PREEMPTED = 0, 2, 42
+GIN_PREFIX = "--gin."
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what was wrong in one message and leaves with 2, as every user's mistake does."""
+
+    def error(self, message):
+        raise UserError(f"{message}. `{self.prog} --help` shows how.")
+
+
+def _gin_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--gin_file", action="append", default=[], metavar="FILE", help="gin file; may be repeated, later ones win")
+    parser.add_argument("--gin_search_paths", default="", metavar="DIR,DIR", help="folders in which gin files are looked for first")
+    parser.add_argument("--gin_bindings", action="append", default=[], metavar="'NAME = VALUE'", help="same as --gin.NAME=VALUE")
+    parser.epilog = "--gin.NAME=VALUE overrides a macro or binding; a bare string needs no quotes."
+
+
+def _data_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data_dir", help="official files (default: $XTR_DATA_DIR)")
+    parser.add_argument("--task_modules", default="", metavar="MODULE,FILE.py", help="modules that register your own tasks")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="xtr", description=__doc__.split(".")[0] + ": does intermediate training help when models grow?")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+
+    demo = commands.add_parser("demo", help="the whole study on a generated world, in a few minutes on a laptop")
+    demo.add_argument("--output_dir", default="runs/demo", help="default: %(default)s")
+    demo.add_argument("--seed", type=int, default=0, help="seed of the generated world")
+
+    lists = commands.add_parser("list", help="what there is: tasks, mixtures, models, gin files")
+    lists.add_argument("what", choices=("tasks", "mixtures", "models", "gin"))
+    lists.add_argument("--json", action="store_true", help="for scripts")
+    _data_arguments(lists)
+
+    config = commands.add_parser("config", help="print a configuration, each value with its file and line")
+    config.add_argument("--json", action="store_true", help="for scripts")
+    _gin_arguments(config)
+
+    cache = commands.add_parser("cache", help="tokenise tasks or mixtures now instead of on first use")
+    cache.add_argument("names", nargs="+", metavar="TASK_OR_MIXTURE")
+    cache.add_argument("--vocabulary_path", required=True, help="SentencePiece model")
+    cache.add_argument("--cache_dir", help="default: $XTR_CACHE_DIR or ~/.cache/xtr")
+    cache.add_argument("--json", action="store_true", help="for scripts")
+    _data_arguments(cache)
+
+    for name, text in (
+        ("train", "pretrain, intermediate-train or fine-tune"),
+        ("eval", "score a checkpoint in every language of a target"),
+        ("infer", "generate for a text file"),
+    ):
+        _gin_arguments(commands.add_parser(name, help=text))
+
+    study = commands.add_parser("study", help="models x intermediates x targets x seeds -> transfer table and report")
+    actions = study.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=_Parser)
+    for name, text in (
+        ("run", "run what is not done yet, then report"),
+        ("status", "what is done and what remains"),
+        ("report", "write the report from the results at hand"),
+    ):
+        action = actions.add_parser(name, help=text)
+        _gin_arguments(action)
+        if name == "status":
+            action.add_argument("--json", action="store_true", help="for scripts")
+    return parser
+
+
+def split_gin(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Takes the `--gin.NAME=VALUE` arguments out of a command line: (the rest, NAME=VALUE texts)."""
+    rest, overrides = [], []
+    arguments = iter(argv)
+    for argument in arguments:
+        if not argument.startswith(GIN_PREFIX):
+            rest.append(argument)
+            continue
+        text = argument[len(GIN_PREFIX) :]
+        overrides.append(text if "=" in text else f"{text}={next(arguments, '')}")
+    return rest, overrides
+
+
+def run(argv: Sequence[str]) -> int:
+    """Parses and runs one command; returns its exit code. Raises UserError for a user's mistake."""
+    rest, overrides = split_gin(argv)
+    parser = build_parser()
+    known = parser._subparsers._group_actions[0].choices
+    if rest and not rest[0].startswith("-") and rest[0] not in known:
+        raise UserError(f"there is no command {rest[0]!r}.{did_you_mean(rest[0], known)} `xtr --help` lists them.")
+    arguments = parser.parse_args(rest)
+    if arguments.command is None:
+        parser.print_help()
+        return EXIT_DONE
+    if hasattr(arguments, "gin_bindings"):
+        arguments.overrides = [*arguments.gin_bindings, *overrides]
+        arguments.search_paths = [path for path in arguments.gin_search_paths.split(",") if path]
+    elif overrides:
+        raise UserError(f"`xtr {arguments.command}` takes no gin overrides (--gin.{overrides[0].partition('=')[0]}).")
+    from xtr.cli import commands
+
+    return commands.COMMANDS[arguments.command](arguments)
+
+
+def main() -> None:
+    """Entry point: exit codes 0 done, 1 crash, 2 wrong use or config, 42 preempted after a save."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        code = run(sys.argv[1:])
+    except UserError as error:
+        print(f"xtr: {error}", file=sys.stderr)
+        code = EXIT_USAGE
+    except KeyboardInterrupt:
+        print("xtr: interrupted; run the same command again to go on", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:  # the reader of our output has gone, for example `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = EXIT_DONE
+    except Preempted as error:
+        print(f"xtr: preempted: {error}", file=sys.stderr)
+        code = EXIT_PREEMPTED
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

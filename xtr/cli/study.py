@@ -1,0 +1,109 @@
+"""`xtr study`: plan, run, show and report one study."""
+
+import argparse
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from xtr import config, rundir
+from xtr.errors import Preempted, UserError
+from xtr.study import runner
+from xtr.study.spec import Cell, StudySpec
+
+console = Console(highlight=False)
+
+
+def _configurer(search_paths: Sequence[str]) -> runner.Configure:
+    def configure(entry: str, gin_files: Sequence[str], overrides: Mapping[str, object]):
+        texts = [f"{name}={value!r}" for name, value in overrides.items()]
+        loaded = config.load(gin_files, texts, search_paths, entry=entry)
+        run = config.build(entry)
+        return run, {
+            "config.gin": loaded.config_gin(),
+            "operative_config.gin": config.operative_config(),
+            "overrides.gin": loaded.overrides_gin(),
+        }
+
+    return configure
+
+
+def absolute(spec: StudySpec) -> StudySpec:
+    """The study with its data folders resolved, so that stages and the cache writer agree on them."""
+    import dataclasses
+
+    data_dir = spec.data_dir or os.environ.get("XTR_DATA_DIR")
+    if not data_dir:
+        raise UserError("no data folder: set XTR_DATA_DIR or --gin.DATA_DIR to the official files.")
+    return dataclasses.replace(spec, data_dir=str(Path(data_dir).absolute()))
+
+
+def _prepare(spec: StudySpec, arguments: argparse.Namespace) -> tuple[list[runner.Job], list[Cell]]:
+    """Tokenises what the study needs (once for all of it) and plans the stages."""
+    from xtr.data.cache import ensure_cached
+
+    configure = _configurer(arguments.search_paths)
+    trained = runner.trained_targets(spec, lambda name, binding: config.sets(name, binding, arguments.search_paths))
+    found = ensure_cached(
+        runner.mixtures(spec, configure, trained),
+        task_modules=tuple(spec.task_modules),
+        vocabulary_path=spec.vocabulary_path,
+        data_dir=spec.data_dir,
+        cache_dir=spec.cache_dir,
+    )
+
+    def fingerprints(mixture: str) -> list[str]:
+        return [f"{task.rate:g} {Path(task.directory).name}" for task in found[mixture]]
+
+    return runner.prepare(spec, configure, trained, fingerprints)
+
+
+def run(spec: StudySpec, texts: Mapping[str, str], arguments: argparse.Namespace) -> int:
+    """Runs what is not done, then reports."""
+    from xtr.evaluate.engine import evaluate
+    from xtr.train.loop import train
+
+    spec = absolute(spec)
+    jobs, cells = _prepare(spec, arguments)
+    for name, text in texts.items():
+        rundir.write_atomic(Path(spec.study_dir) / name, text)
+    outcome = runner.run_jobs(jobs, train, evaluate, stop_on=(Preempted, UserError))
+    console.print(
+        f"study {spec.name}: {outcome.ran} stages run, {outcome.reused} done before,"
+        f" {len(outcome.failed)} failed, {outcome.seconds:.1f} s"
+    )
+    for name, why in outcome.failed.items():
+        console.print(f"  failed: {name}: {why}", style="red", soft_wrap=True)
+    _report(spec, jobs, cells, outcome.failed)
+    return 1 if outcome.failed else 0
+
+
+def status(spec: StudySpec, texts: Mapping[str, str], arguments: argparse.Namespace) -> int:
+    """Prints each stage's state."""
+    jobs, _ = _prepare(absolute(spec), arguments)
+    facts = [
+        {"stage": job.stage.name, "state": job.status, "address": job.address, "directory": str(job.directory)}
+        for job in jobs
+    ]
+    if arguments.json:
+        print(json.dumps(facts, indent=1))
+        return 0
+    table = Table("stage", "state", "address")
+    for fact in facts:
+        table.add_row(fact["stage"], fact["state"], fact["address"])
+    console.print(table)
+    counts = {state: sum(f["state"] == state for f in facts) for state in ("done", "started", "failed", "waiting")}
+    console.print(f"study {spec.name}: " + ", ".join(f"{n} {state}" for state, n in counts.items()))
+    return 0
+
+
+def report(spec: StudySpec, texts: Mapping[str, str], arguments: argparse.Namespace) -> int:
+    """Writes the report from the stages that are done."""
+    spec = absolute(spec)
+    jobs, cells = _prepare(spec, arguments)
+    failed = {job.stage.name: "failed; see its FAILED file" for job in jobs if job.status == "failed"}
+    _report(spec, jobs, cells, failed)
+    return 0

@@ -1,0 +1,241 @@
+"""Finds the cached tasks behind names of tasks and mixtures, and has the missing ones written.
+
+What a name stands for (its tasks and rates) is only known to the code that registers it, which needs TensorFlow. So the
+cache writer, a process of its own, answers once, and the answer is kept in `<cache_dir>/index/` together with what it
+rests on: the code, the vocabulary, the names of the data files. As long as these are unchanged, and each task's source
+files are, nothing here starts TensorFlow.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from xtr.data import fingerprint
+from xtr.data.cached_task import CachedTask, Examples, eval_examples
+from xtr.errors import DataError, UserError
+
+__all__ = ["CachedTask", "Examples", "ensure_cached", "eval_examples"]
+
+_WRITER = "xtr.data.cache_writer"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What decides the answer, besides the files themselves."""
+
+    task_modules: tuple[str, ...]
+    vocabulary_path: str
+    vocabulary_sha256: str
+    data_dir: str
+    cache_dir: Path
+
+    def entry_path(self, name: str) -> Path:
+        what = json.dumps([name, self.task_modules, self.vocabulary_sha256, self.data_dir])
+        key = hashlib.sha256(what.encode()).hexdigest()[:12]
+        return self.cache_dir / "index" / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}-{key}.json"
+
+
+def ensure_cached(
+    names: Sequence[str],
+    *,
+    task_modules: Sequence[str] = (),
+    vocabulary_path: str | os.PathLike,
+    data_dir: str | os.PathLike,
+    cache_dir: str | os.PathLike,
+) -> dict[str, list[CachedTask]]:
+    """Returns the cached tasks of each name, writing what is missing or out of date.
+
+    Args:
+      names: SeqIO names of tasks and mixtures.
+      task_modules: modules that register tasks besides xtr's own.
+      vocabulary_path: SentencePiece model.
+      data_dir: folder of the official data files.
+      cache_dir: where the cache lies; made when it is not there.
+
+    Returns:
+      For each name its tasks, each with its rate in it (1.0 for a task asked for by itself).
+
+    Raises:
+      UserError: an unknown name, missing data files, or another of the user's mistakes that the writer found.
+      DataError: a source file that cannot be understood.
+      RuntimeError: the writer crashed; its messages stand on standard error.
+    """
+    cache_dir = Path(cache_dir).absolute()
+    if not os.path.isdir(data_dir):
+        raise UserError(f"The data directory {os.fspath(data_dir)} does not exist.")
+    request = _Request(
+        tuple(task_modules),
+        os.path.abspath(vocabulary_path),
+        fingerprint.sha256_file(vocabulary_path),
+        os.path.abspath(data_dir),
+        cache_dir,
+    )
+    names = list(dict.fromkeys(names))
+    listing = _listing(request)
+    found = {name: _from_index(request, name, listing) for name in names}
+    if any(tasks is None for tasks in found.values()):
+        try:
+            (cache_dir / "index").mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise UserError(f"Cannot make the cache directory {cache_dir}: {e.strerror}.") from e
+        with _lock(cache_dir / "index" / ".lock"):
+            # Another process may have written them while this one waited.
+            found = {n: tasks or _from_index(request, n, listing) for n, tasks in found.items()}
+            missing = [name for name, tasks in found.items() if tasks is None]
+            if missing:
+                found.update(_write(request, missing, listing))
+    return {name: found[name] for name in names}
+
+
+def _listing(request: _Request) -> str:
+    """A hash of the names of the data files; files of the cache itself, when it lies below, do not count."""
+    cache = str(request.cache_dir)
+    names = []
+    for folder, subfolders, files in os.walk(request.data_dir):
+        subfolders[:] = sorted(s for s in subfolders if os.path.join(folder, s) != cache)
+        names += [os.path.relpath(os.path.join(folder, f), request.data_dir) for f in files]
+    return hashlib.sha256("\n".join(sorted(names)).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _from_index(request: _Request, name: str, listing: str) -> list[CachedTask] | None:
+    """The tasks of a name as an earlier answer has it; None when there is none, or it no longer holds."""
+    try:
+        entry = json.loads(request.entry_path(name).read_text(encoding="utf-8"))
+        if entry["listing"] != listing or fingerprint.code_sha256(entry["code"]) != entry["code_sha256"]:
+            return None
+        tasks = [CachedTask.open(request.cache_dir / folder, rate) for _, rate, folder in entry["tasks"]]
+    except (OSError, ValueError, KeyError, TypeError, DataError):
+        return None
+    if not all(_valid(request, task) for task in tasks):
+        return None
+    _warn_skipped(name, entry["skipped"])
+    return tasks
+
+
+def _valid(request: _Request, task: CachedTask) -> bool:
+    """True while nothing that a cached task was made from has changed."""
+    info = task.info
+    return (
+        info["vocabulary"]["sha256"] == request.vocabulary_sha256
+        and fingerprint.code_sha256(info["code"]) == info["code_sha256"]
+        and all(fingerprint.source_unchanged(source) for source in info["sources"])
+    )
+
+
+def _write(request: _Request, names: Sequence[str], listing: str) -> dict[str, list[CachedTask]]:
+    """Runs the writer for `names` and keeps its answer."""
+    response = _run_writer(
+        {
+            "names": list(names),
+            "task_modules": list(request.task_modules),
+            "vocabulary_path": request.vocabulary_path,
+            "data_dir": request.data_dir,
+            "cache_dir": str(request.cache_dir),
+        }
+    )
+    skipped = {s["task"]: s["why"] for s in response.get("skipped", ())}
+    found = {}
+    for name in names:
+        members = response["mixtures"].get(name, [[name, 1.0]])
+        present = [(task, rate, response["tasks"][task]) for task, rate in members if task in response["tasks"]]
+        why = {task: skipped[task] for task in skipped if task in dict(members) or task == name}
+        if not present:
+            raise UserError(f"{name}: none of its tasks could be cached. {_reasons(why)}".rstrip())
+        tasks = [CachedTask.open(request.cache_dir / folder, rate) for _, rate, folder in present]
+        code = sorted({file for task in tasks for file in task.info["code"]})
+        entry = {
+            "name": name,
+            "tasks": [[t.name, t.rate, os.path.relpath(t.directory, request.cache_dir)] for t in tasks],
+            "skipped": why,
+            "listing": listing,
+            "code": code,
+            "code_sha256": fingerprint.code_sha256(code),
+        }
+        _write_json(request.entry_path(name), entry)
+        _warn_skipped(name, why)
+        found[name] = tasks
+    return found
+
+
+def _reasons(skipped: dict[str, str]) -> str:
+    return "; ".join(f"{task}: {why}" for task, why in skipped.items())
+
+
+def _warn_skipped(name: str, skipped: dict[str, str]) -> None:
+    if skipped:
+        _log.warning("%s goes without some of its tasks. %s", name, _reasons(skipped))
+
+
+def _write_json(path: Path, value: object) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Keeps two processes of one machine from writing at once; the system frees it when a process dies."""
+    with open(path, "w") as f:
+        try:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"Waiting for another process to write the cache in {path.parent.parent} ...", file=sys.stderr)
+            fcntl.flock(f, fcntl.LOCK_EX)
+        yield
+
+
+def _run_writer(request: dict) -> dict:
+    """Runs the cache writer; what it prints goes to standard error as it comes."""
+    with tempfile.TemporaryDirectory(prefix="xtr-cache-") as folder:
+        asked, answered = Path(folder) / "request.json", Path(folder) / "response.json"
+        asked.write_text(json.dumps(request), encoding="utf-8")
+        command = [sys.executable, "-m", _WRITER, str(asked), str(answered)]
+        last = _Tail()
+        process = subprocess.Popen(command, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        try:
+            while chunk := process.stdout.read1(65536):
+                last.add(chunk)
+                sys.stderr.write(chunk.decode("utf-8", "replace"))
+                sys.stderr.flush()
+            code = process.wait()
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
+        response = json.loads(answered.read_text(encoding="utf-8")) if answered.exists() else None
+    if code == 2:
+        raise UserError((response or {}).get("error") or last.message())
+    if code or response is None:
+        raise RuntimeError(f"The cache writer ended with code {code}; its messages stand above.")
+    return response
+
+
+def _environment() -> dict[str, str]:
+    """The writer says what matters itself, and leaves the accelerators alone."""
+    return {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
+
+
+class _Tail:
+    """The end of a stream of bytes."""
+
+    def __init__(self):
+        self._bytes = b""
+
+    def add(self, chunk: bytes) -> None:
+        self._bytes = (self._bytes + chunk)[-8192:]
+
+    def message(self) -> str:
+        """The last line with something in it, without a leading 'error:'."""
+        lines = [line.strip() for line in re.split("[\r\n]", self._bytes.decode("utf-8", "replace")) if line.strip()]
+        return re.sub(r"^(xtr: )?error: *", "", lines[-1], flags=re.I) if lines else "The cache writer gave no reason."

@@ -1,0 +1,374 @@
+"""Writes tasks into the cache: `python -m xtr.data.cache_writer REQUEST.json RESPONSE.json`.
+
+The one process of this project that imports TensorFlow. It resolves names to SeqIO tasks, tokenises every split once, and
+puts each task into `<cache_dir>/<task>-<fingerprint>` by an atomic rename, so that a directory is whole or absent.
+
+REQUEST: {"names": [mixtures or tasks], "task_modules": [...], "vocabulary_path", "data_dir", "cache_dir"}
+RESPONSE: {"mixtures": {name: [[task, rate], ...]}, "tasks": {task: directory}, "skipped": [{"task", "why"}],
+  "data_listing": hash of the names of the files below data_dir (xtr.data.fingerprint.listing_sha256)}
+
+Exit codes: 0 written, 1 crash, 2 a mistake in the request or the data (one message on standard error, no RESPONSE).
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import importlib
+import importlib.util
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+
+from xtr.data import fingerprint
+from xtr.errors import UserError, did_you_mean
+from xtr.progress import progress
+
+# A record a group: any example is read without its neighbours.
+_RECORD_OPTIONS = "group_size:1"
+_EXAMPLES_PER_SHARD = 1 << 17
+_REGISTER_HELP = (
+    "A task or mixture of your own is registered with SeqIO in a Python file or module that TASK_MODULES names; "
+    "`xtr list` shows all names."
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs one request; returns the exit code."""
+    if len(argv) != 2:
+        print("usage: python -m xtr.data.cache_writer REQUEST.json RESPONSE.json", file=sys.stderr)
+        return 2
+    try:
+        request = json.loads(Path(argv[0]).read_text(encoding="utf-8"))
+        response = write(request)
+    except UserError as e:
+        print(e, file=sys.stderr)
+        return 2
+    except Exception as e:  # noqa: BLE001 - a reader's error comes back wrapped by TFDS or tf.data
+        if (cause := _user_error(e)) is None:
+            raise
+        print(cause, file=sys.stderr)
+        return 2
+    _write_json(Path(argv[1]), response)
+    return 0
+
+
+def write(request: Mapping) -> dict:
+    """Writes whatever of the request's tasks is not in the cache yet and returns the response (see the module)."""
+    cache_dir = Path(request["cache_dir"]).absolute()
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    os.environ["XTR_DATA_DIR"] = str(Path(request["data_dir"]).absolute())
+    os.environ["XTR_CACHE_DIR"] = str(cache_dir)
+    os.environ["XTR_VOCABULARY_PATH"] = str(Path(request["vocabulary_path"]).absolute())
+    with open(cache_dir / ".writer.lock", "w") as lock:
+        # Two runs that start together would tokenise everything twice; the second one finds the work done.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _import_tensorflow()
+        return _Writer(request, cache_dir).run()
+
+
+def _import_tensorflow() -> None:
+    """Imports TensorFlow, TFDS and SeqIO quietly and without accelerators: those belong to the training process."""
+    os.environ.update(CUDA_VISIBLE_DEVICES="-1", JAX_PLATFORMS="cpu", TF_CPP_MIN_LOG_LEVEL="3", TPU_SKIP_MDS_QUERY="1")
+    with _stderr_unless_it_fails():
+        import absl.logging
+        import seqio  # noqa: F401
+        import tensorflow as tf
+        import tensorflow_datasets as tfds
+
+        absl.logging.set_verbosity(absl.logging.ERROR)
+        for kind in ("GPU", "TPU"):
+            tf.config.set_visible_devices([], kind)
+        tfds.disable_progress_bar()
+
+
+@contextlib.contextmanager
+def _stderr_unless_it_fails() -> Iterator[None]:
+    """Keeps standard error from the terminal, also what C++ writes there; shows it all when the body raises."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as log:
+        os.dup2(log.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            log.seek(0)
+            os.write(kept, log.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def _user_error(error: BaseException | None) -> UserError | None:
+    """Returns the UserError among an exception and its causes, if there is one."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _write_json(path: Path, value: object) -> None:
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+class _Writer:
+    """One request: the registered names, and what is written so far."""
+
+    def __init__(self, request: Mapping, cache_dir: Path):
+        import xtr.tasks
+
+        self.names = list(dict.fromkeys(request["names"]))
+        self.cache_dir = cache_dir
+        self.data_dir = os.environ["XTR_DATA_DIR"]
+        self.catalog = xtr.tasks.register_all()
+        self.module_files = [_import_task_module(name) for name in request.get("task_modules") or ()]
+        path = os.environ["XTR_VOCABULARY_PATH"]
+        size = xtr.tasks.output_features()["inputs"].vocabulary.vocab_size
+        self.vocabulary = {"path": path, "sha256": fingerprint.sha256_file(path), "size": size}
+        self.skipped: dict[str, str] = {}
+
+    def run(self) -> dict:
+        members = {name: self._resolve(name) for name in self.names}
+        tasks = {task.name: task for provider in members.values() for task in provider.tasks}
+        directories: dict[str, str] = {}
+        with progress("tokenising tasks", len(tasks)) as bar:
+            for name, task in tasks.items():
+                start = time.monotonic()
+                directory, examples = self._write_task(task)
+                directories[name] = str(directory)
+                bar.advance(note=name)
+                if examples is not None and not sys.stderr.isatty():
+                    print(f"{name}: {examples} examples, {time.monotonic() - start:.1f} s", file=sys.stderr, flush=True)
+        mixtures = {
+            name: [[task.name, provider.rate(task)] for task in provider.tasks] for name, provider in members.items()
+        }
+        return {
+            "mixtures": mixtures,
+            "tasks": directories,
+            "skipped": [{"task": task, "why": why} for task, why in self.skipped.items()],
+            "data_listing": fingerprint.listing_sha256(self.data_dir),
+        }
+
+    def _resolve(self, name: str) -> "_Members":
+        """Returns the tasks of a mixture or task; notes the languages of a mixture whose files are not whole."""
+        import seqio
+
+        if name in seqio.MixtureRegistry.names():
+            mixture = seqio.MixtureRegistry.get(name)
+            absent = self.catalog.absent.items()
+            self.skipped.update({task: why for task, why in absent if task.startswith(name + ".")})
+            return _Members(list(mixture.tasks), lambda task: float(mixture.get_rate(task)))
+        if name in seqio.TaskRegistry.names():
+            return _Members([seqio.TaskRegistry.get(name)], lambda task: 1.0)
+        if name in self.catalog.absent:
+            raise UserError(f"{name} cannot be had: {self.catalog.absent[name]}.")
+        target = name.partition(".")[0]
+        if target in self.catalog.absent:
+            raise UserError(f"{name} cannot be had: {self.catalog.absent[target]}.")
+        known = {*seqio.MixtureRegistry.names(), *seqio.TaskRegistry.names()}
+        raise UserError(
+            f"No task or mixture is named '{name}'.{did_you_mean(name, known)} "
+            f"Below {self.data_dir} are files for: {', '.join(_summary(self.catalog)) or 'nothing'}. {_REGISTER_HELP}"
+        )
+
+    def _write_task(self, task) -> tuple[Path, int | None]:
+        """Returns a task's cache directory, and how many examples were written (None: it was there already)."""
+        import xtr.tasks
+
+        description = dataclasses.asdict(xtr.tasks.task_info(task.name))
+        own = task.name in self.catalog.tasks
+        code = fingerprint.code_names(task.source.code if own else self.module_files)
+        record = {
+            "task": task.name,
+            **description,
+            "vocabulary": self.vocabulary,
+            "features": list(task.output_features),
+            "sources": [fingerprint.source_record(path) for path in _source_files(task)],
+            "code": code,
+            "code_sha256": fingerprint.code_sha256(code),
+            "data_dir": self.data_dir,
+        }
+        digest = fingerprint.task_fingerprint(
+            task.name, description, record["sources"], record["code_sha256"], self.vocabulary["sha256"]
+        )
+        directory = fingerprint.cache_directory(self.cache_dir, task.name, digest)
+        if (directory / "COMPLETED").exists():
+            described = json.loads((directory / "xtr_task.json").read_text(encoding="utf-8"))
+            # The same bytes may lie in another folder, or carry new times, by now.
+            if any(described[key] != value for key, value in _as_json(record).items()):
+                _write_json(directory / "xtr_task.json", {**described, **record})
+            return directory, None
+        shutil.rmtree(directory, ignore_errors=True)
+        work = self.cache_dir / f".{directory.name}.tmp-{os.getpid()}"
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir()
+        try:
+            record["splits"] = {split: _write_split(task, split, work) for split in task.splits}
+            _write_json(work / "xtr_task.json", {**record, "fingerprint": digest})
+            (work / "COMPLETED").touch()
+            os.rename(work, directory)
+        except BaseException as e:
+            shutil.rmtree(work, ignore_errors=True)
+            e.add_note(f"while writing the cache of task {task.name}")
+            raise
+        return directory, sum(split["examples"] for split in record["splits"].values())
+
+
+@dataclasses.dataclass(frozen=True)
+class _Members:
+    """The tasks that a requested name stands for, and `rate(task)`."""
+
+    tasks: list
+    rate: object
+
+
+def _summary(catalog) -> list[str]:
+    """Returns the registered mixtures, and the tasks that are in none by their names' first part."""
+    singles = (name for name in catalog.tasks if name.rpartition(".")[0] not in catalog.mixtures)
+    return sorted({*catalog.mixtures, *singles})
+
+
+def _as_json(value: object) -> dict:
+    return json.loads(json.dumps(value))
+
+
+def _import_task_module(name: str) -> Path:
+    """Imports a module of task registrations, named as a module or a .py file, and returns its file."""
+    path = Path(name)
+    if path.suffix == ".py":
+        path = path.absolute()
+        if not path.is_file():
+            raise UserError(f"TASK_MODULES names {name}, but there is no file {path}.")
+        # Modules beside the file can be imported by it, as when it is run.
+        sys.path.insert(0, str(path.parent))
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+    else:
+        sys.path.insert(0, os.getcwd())
+        try:
+            spec = importlib.util.find_spec(name)
+        except ModuleNotFoundError:
+            spec = None
+    if spec is None or spec.origin is None:
+        raise UserError(f"TASK_MODULES names {name}, but there is no such module; give a module name or a .py file.")
+    if spec.name in sys.modules:
+        return Path(spec.origin)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except UserError:
+        raise
+    except Exception as e:
+        last = traceback.extract_tb(e.__traceback__)[-1]
+        place = f"{last.filename}, line {last.lineno}"
+        raise UserError(f"TASK_MODULES names {name}; importing it failed at {place}: {type(e).__name__}: {e}") from e
+    return Path(spec.origin)
+
+
+def _source_files(task) -> list[Path]:
+    """Returns the local files a task reads, as far as its source tells."""
+    if hasattr(task.source, "files"):
+        return list(task.source.files)
+    files: dict[Path, None] = {}
+    for split in task.splits:
+        try:
+            shards = task.source.list_shards(split)
+        except Exception as e:
+            raise UserError(f"The files of task {task.name}, split {split}, cannot be listed: {e}") from e
+        files.update(dict.fromkeys(Path(shard) for shard in shards if os.path.isfile(shard)))
+    return list(files)
+
+
+def _write_split(task, split: str, directory: Path) -> dict:
+    """Tokenises one split into ArrayRecord shards with SeqIO's info and stats; returns {"examples", "shards"}."""
+    import seqio
+
+    dataset = task.get_dataset(None, split=split, shuffle=False, num_epochs=1, try_in_mem_cache=False)
+    stats: Counter = Counter()
+    shards: list[Path] = []
+    writer = None
+    for example in dataset.as_numpy_iterator():
+        if stats["examples"] % _EXAMPLES_PER_SHARD == 0:
+            if writer:
+                writer.close()
+            shards.append(directory / f"{split}.part-{len(shards):05d}")
+            writer = ArrayRecordWriter(str(shards[-1]), _RECORD_OPTIONS)
+        writer.write(_serialise(example))
+        _count(stats, example, task.output_features)
+    if writer is None:
+        raise UserError(f"Task {task.name} has no examples in its split {split}.")
+    writer.close()
+    examples = stats["examples"]
+    expected = task.source.num_input_examples(split)
+    written = 0
+    for i, shard in enumerate(shards):
+        final = directory / f"{split}.array_record-{i:05d}-of-{len(shards):05d}"
+        shard.rename(final)
+        reader = ArrayRecordReader(str(final))
+        written += reader.num_records()
+        reader.close()
+    tally = task.source.tally(split) if hasattr(task.source, "tally") else None
+    if written != examples or (tally and not tally["examples"] == expected == examples):
+        raise RuntimeError(
+            f"Task {task.name}, split {split}: {expected} examples in, {examples} tokenised, {written} written."
+        )
+    info = {
+        "num_shards": len(shards),
+        "features": {
+            name: {"shape": [None, *spec.shape[1:]] if spec.shape.rank else [], "dtype": spec.dtype.name}
+            for name, spec in dataset.element_spec.items()
+        },
+        "seqio_version": seqio.__version__,
+        "examples_in": expected,
+        "examples_out": written,
+        **({"read": tally} if tally else {}),
+    }
+    _write_json(directory / f"info.{split}.json", info)
+    _write_json(directory / f"stats.{split}.json", dict(stats))
+    return {"examples": examples, "shards": len(shards)}
+
+
+def _count(stats: Counter, example: Mapping, features: Mapping) -> None:
+    """Adds an example to SeqIO's statistics, in which neither EOS nor padding is a token."""
+    stats["examples"] += 1
+    for name, feature in features.items():
+        value = example.get(name)
+        if isinstance(value, np.ndarray) and value.dtype.kind == "i":
+            tokens = int(np.sum((value != feature.vocabulary.eos_id) & (value != feature.vocabulary.pad_id)))
+            stats[f"{name}_tokens"] += tokens
+            stats[f"{name}_max_tokens"] = max(stats[f"{name}_max_tokens"], tokens)
+
+
+def _serialise(example: Mapping) -> bytes:
+    """Returns a serialised tf.train.Example of scalars and 1-D arrays of integers, floats or bytes."""
+    import tensorflow as tf
+
+    features = {}
+    for name, value in example.items():
+        value = np.asarray(value)
+        if value.ndim > 1:
+            raise UserError(f"Feature '{name}' has shape {value.shape}; the cache holds scalars and one-dimensional lists.")
+        flat = value.reshape(-1).tolist()
+        if value.dtype.kind in "iub":
+            features[name] = tf.train.Feature(int64_list=tf.train.Int64List(value=flat))
+        elif value.dtype.kind == "f":
+            features[name] = tf.train.Feature(float_list=tf.train.FloatList(value=flat))
+        else:
+            features[name] = tf.train.Feature(bytes_list=tf.train.BytesList(value=flat))
+    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString(deterministic=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

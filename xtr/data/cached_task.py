@@ -1,0 +1,249 @@
+"""A task's cached examples: ArrayRecord shards of tf.train.Example, read by number without TensorFlow."""
+
+import json
+import os
+import threading
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordReader
+
+from xtr.data.records import Value, feature_lengths, parse_example
+from xtr.errors import DataError, UserError, did_you_mean
+
+# A damaged cache is mended by writing it again.
+_REMEDY = "The cache is damaged: delete that directory, and the next run writes it again."
+_SCAN = 4096
+
+
+@dataclass(frozen=True)
+class CachedTask:
+    """One task in the cache.
+
+    Attributes:
+      name: SeqIO's name of the task.
+      rate: its mixing rate in the mixture it was asked for with (1.0 when it was asked for by itself).
+      directory: where its shards lie; the directory's name holds the fingerprint of what it was made from.
+      info: `xtr_task.json`.
+    """
+
+    name: str
+    rate: float
+    directory: str
+    info: Mapping = field(compare=False, repr=False)
+
+    @staticmethod
+    def open(directory: str | os.PathLike, rate: float = 1.0) -> "CachedTask":
+        """Reads `xtr_task.json` of a complete cache directory.
+
+        Raises:
+          DataError: the directory is not a complete task cache.
+        """
+        directory = Path(directory)
+        path = directory / "xtr_task.json"
+        try:
+            info = json.loads(path.read_text(encoding="utf-8"))
+            name, splits = info["task"], info["splits"]
+            if not all(isinstance(s["examples"], int) and isinstance(s["shards"], int) for s in splits.values()):
+                raise ValueError("a split lacks its numbers of examples and shards")
+        except OSError as e:
+            raise DataError(f"{path}: {e.strerror}. {_REMEDY}") from e
+        except (ValueError, KeyError, TypeError, AttributeError) as e:
+            raise DataError(f"{path}: not a description of a cached task ({type(e).__name__}: {e}). {_REMEDY}") from e
+        if not (directory / "COMPLETED").exists():
+            raise DataError(f"{directory}: the cache of {name} was never completed. {_REMEDY}")
+        return CachedTask(name, float(rate), str(directory), info)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(self.info["splits"])
+
+    def num_examples(self, split: str) -> int:
+        """Examples in a split.
+
+        Raises:
+          UserError: no such split.
+        """
+        splits = self.info["splits"]
+        if split not in splits:
+            raise UserError(
+                f"{self.name} has no split {split!r}; it has {', '.join(splits) or 'none'}.{did_you_mean(split, splits)}"
+            )
+        return splits[split]["examples"]
+
+    def examples(self, split: str) -> "Examples":
+        """The examples of a split, by number, decoded when asked for."""
+        return _open_examples(
+            self.name, self.directory, split, self.num_examples(split), self.info["splits"][split]["shards"]
+        )
+
+    def lengths(self, split: str, features: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers of tokens of a split's features, and their last tokens.
+
+        Found by reading the split once; kept beside the shards, so that the next process only maps it into memory.
+
+        Returns:
+          Two int32 arrays [features, examples]; -1 and -1 where an example lacks the feature, last token -1 where
+          it is empty.
+        """
+        return _lengths(self, split, tuple(features))
+
+
+class Examples(Sequence):
+    """Random access to the examples of one split. Safe to use from several threads."""
+
+    def __init__(self, task: str, paths: Sequence[Path], num_examples: int):
+        self._task = task
+        self._paths = list(paths)
+        self._lock = threading.Lock()
+        self._readers = [self._open(path) for path in self._paths]
+        self._starts = np.cumsum([0] + [r.num_records() for r in self._readers])
+        if self._starts[-1] != num_examples:
+            raise DataError(
+                f"{task}: its shards ({', '.join(p.name for p in self._paths)} in {self._paths[0].parent}) hold "
+                f"{self._starts[-1]} records, but its description says {num_examples}. {_REMEDY}"
+            )
+
+    def _open(self, path: Path) -> ArrayRecordReader:
+        try:
+            reader = ArrayRecordReader(
+                str(path), options="readahead_buffer_size:0,max_parallelism:0", file_reader_buffer_size=32768
+            )
+        except (RuntimeError, ValueError, OSError) as e:
+            raise DataError(f"{self._task}: cannot open the shard {path}: {e}. {_REMEDY}") from e
+        if not reader.ok():
+            raise DataError(f"{self._task}: the shard {path} is not a readable ArrayRecord file. {_REMEDY}")
+        return reader
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, index: int) -> dict[str, Value]:
+        n = len(self)
+        if not -n <= index < n:
+            raise IndexError(f"example {index} of {n}")
+        return self.read([index % n])[0]
+
+    def read(
+        self, indices: Sequence[int] | np.ndarray, features: Collection[str] | None = None
+    ) -> list[dict[str, Value]]:
+        """Reads examples by number, in the order of `indices`; only the named features when given.
+
+        Raises:
+          DataError: a damaged record, named by task, shard and record.
+        """
+        examples = []
+        for number, record in zip(indices, self.records(indices), strict=True):
+            try:
+                examples.append(parse_example(record, features))
+            except ValueError as e:
+                raise self._error(int(number), e) from e
+        return examples
+
+    def records(self, indices: Sequence[int] | np.ndarray) -> list[bytes]:
+        """The serialised examples, in the order of `indices`."""
+        indices = np.asarray(indices, np.int64)
+        shard = np.searchsorted(self._starts, indices, side="right") - 1
+        out: list[bytes] = [b""] * len(indices)
+        for s in np.unique(shard).tolist():
+            where = np.flatnonzero(shard == s)
+            positions = (indices[where] - self._starts[s]).tolist()
+            with self._lock:
+                try:
+                    found = self._readers[s].read(positions)
+                except (RuntimeError, IndexError):
+                    found = [self._read_one(s, p) for p in positions]
+            for w, record in zip(where.tolist(), found, strict=True):
+                out[w] = record
+        return out
+
+    def _read_one(self, shard: int, position: int) -> bytes:
+        # A failed read leaves the reader in a failed state, so the culprit is looked for with fresh ones.
+        try:
+            self._readers[shard] = self._open(self._paths[shard])
+            return self._readers[shard].read([position])[0]
+        except (RuntimeError, IndexError) as e:
+            self._readers[shard] = self._open(self._paths[shard])
+            raise self._error(int(self._starts[shard]) + position, e) from e
+
+    def _error(self, number: int, why: Exception) -> DataError:
+        shard = int(np.searchsorted(self._starts, number, side="right")) - 1
+        return DataError(
+            f"{self._task}: record {number - int(self._starts[shard])} of the shard {self._paths[shard]} "
+            f"(example {number} of the split) cannot be read: {why}. {_REMEDY}"
+        )
+
+
+def shard_paths(directory: str | os.PathLike, split: str, shards: int) -> list[Path]:
+    """The shard files of a split, in order."""
+    return [Path(directory) / f"{split}.array_record-{i:05d}-of-{shards:05d}" for i in range(shards)]
+
+
+@lru_cache(maxsize=256)
+def _open_examples(task: str, directory: str, split: str, num_examples: int, shards: int) -> Examples:
+    return Examples(task, shard_paths(directory, split, shards), num_examples)
+
+
+@lru_cache(maxsize=256)
+def _lengths(task: CachedTask, split: str, features: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    n = task.num_examples(split)
+    path = Path(task.directory) / f"{split}.lengths.{'-'.join(features)}.npy"
+    try:
+        table = np.load(path, mmap_mode="r")
+        if table.shape == (2, len(features), n) and table.dtype == np.int32:
+            return table[0], table[1]
+    except (OSError, ValueError, EOFError):
+        pass  # Not there yet, or damaged: it is only a summary of the records.
+    examples = task.examples(split)
+    table = np.empty((2, len(features), n), np.int32)
+    for start in range(0, n, _SCAN):
+        numbers = range(start, min(start + _SCAN, n))
+        for i, record in zip(numbers, examples.records(numbers), strict=True):
+            try:
+                table[0, :, i], table[1, :, i] = feature_lengths(record, features)
+            except ValueError as e:
+                raise examples._error(i, e) from e
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    try:
+        with open(temporary, "wb") as f:
+            np.save(f, table)
+        os.replace(temporary, path)
+    except OSError:
+        # A cache directory that cannot be written to is no reason to stop: the table is in memory.
+        temporary.unlink(missing_ok=True)
+    return table[0], table[1]
+
+
+def eval_examples(task: CachedTask, split: str) -> list[dict]:
+    """All examples of a split, in order, for evaluation.
+
+    Returns:
+      One dict an example: token features are int32 arrays (not truncated), `meta` the parsed JSON (an empty dict where
+      there is none), every other bytes feature (`inputs_pretokenized`, `targets_pretokenized`) a str.
+
+    Raises:
+      DataError: a record that cannot be read, or whose `meta` is not JSON.
+    """
+    examples = task.examples(split)
+    out = []
+    for number, example in enumerate(examples.read(range(len(examples)))):
+        row = {"meta": {}}
+        for name, value in example.items():
+            try:
+                if name == "meta":
+                    row[name] = json.loads(value)
+                elif isinstance(value, bytes):
+                    row[name] = value.decode("utf-8")
+                elif isinstance(value, np.ndarray) and value.dtype == np.int64:
+                    row[name] = value.astype(np.int32)
+                else:
+                    row[name] = value
+            except (ValueError, TypeError) as e:
+                raise DataError(
+                    f"{task.name}, {split}, example {number}: the field {name!r} is unreadable: {e}."
+                ) from e
+        out.append(row)
+    return out

@@ -1,0 +1,110 @@
+"""Mixing rates, and the order in which a mixture draws from its tasks.
+
+The order is a pure function of the rates: any block of the stream is found without reading what comes before it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from xtr.errors import UserError, did_you_mean
+
+# Blocks after which the number of examples drawn from each task is exact to one example.
+_PERIOD = 1024
+
+
+def proportional(sizes: Sequence[int], maximum: float | None = None) -> np.ndarray:
+    """Rates proportional to the tasks' numbers of examples, each number capped at `maximum`: float64 [tasks]."""
+    return temperature(sizes, 1.0, maximum)
+
+
+def equal(sizes: Sequence[int]) -> np.ndarray:
+    """The same rate for every task: float64 [tasks]."""
+    return np.ones(len(sizes))
+
+
+def temperature(sizes: Sequence[int], t: float, maximum: float | None = None) -> np.ndarray:
+    """Rates min(size, maximum) ** (1 / t), as T5 and SeqIO's mixing_rate_num_examples: float64 [tasks].
+
+    Args:
+      sizes: examples of each task.
+      t: 1 is proportional mixing; large values come near equal mixing.
+      maximum: the artificial limit on a task's size (T5's K); None for no limit.
+    """
+    if not t > 0:
+        raise UserError(f"The mixing temperature is {t}; it must be greater than 0.")
+    if maximum is not None and not maximum > 0:
+        raise UserError(f"The mixing limit is {maximum}; it must be greater than 0.")
+    capped = np.minimum(np.asarray(sizes, np.float64), np.inf if maximum is None else maximum)
+    return capped ** (1.0 / t)
+
+
+def explicit(names: Sequence[str], rates: Mapping[str, float]) -> np.ndarray:
+    """Rates given by name, in the order of `names`: float64 [tasks].
+
+    Raises:
+      UserError: a task without a rate, or a rate for a task that is not there.
+    """
+    for name in rates:
+        if name not in names:
+            raise UserError(f"There is a mixing rate for {name!r}, which is no task here.{did_you_mean(name, names)}")
+    if missing := [name for name in names if name not in rates]:
+        raise UserError(f"No mixing rate for {', '.join(missing)}.")
+    return np.array([rates[name] for name in names], np.float64)
+
+
+def normalized(rates: Sequence[float], names: Sequence[str]) -> np.ndarray:
+    """Rates divided by their sum: float64 [tasks].
+
+    Raises:
+      UserError: a rate is negative or not finite, or all are 0.
+    """
+    rates = np.asarray(rates, np.float64)
+    for name, rate in zip(names, rates, strict=True):
+        if not np.isfinite(rate) or rate < 0:
+            raise UserError(f"The mixing rate of {name} is {rate}; it must be a finite number, 0 or more.")
+    if not rates.sum() > 0:
+        raise UserError(f"The mixing rates of {', '.join(names) or 'no tasks'} sum to 0: nothing would be drawn.")
+    return rates / rates.sum()
+
+
+@dataclass(frozen=True)
+class BlockMixture:
+    """Draws examples in blocks of equal size, each as near to the rates as whole numbers allow.
+
+    In every block a task has its share rounded down or up; over 1024 blocks its number is its share to one example.
+
+    Attributes:
+      rates: positive rates, summing to 1.
+      block: examples in a block.
+    """
+
+    rates: tuple[float, ...]
+    block: int
+
+    @cached_property
+    def _cumulative(self) -> np.ndarray:
+        """int64 [_PERIOD + 1, tasks]: examples of each task in the first k blocks of a period."""
+        total = _PERIOD * self.block
+        exact = np.array(self.rates) * total
+        seats = np.maximum(np.floor(exact).astype(np.int64), 1)
+        # Largest remainder; a rate too small for one seat in the period takes its seat from the largest.
+        while seats.sum() < total:
+            seats[np.argmax(exact - seats)] += 1
+        while seats.sum() > total:
+            seats[np.argmax(seats)] -= 1
+        # The seats above a task's whole number go out by systematic sampling, its phase running through a period in
+        # bit-reversed order: each task gets 0 or 1 of them a block, evenly spread, and all of them in a period.
+        whole, rest = np.divmod(seats, _PERIOD)
+        edges = np.concatenate([[0], np.cumsum(rest)])
+        bits = _PERIOD.bit_length() - 1
+        phase = np.array([int(f"{k:0{bits}b}"[::-1], 2) for k in range(_PERIOD)])
+        extra = np.diff((edges[None] + phase[:, None]) // _PERIOD, axis=1)
+        return np.concatenate([np.zeros((1, len(seats)), np.int64), np.cumsum(whole + extra, axis=0)])
+
+    def drawn(self, blocks: int) -> np.ndarray:
+        """Examples of each task in the first `blocks` blocks: int64 [tasks]."""
+        periods, rest = divmod(blocks, _PERIOD)
+        return periods * self._cumulative[-1] + self._cumulative[rest]

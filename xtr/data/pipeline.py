@@ -1,0 +1,299 @@
+"""The training input: cached tasks -> mixed, shuffled, packed -> this host's part of each global batch.
+
+The iterator's state is a place in the stream (window, row) and a few sums; restoring it costs the planning of one
+window, however far the training has come. The global batches depend on the data and the seed alone, not on the number
+of hosts.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import grain
+import numpy as np
+
+from xtr.data.cached_task import CachedTask
+from xtr.data.denoising import SpanCorruption
+from xtr.data.mixing import normalized
+from xtr.data.packing import build_batch
+from xtr.data.vocabulary import SentencePieceVocabulary
+from xtr.data.windows import DenoiseSource, Seq2SeqSource, WindowStream, stable_hash
+from xtr.errors import UserError
+
+_OBJECTIVES = ("seq2seq", "denoise")
+# What a state counts, over the global batches delivered so far.
+_COUNTS = ("batches", "rows", "examples", "encoder_tokens", "decoder_tokens", "truncated_examples",
+           "truncated_encoder_tokens", "truncated_decoder_tokens")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TrainData:
+    """What to train on.
+
+    Attributes:
+      tasks: the tasks of the mixture, each with its rate.
+      lengths: slots of a row, {'inputs': S, 'targets': T}; kept as a tuple of pairs.
+      batch_size: rows of a GLOBAL batch.
+      seed: of the shuffles and of the masking.
+      split: the split that is read.
+      pack: several examples a row; False gives each example its own row.
+      objective: 'seq2seq' (inputs -> targets) or 'denoise' (span corruption of the feature `targets`).
+      epochs: None repeats for ever, shuffled anew each epoch; a number ends the stream when the first task of the
+        mixture has been read that often (the last batch is filled up with empty rows).
+      packing_window: examples that are packed together.
+      corruption: density and length of the masked spans, for 'denoise'.
+      vocabulary: for 'denoise', where its sentinels come from; None reads the one the cache was made with.
+    """
+
+    tasks: tuple[CachedTask, ...]
+    lengths: tuple[tuple[str, int], ...] | Mapping[str, int]
+    batch_size: int
+    seed: int = 0
+    split: str = "train"
+    pack: bool = True
+    objective: str = "seq2seq"
+    epochs: int | None = None
+    packing_window: int = 1024
+    corruption: SpanCorruption = SpanCorruption()
+    vocabulary: SentencePieceVocabulary | None = None
+
+    def __post_init__(self):
+        object.__setattr__(self, "tasks", tuple(self.tasks))
+        pairs = self.lengths.items() if isinstance(self.lengths, Mapping) else self.lengths
+        object.__setattr__(self, "lengths", tuple(sorted((str(k), int(v)) for k, v in pairs)))
+        if [k for k, _ in self.lengths] != ["inputs", "targets"] or min(v for _, v in self.lengths) < 1:
+            raise UserError(f"Feature lengths are {dict(self.lengths)}; give positive lengths for inputs and targets.")
+        if self.objective not in _OBJECTIVES:
+            raise UserError(f"The objective is {self.objective!r}; it must be one of {', '.join(_OBJECTIVES)}.")
+        for name in ("batch_size", "packing_window"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.epochs is not None and self.epochs < 1:
+            raise UserError(f"epochs is {self.epochs}; it must be at least 1, or None to repeat for ever.")
+        names = [t.name for t in self.tasks]
+        if repeated := sorted({n for n in names if names.count(n) > 1}):
+            raise UserError(f"{', '.join(repeated)} stands in the mixture more than once.")
+
+    @property
+    def slots(self) -> tuple[int, int]:
+        """Slots of a row on the encoder and the decoder side."""
+        lengths = dict(self.lengths)
+        return lengths["inputs"], lengths["targets"]
+
+
+def window_stream(spec: TrainData) -> WindowStream:
+    """Plans the stream of `spec`: reads the tables of lengths, not the tokens.
+
+    Raises:
+      UserError: no tasks, no rate above 0, a task without examples, or a task that the objective cannot use.
+    """
+    rates = normalized([t.rate for t in spec.tasks], [t.name for t in spec.tasks])
+    tasks = [t for t, rate in zip(spec.tasks, rates, strict=True) if rate > 0]
+    sources = []
+    for task in tasks:
+        if task.num_examples(spec.split) == 0:
+            raise UserError(f"{task.name} has no examples in {spec.split!r}. Take it out, or set its rate to 0.")
+        if spec.objective == "denoise":
+            seed = stable_hash("denoise", spec.seed, task.name)
+            source = DenoiseSource(task, spec.split, spec.slots, _sentinels(spec, task), spec.corruption, seed)
+        else:
+            source = Seq2SeqSource(task, spec.split, spec.slots)
+        if len(source) == 0:
+            raise UserError(f"{task.name}: every document of its split {spec.split!r} is empty.")
+        sources.append(source)
+    return WindowStream(
+        [t.name for t in tasks],
+        sources,
+        rates[rates > 0],
+        spec.slots,
+        size=spec.packing_window,
+        seed=stable_hash("stream", spec.seed),
+        packed=spec.pack,
+        epochs=spec.epochs,
+    )
+
+
+def _sentinels(spec: TrainData, task: CachedTask) -> list[int]:
+    made_with = task.info["vocabulary"]
+    vocabulary = spec.vocabulary or SentencePieceVocabulary(made_with["path"])
+    if vocabulary.sha256 != made_with["sha256"]:
+        raise UserError(
+            f"{task.name} was tokenised with another vocabulary (sha256 {made_with['sha256'][:12]}) than "
+            f"{vocabulary.path} (sha256 {vocabulary.sha256[:12]})."
+        )
+    return vocabulary.sentinels
+
+
+def data_fingerprint(spec: TrainData) -> str:
+    """12 hex digits of everything that decides the stream of rows; batch size and number of hosts do not."""
+    tasks = [(t.name, t.directory.rstrip("/").rpartition("/")[2], t.rate) for t in spec.tasks]
+    corruption = (spec.corruption.noise_density, spec.corruption.mean_span_length)
+    what = [tasks, spec.lengths, spec.seed, spec.split, spec.pack, spec.objective, spec.epochs, spec.packing_window]
+    what.append(corruption if spec.objective == "denoise" else None)
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]
+
+
+class _BatchIterator(grain.DatasetIterator):
+    """Cuts the stream of rows into batches."""
+
+    def __init__(self, stream: WindowStream, spec: TrainData, rows: range):
+        super().__init__()
+        self._stream, self._spec, self._rows = stream, spec, rows
+        self._fingerprint = data_fingerprint(spec)
+        self._window = self._row = 0
+        self._counts = dict.fromkeys(_COUNTS, 0)
+        self._plan: tuple[int, object] | None = None
+
+    def _planned(self):
+        if self._plan is None or self._plan[0] != self._window:
+            self._plan = self._window, self._stream.window(self._window)
+        return self._plan[1]
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        if self._stream.num_windows is not None and self._window >= self._stream.num_windows:
+            raise StopIteration
+        batch_size, filled, own = self._spec.batch_size, 0, []
+        counts, window, row = dict(self._counts), self._window, self._row
+        try:
+            while filled < batch_size and (self._stream.num_windows is None or self._window < self._stream.num_windows):
+                plan = self._planned()
+                end = min(len(plan.rows), self._row + batch_size - filled)
+                # This host's part of rows [self._row, end), which are rows [filled, ...) of the batch.
+                first = max(self._row, self._row + self._rows.start - filled)
+                last = min(end, self._row + self._rows.stop - filled)
+                own += self._stream.read_rows(plan, range(first, last))
+                self._count(plan, slice(self._row, end))
+                filled += end - self._row
+                self._row = end
+                if self._row == len(plan.rows):
+                    self._window, self._row = self._window + 1, 0
+        except BaseException:
+            self._counts, self._window, self._row = counts, window, row
+            raise
+        self._counts["batches"] += 1
+        return build_batch(own + [[]] * (len(self._rows) - len(own)), *self._spec.slots)
+
+    def _count(self, plan, rows: slice):
+        tokens, cut = plan.tokens_R2[rows].sum(axis=0), plan.cut_R2[rows].sum(axis=0)
+        values = {
+            "rows": rows.stop - rows.start,
+            "examples": sum(map(len, plan.rows[rows])),
+            "encoder_tokens": tokens[0],
+            "decoder_tokens": tokens[1],
+            "truncated_examples": plan.cut_examples_R[rows].sum(),
+            "truncated_encoder_tokens": cut[0],
+            "truncated_decoder_tokens": cut[1],
+        }
+        for name, value in values.items():
+            self._counts[name] += int(value)
+
+    def get_state(self) -> dict:
+        return {"data": self._fingerprint, "window": self._window, "row": self._row, **self._counts}
+
+    def set_state(self, state: dict) -> None:
+        try:
+            place = {name: int(state[name]) for name in ("window", "row", *_COUNTS)}
+            fingerprint = state["data"]
+        except (KeyError, TypeError, ValueError) as e:
+            raise UserError(f"This is not a state of the training data: {e!r} in {state!r}.") from e
+        if fingerprint != self._fingerprint:
+            raise UserError(
+                f"The training data is not what it was when the checkpoint was written (fingerprint {fingerprint}, now "
+                f"{self._fingerprint}): its tasks, rates, cached examples, feature lengths, seed or packing changed. "
+                "Go on with the same data, or start a new run from that checkpoint's parameters."
+            )
+        self._window, self._row = place.pop("window"), place.pop("row")
+        self._counts = place
+
+
+class _BatchDataset(grain.IterDataset):
+    def __init__(self, stream: WindowStream, spec: TrainData, rows: range):
+        super().__init__()
+        self._stream, self._spec, self._rows = stream, spec, rows
+
+    def __iter__(self) -> _BatchIterator:
+        return _BatchIterator(self._stream, self._spec, self._rows)
+
+
+class TrainBatches:
+    """This host's batches: an iterator with a state. Made by `train_batches`."""
+
+    def __init__(self, spec: TrainData, stream: WindowStream, rows: range, prefetch: int):
+        self._spec, self._stream = spec, stream
+        dataset = _BatchDataset(stream, spec, rows)
+        self._iterator = iter(grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=prefetch))
+
+    def __iter__(self) -> "TrainBatches":
+        return self
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        return next(self._iterator)
+
+    def get_state(self) -> dict:
+        """The place behind the last delivered batch, as JSON (some 200 bytes); the same on every host."""
+        return dict(self._iterator.get_state())
+
+    def set_state(self, state: Mapping) -> None:
+        """Goes to the place a state stands for; the next batch is the one that followed it, bit for bit.
+
+        Raises:
+          UserError: the state is of other data.
+        """
+        self._iterator.set_state(dict(state))
+
+    def stats(self) -> dict:
+        """Counts over the global batches delivered so far, those before a restart included.
+
+        Returns:
+          batches, rows, examples, {encoder,decoder}_tokens, truncated_examples, truncated_{encoder,decoder}_tokens;
+          {encoder,decoder}_density (tokens / slots of the rows); examples_by_task; empty_documents (of the whole
+          split, by task, where there are any).
+        """
+        state = self.get_state()
+        out = {name: state[name] for name in _COUNTS}
+        for side, slots in zip(("encoder", "decoder"), self._spec.slots, strict=True):
+            out[f"{side}_density"] = state[f"{side}_tokens"] / max(1, state["rows"] * slots)
+        drawn = self._stream.drawn(state["window"], state["row"])
+        out["examples_by_task"] = dict(zip(self._stream.names, drawn.tolist(), strict=True))
+        empty = {n: s.empty for n, s in zip(self._stream.names, self._stream.sources, strict=True) if s.empty}
+        out["empty_documents"] = empty
+        return out
+
+    def close(self) -> None:
+        """Stops the prefetching thread."""
+        self._iterator.close()
+
+
+def train_batches(
+    spec: TrainData,
+    process_index: int = 0,
+    process_count: int = 1,
+    start_state: Mapping | None = None,
+    prefetch: int = 2,
+) -> TrainBatches:
+    """Iterates over this host's part of the global batches of `spec`.
+
+    Args:
+      spec: what to train on.
+      process_index, process_count: host p of P gets rows [p * B / P, (p + 1) * B / P) of each global batch of B.
+      start_state: an earlier iterator's `get_state()`; None starts at the beginning.
+      prefetch: batches made ahead in a thread; 0 makes them when asked for.
+
+    Yields:
+      Dicts of int32 arrays [B / P, slots] under SeqIO's names (`packing.build_batch`).
+
+    Raises:
+      UserError: the data cannot be used, see `window_stream`; or the batch does not divide over the hosts.
+      DataError: a damaged cache, when the batch is asked for.
+    """
+    if not 0 <= process_index < process_count:
+        raise UserError(f"process_index is {process_index}, with {process_count} processes.")
+    if spec.batch_size % process_count:
+        raise UserError(f"batch_size {spec.batch_size} does not divide over {process_count} hosts.")
+    share = spec.batch_size // process_count
+    rows = range(process_index * share, (process_index + 1) * share)
+    batches = TrainBatches(spec, window_stream(spec), rows, prefetch)
+    if start_state is not None:
+        batches.set_state(start_state)
+    return batches

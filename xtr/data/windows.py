@@ -1,0 +1,271 @@
+"""The training stream as numbered windows of packed rows, planned from the examples' lengths alone.
+
+Window w is a pure function of (tasks, rates, seed, w). Every host plans every window and reads the tokens of its own
+rows only, so the global batches do not depend on the number of hosts, and any place of the stream is found in the
+time of planning one window.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from grain.experimental import index_shuffle
+
+from xtr.data.cached_task import CachedTask
+from xtr.data.denoising import (
+    SpanCorruption,
+    chunk_documents,
+    corrupt,
+    corrupted_lengths,
+    noise_mask,
+    raw_length,
+)
+from xtr.data.mixing import BlockMixture
+from xtr.data.packing import Pair, pack, rows_of
+from xtr.data.vocabulary import EOS_ID
+from xtr.errors import DataError, UserError
+
+
+def stable_hash(*parts: object, bits: int = 32) -> int:
+    """A hash of the parts' text that is the same in every process and on every machine."""
+    digest = hashlib.blake2b("\0".join(map(str, parts)).encode(), digest_size=bits // 8).digest()
+    return int.from_bytes(digest, "little")
+
+
+class Seq2SeqSource:
+    """A task's examples as they lie in the cache, cut at the feature lengths as SeqIO cuts them.
+
+    Attributes:
+      empty: examples of the task that give nothing to train on (none here).
+    """
+
+    empty = 0
+
+    def __init__(self, task: CachedTask, split: str, slots: tuple[int, int]):
+        raw, _ = task.lengths(split, ("inputs", "targets"))
+        for name, lengths in zip(("inputs", "targets"), raw, strict=True):
+            if (lengths < 0).any():
+                raise UserError(
+                    f"{task.name}: example {int((lengths < 0).argmax())} of {split!r} has no feature {name!r}, "
+                    "which objective='seq2seq' needs. A task of plain text is trained on with objective='denoise'."
+                )
+        self._task, self._split, self._slots, self._raw_2N = task, split, slots, raw
+
+    def __len__(self) -> int:
+        return self._raw_2N.shape[1]
+
+    def lengths(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens of inputs and targets of examples after the cut, and tokens cut off: int64 [2, n] each."""
+        raw_2n = self._raw_2N[:, numbers].astype(np.int64)
+        kept_2n = np.minimum(raw_2n, np.array(self._slots)[:, None])
+        return kept_2n, raw_2n - kept_2n
+
+    def read(self, numbers: np.ndarray, occurrences: np.ndarray) -> list[Pair]:
+        """Token arrays (inputs, targets) of examples; `occurrences` plays no part here."""
+        found = self._task.examples(self._split).read(numbers, ("inputs", "targets"))
+        return [(e["inputs"][: self._slots[0]], e["targets"][: self._slots[1]]) for e in found]
+
+
+class DenoiseSource:
+    """A text task's documents, cut into chunks and corrupted anew each time a chunk is drawn.
+
+    Attributes:
+      empty: documents without tokens.
+    """
+
+    def __init__(
+        self,
+        task: CachedTask,
+        split: str,
+        slots: tuple[int, int],
+        sentinels: Sequence[int],
+        config: SpanCorruption,
+        seed: int,
+    ):
+        (raw,), (last,) = task.lengths(split, ("targets",))
+        if (raw < 0).any():
+            raise UserError(f"{task.name}: example {int((raw < 0).argmax())} of {split!r} has no feature 'targets'.")
+        documents = raw.astype(np.int64) - (last == EOS_ID)
+        self._chunks = chunk_documents(documents, raw_length(*slots, len(sentinels), config))
+        self._task, self._split, self._sentinels = task, split, tuple(sentinels)
+        self._config, self._seed = config, seed
+        self.empty = int((documents == 0).sum())
+
+    def __len__(self) -> int:
+        return len(self._chunks)
+
+    def lengths(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens of inputs and targets of chunks; none are ever cut off: int64 [2, n] each."""
+        _, _, lengths = self._chunks.locate(numbers)
+        kept_2n = np.stack(corrupted_lengths(lengths, self._config))
+        return kept_2n, np.zeros_like(kept_2n)
+
+    def read(self, numbers: np.ndarray, occurrences: np.ndarray) -> list[Pair]:
+        """Corrupted token arrays (inputs, targets) of chunks; the n-th occurrence of a chunk has its own mask."""
+        documents, starts, lengths = self._chunks.locate(numbers)
+        unique, where = np.unique(documents, return_inverse=True)
+        texts = self._task.examples(self._split).read(unique, ("targets",))
+        pairs = []
+        for i in range(len(numbers)):
+            start, length = int(starts[i]), int(lengths[i])
+            tokens = texts[where[i]]["targets"][start : start + length]
+            rng = np.random.default_rng([self._seed, int(occurrences[i])])
+            pairs.append(corrupt(tokens, noise_mask(length, self._config, rng), self._sentinels))
+        return pairs
+
+
+Source = Seq2SeqSource | DenoiseSource
+
+
+@dataclass(frozen=True)
+class Window:
+    """A planned window: W examples in R rows.
+
+    Attributes:
+      task_W: int64, which task each example is of.
+      number_W: int64, its number in the task.
+      occurrence_W: int64, its place in the task's endless stream (epoch * examples + place in the epoch).
+      rows: R index arrays into the W examples.
+      tokens_R2, cut_R2: int64 [R, 2], tokens of inputs and targets in each row, and tokens cut off its examples.
+      cut_examples_R: int64, examples of each row that were cut.
+    """
+
+    task_W: np.ndarray
+    number_W: np.ndarray
+    occurrence_W: np.ndarray
+    rows: list[np.ndarray]
+    tokens_R2: np.ndarray
+    cut_R2: np.ndarray
+    cut_examples_R: np.ndarray
+
+
+class WindowStream:
+    """The windows of a mixture, by number.
+
+    Args:
+      names, sources, rates: the tasks; rates positive and summing to 1.
+      slots: tokens of a row's inputs and targets.
+      size: examples in a window.
+      seed: of every shuffle.
+      packed: False gives every example its own row.
+      epochs: None for an endless stream; otherwise it ends when the first task has been read this often.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        sources: Sequence[Source],
+        rates: Sequence[float],
+        slots: tuple[int, int],
+        *,
+        size: int,
+        seed: int,
+        packed: bool,
+        epochs: int | None,
+    ):
+        self.names, self.sources, self.slots = tuple(names), tuple(sources), slots
+        self._mixture = BlockMixture(tuple(map(float, rates)), size)
+        self._size, self._seed, self._packed, self._epochs = size, seed, packed, epochs
+        self._sizes = np.array([len(s) for s in sources], np.int64)
+
+    @cached_property
+    def num_windows(self) -> int | None:
+        """Number of windows, None when endless."""
+        if self._epochs is None:
+            return None
+        limit = self._sizes * self._epochs
+        low, high = 0, int(limit.sum()) // self._size + 1
+        while low < high:  # The most windows that no task runs out in.
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if (self._mixture.drawn(middle) <= limit).all() else (low, middle - 1)
+        return low + (self._draw(low)[0].size > 0)
+
+    def _draw(self, w: int) -> tuple[np.ndarray, np.ndarray]:
+        """Task and occurrence of each example of window w, in the order of the stream."""
+        first, end = self._mixture.drawn(w), self._mixture.drawn(w + 1)
+        task_W = np.random.default_rng([self._seed, 1, w]).permutation(np.repeat(np.arange(len(first)), end - first))
+        occurrence_W = np.empty(len(task_W), np.int64)
+        for t, (a, b) in enumerate(zip(first.tolist(), end.tolist(), strict=True)):
+            occurrence_W[task_W == t] = np.arange(a, b)
+        if self._epochs is not None:
+            over = occurrence_W >= (self._sizes * self._epochs)[task_W]
+            if over.any():
+                stop = int(over.argmax())
+                task_W, occurrence_W = task_W[:stop], occurrence_W[:stop]
+        return task_W, occurrence_W
+
+    def _numbers(self, task_W: np.ndarray, occurrence_W: np.ndarray) -> np.ndarray:
+        """The examples at places of their tasks' endless streams; every epoch is shuffled anew."""
+        epoch_W, place_W = np.divmod(occurrence_W, self._sizes[task_W])
+        keys = {}
+        numbers = np.empty(len(task_W), np.int64)
+        for i, (t, e, p) in enumerate(zip(task_W.tolist(), epoch_W.tolist(), place_W.tolist(), strict=True)):
+            if (t, e) not in keys:
+                keys[t, e] = stable_hash("shuffle", self._seed, self.names[t], e)
+            numbers[i] = index_shuffle(p, max_index=int(self._sizes[t]) - 1, seed=keys[t, e], rounds=4)
+        return numbers
+
+    def window(self, w: int) -> Window:
+        """Plans window w."""
+        task_W, occurrence_W = self._draw(w)
+        number_W = self._numbers(task_W, occurrence_W)
+        lengths_W2 = np.empty((len(task_W), 2), np.int64)
+        cut_W2 = np.empty((len(task_W), 2), np.int64)
+        for t in np.unique(task_W).tolist():
+            of_t = task_W == t
+            kept_2n, cut_2n = self.sources[t].lengths(number_W[of_t])
+            lengths_W2[of_t], cut_W2[of_t] = kept_2n.T, cut_2n.T
+        if self._packed:
+            rows = rows_of(pack(lengths_W2[:, 0], lengths_W2[:, 1], *self.slots))
+            # The packer takes the longest first; without this, batches would differ by length.
+            order = np.random.default_rng([self._seed, 2, w]).permutation(len(rows))
+            rows = [rows[i] for i in order]
+        else:
+            rows = [np.array([i]) for i in range(len(task_W))]
+        gather = np.concatenate(rows)
+        starts = np.cumsum([0] + [len(r) for r in rows[:-1]])
+        return Window(
+            task_W,
+            number_W,
+            occurrence_W,
+            rows,
+            np.add.reduceat(lengths_W2[gather], starts, axis=0),
+            np.add.reduceat(cut_W2[gather], starts, axis=0),
+            np.add.reduceat((cut_W2[gather] > 0).any(axis=1).astype(np.int64), starts),
+        )
+
+    def read_rows(self, window: Window, rows: Sequence[int] | range) -> list[list[Pair]]:
+        """Reads the tokens of some rows of a window.
+
+        Raises:
+          DataError: a record cannot be read, or does not have the length it had when the stream was planned.
+        """
+        chosen = [window.rows[r] for r in rows]
+        wanted = np.concatenate(chosen) if chosen else np.zeros(0, np.int64)
+        pairs: dict[int, Pair] = {}
+        for t in np.unique(window.task_W[wanted]).tolist():
+            of_t = wanted[window.task_W[wanted] == t]
+            numbers = window.number_W[of_t]
+            found = self.sources[t].read(numbers, window.occurrence_W[of_t])
+            expected_2n, _ = self.sources[t].lengths(numbers)
+            for i, n, pair, a, b in zip(of_t.tolist(), numbers.tolist(), found, *expected_2n.tolist(), strict=True):
+                if (len(pair[0]), len(pair[1])) != (a, b):
+                    raise DataError(
+                        f"{self.names[t]}: example {n} has {len(pair[0])} and {len(pair[1])} tokens, but the table of "
+                        f"lengths says {a} and {b}. Delete the .lengths files in its cache directory."
+                    )
+                pairs[i] = pair
+        return [[pairs[i] for i in row.tolist()] for row in chosen]
+
+    def drawn(self, window: int, row: int) -> np.ndarray:
+        """Examples of each task in the stream before a row of a window: int64 [tasks]."""
+        if self.num_windows is not None and window == self.num_windows:  # The last window may not be a whole one.
+            window, row = window - 1, None
+        before = self._mixture.drawn(window)
+        if row != 0:
+            plan = self.window(window)
+            tasks = plan.task_W[np.concatenate(plan.rows[:row])]
+            before = before + np.bincount(tasks, minlength=len(self.names))
+        return before

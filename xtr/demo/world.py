@@ -1,0 +1,210 @@
+"""What is said in the demo world: the examples of every data set and the documents of the corpus, as meanings.
+
+Test and development sentences are drawn first; everything drawn later (training examples, corpus) avoids them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from random import Random
+from typing import NamedTuple
+
+from xtr.demo import grammar
+from xtr.demo.grammar import Clause, Question, pick
+
+LABELS = ("entailment", "neutral", "contradiction")
+
+
+@dataclass(frozen=True)
+class WorldSizes:
+    """How much of everything: examples (questions for squad and xquad, documents for the corpus), a language where it says so."""
+
+    mnli_train: int = 4000
+    mnli_dev: int = 300
+    xnli_dev: int = 200  # each language
+    xnli_test: int = 400  # each language
+    squad_train: int = 2000
+    squad_dev: int = 200
+    xquad: int = 200  # each language
+    tatoeba: int = 200  # each foreign language
+    monolingual: int = 3000  # documents, each language
+    bilingual: int = 3000  # documents, each foreign language
+    vocabulary: int = 1000  # pieces, without the 100 sentinels
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if getattr(self, field.name) < 1:
+                raise ValueError(f"WorldSizes.{field.name} must be at least 1, not {getattr(self, field.name)}")
+
+
+class Inference(NamedTuple):
+    """A natural language inference example."""
+
+    premise: Clause
+    hypothesis: Clause
+    label: str
+
+
+class Reading(NamedTuple):
+    """A paragraph and questions on it, each with the index of the sentence that answers it."""
+
+    context: tuple[Clause, ...]
+    questions: tuple[tuple[int, Question], ...]
+
+
+Document = tuple[Clause | Question, ...]
+
+
+@dataclass(frozen=True)
+class World:
+    """Everything that is said. Corpus documents and retrieval sentences differ from language to language."""
+
+    mnli_train: list[Inference]
+    mnli_dev: list[Inference]
+    xnli_dev: list[Inference]
+    xnli_test: list[Inference]
+    squad_train: list[Reading]
+    squad_dev: list[Reading]
+    xquad: list[Reading]
+    tatoeba: dict[str, list[Clause]]  # by language; each is said in that language and in English
+    monolingual: dict[str, list[Document]]  # by language
+    bilingual: dict[str, list[Document]]  # by foreign language; said in English and in that language
+
+
+def make_world(seed: int, sizes: WorldSizes, foreign: tuple[str, ...], english: str = "en") -> World:
+    """Draws a world; the same arguments give the same world."""
+    held_out: set[Clause] = set()
+
+    def stream(name: str) -> Random:
+        return Random(f"{seed} {name}")
+
+    def inferences(name: str, n: int, hold: bool) -> list[Inference]:
+        rng, seen = stream(name), set()
+        return [_new(lambda: _inference(rng, LABELS[i % 3]), lambda x: x[:1], seen, held_out, hold) for i in range(n)]
+
+    def readings(name: str, n: int, hold: bool) -> list[Reading]:
+        rng, seen = stream(name), set()
+        out: list[Reading] = []
+        while n > 0:
+            reading = _new(lambda: _reading(rng, min(2, n)), lambda x: x.context, seen, held_out, hold)  # noqa: B023
+            n -= len(reading.questions)
+            out.append(reading)
+        return out
+
+    def documents(name: str, n: int, draw: Callable[[Random], Document]) -> list[Document]:
+        rng, seen = stream(name), set()
+        return [_new(lambda: draw(rng), _clauses, seen, held_out, False) for _ in range(n)]
+
+    # dictionaries and calls below run in this order: what is held out comes first
+    xnli_test = inferences("xnli test", sizes.xnli_test, True)
+    xnli_dev = inferences("xnli dev", sizes.xnli_dev, True)
+    mnli_dev = inferences("mnli dev", sizes.mnli_dev, True)
+    xquad = readings("xquad", sizes.xquad, True)
+    squad_dev = readings("squad dev", sizes.squad_dev, True)
+    tatoeba = {}
+    for code in foreign:
+        rng, seen = stream(f"tatoeba {code}"), set()
+        tatoeba[code] = [
+            _new(lambda: _retrieval(rng), lambda c: (c,), seen, held_out, True)  # noqa: B023
+            for _ in range(sizes.tatoeba)
+        ]
+    return World(
+        mnli_train=inferences("mnli train", sizes.mnli_train, False),
+        mnli_dev=mnli_dev,
+        xnli_dev=xnli_dev,
+        xnli_test=xnli_test,
+        squad_train=readings("squad train", sizes.squad_train, False),
+        squad_dev=squad_dev,
+        xquad=xquad,
+        tatoeba=tatoeba,
+        monolingual={c: documents(f"text {c}", sizes.monolingual, _document) for c in (english, *foreign)},
+        bilingual={c: documents(f"text {english}-{c}", sizes.bilingual, _bilingual) for c in foreign},
+    )
+
+
+def _new(draw: Callable, clauses_of: Callable, seen: set, held_out: set[Clause], hold: bool):
+    """Draws until nothing in it is held out and it was not drawn before; with `hold`, holds out its rich clauses."""
+    for _ in range(1000):
+        item = draw()
+        clauses = [grammar.meaning(c) for c in clauses_of(item)]
+        if item not in seen and held_out.isdisjoint(clauses) and (not hold or all(map(grammar.is_rich, clauses))):
+            seen.add(item)
+            if hold:
+                held_out.update(clauses)
+            return item
+    raise ValueError("The demo world has run out of sentences: ask for fewer of them (WorldSizes).")
+
+
+def _clauses(document: Document) -> tuple[Clause, ...]:
+    return tuple(s for s in document if isinstance(s, Clause))
+
+
+def _inference(rng: Random, label: str) -> Inference:
+    edit = {"entailment": grammar.entailment, "neutral": grammar.neutral, "contradiction": grammar.contradiction}[label]
+    while True:
+        premise = grammar.sample_clause(rng)
+        if grammar.is_rich(premise) and not (premise.negated and premise.place is None):
+            hypothesis = edit(rng, premise)
+            if hypothesis != premise:
+                return Inference(premise, hypothesis, label)
+
+
+def _paragraph(rng: Random, n: int) -> tuple[Clause, ...]:
+    """`n` affirmed clauses in which no participant and no verb comes twice, so that a question has one answer."""
+    while True:
+        clauses = tuple(
+            grammar.sample_clause(rng, modifiers=0.3, place=0.6, time=0.4, reason=0, negated=0, fronted=0.1) for _ in range(n)
+        )
+        concepts = [p.concept for c in clauses for p in (c.subject, c.object) if p is not None]
+        if len(set(concepts)) == len(concepts) and len({c.verb for c in clauses}) == n:
+            return clauses
+
+
+def _questions(clause: Clause) -> list[Question]:
+    out = [Question("subject", clause)]
+    if clause.place:
+        out.append(Question("place", clause))
+    if clause.time:
+        out.append(Question("time", clause))
+    for group, phrase in (("subject", clause.subject), ("object", clause.object)):
+        if phrase is not None and phrase.colour:
+            out.append(Question("colour", clause, group))
+        if phrase is not None and phrase.number > 1:
+            out.append(Question("number", clause, group))
+    return out
+
+
+def _reading(rng: Random, n_questions: int) -> Reading:
+    context = _paragraph(rng, 2 if rng.random() < 0.7 else 3)
+    possible = [(i, q) for i, clause in enumerate(context) for q in _questions(clause)]
+    chosen: list[tuple[int, Question]] = []
+    while len(chosen) < min(n_questions, len(possible)):
+        candidate = pick(rng, possible)
+        if candidate not in chosen:
+            chosen.append(candidate)
+    return Reading(context, tuple(chosen))
+
+
+def _retrieval(rng: Random) -> Clause:
+    return grammar.sample_clause(rng, reason=0.15, place=0.7, time=0.4)
+
+
+def _document(rng: Random) -> Document:
+    """Two or three sentences: a story of one participant, a fact said again more briefly, or a question and its answer."""
+    roll = rng.random()
+    if roll < 0.5:
+        first = grammar.sample_clause(rng)
+        again = first.subject.bare
+        return (first, grammar.sample_clause(rng, subject=again), *[grammar.sample_clause(rng)] * (rng.random() < 0.3))
+    first = grammar.sample_clause(rng, modifiers=0.6, place=0.7, negated=0)
+    if roll < 0.8:
+        return (first, grammar.entailment(rng, first))
+    question = pick(rng, _questions(first))
+    return (first, question) if rng.random() < 0.5 else (question, first)
+
+
+def _bilingual(rng: Random) -> Document:
+    """One sentence, at times a question, or two short sentences."""
+    clause = grammar.sample_clause(rng, negated=0.2, reason=0.3)
+    if rng.random() < 0.15:
+        return (pick(rng, _questions(clause)),)
+    return (clause,)

@@ -1,0 +1,316 @@
+"""The evaluation engine: one checkpoint on every language of a target -> rows and predictions."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from xtr import rundir
+from xtr.checkpoints import load
+from xtr.data.cache import CachedTask, ensure_cached
+from xtr.data.pipeline import eval_examples
+from xtr.data.vocabulary import SentencePieceVocabulary
+from xtr.errors import UserError, did_you_mean
+from xtr.evaluate import batching, decoding, embedding, scoring
+from xtr.evaluate.metrics import METRICS, nearest, unpad_answer
+from xtr.evaluate.results import ResultRow, ResultStore
+from xtr.evaluate.run import EvaluateRun, InferRun
+from xtr.models import mt5, spec
+from xtr.parallel.mesh import make_mesh
+from xtr.parallel.sharding import DEFAULT_RULES, batch_sharding, tree_shardings
+from xtr.progress import progress
+
+SPLITS_OF_RETRIEVAL = ("queries", "candidates")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Compiled functions: one an architecture and a purpose, shared by every checkpoint that is evaluated in a process.
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=64)
+def compiled(config: mt5.MT5Config, purpose: str, **static) -> Callable:
+    """A jitted `f(params, tokens_BS, ...)` for 'rank', 'generate' or 'embed'; `static` goes to the function below it."""
+    functions = {"rank": scoring.rank_scores, "generate": decoding.greedy_decode, "embed": embedding.mean_pooled}
+    function = functions[purpose]
+    return jax.jit(lambda params, *arrays: function(mt5.MT5(config, params), *arrays, **static))
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictor:
+    """A checkpoint ready to predict: parameters on their devices, vocabulary, and how to batch."""
+
+    config: mt5.MT5Config
+    params: Mapping
+    vocabulary: SentencePieceVocabulary
+    mesh: jax.sharding.Mesh
+    length_buckets: tuple[int, ...]
+    tokens_per_batch: int
+
+    def _run(self, function: Callable, sequences, arrays: Sequence[np.ndarray], advance) -> list:
+        """Applies function(params, tokens_BS, *array rows) bucket by bucket; results in the order of `sequences`."""
+        sharding = batch_sharding(self.mesh)
+        out: list = [None] * len(sequences)
+        waiting: list[tuple[np.ndarray, object]] = []
+
+        def collect():
+            indices_b, result = waiting.pop(0)
+            for row, values in zip(indices_b, zip(*jax.tree.leaves(jax.device_get(result)), strict=True), strict=False):
+                out[row] = values
+            advance(len(indices_b))
+
+        multiple = int(np.prod([self.mesh.shape[name] for name in ("replica", "fsdp")]))
+        for indices_b, tokens_BS in batching.batches(sequences, self.length_buckets, self.tokens_per_batch, multiple):
+            rows = np.concatenate([indices_b, np.repeat(indices_b[:1], len(tokens_BS) - len(indices_b))])
+            extra = [array[rows] for array in arrays]
+            # One batch is always in flight, so that the host collects a result while the device works on the next.
+            waiting.append((indices_b, function(self.params, *(jax.device_put(a, sharding) for a in (tokens_BS, *extra)))))
+            if len(waiting) > 1:
+                collect()
+        while waiting:
+            collect()
+        return out
+
+    def rank(self, inputs: Sequence[np.ndarray], choices: Sequence[Sequence[str]], advance) -> np.ndarray:
+        """Log-probability of each choice (EOS included): float [N, C]; -inf where an example has fewer choices."""
+        encoded = [[self.vocabulary.encode(text) + [1] for text in texts] for texts in choices]
+        most = max(len(texts) for texts in encoded)
+        longest = max(len(tokens) for texts in encoded for tokens in texts)
+        tokens_NCT = np.zeros((len(encoded), most, longest), np.int32)
+        present_NC = np.zeros((len(encoded), most), bool)
+        for n, texts in enumerate(encoded):
+            for c, tokens in enumerate(texts):
+                tokens_NCT[n, c, : len(tokens)] = tokens
+                present_NC[n, c] = True
+        scores = self._run(compiled(self.config, "rank"), inputs, [tokens_NCT], advance)
+        return np.where(present_NC, np.stack([s for (s,) in scores]), -np.inf)
+
+    def generate(self, inputs: Sequence[np.ndarray], max_length: int, advance) -> tuple[list[str], np.ndarray]:
+        """Greedy answers as text, and their log-probabilities [N]."""
+        outputs = self._run(compiled(self.config, "generate", max_length=max_length), inputs, [], advance)
+        texts = [self.vocabulary.decode(tokens.tolist()) for tokens, _ in outputs]
+        return texts, np.array([log_prob for _, log_prob in outputs])
+
+    def embed(self, inputs: Sequence[np.ndarray], advance) -> np.ndarray:
+        """Mean-pooled encoder states of every layer: float32 [L+1, N, D]."""
+        vectors = self._run(_embed_all(self.config), inputs, [], advance)
+        return np.stack([v for (v,) in vectors], axis=1)
+
+
+@functools.lru_cache(maxsize=8)
+def _embed_all(config: mt5.MT5Config) -> Callable:
+    """All layers with the batch in front ([B, L+1, D]), so that rows can be told apart."""
+    pooled = compiled(config, "embed", layer="all")
+    return jax.jit(lambda params, tokens_BS: pooled(params, tokens_BS).swapaxes(0, 1))
+
+
+def open_predictor(run: EvaluateRun | InferRun) -> tuple[Predictor, int]:
+    """Loads a checkpoint for prediction; returns the predictor and the checkpoint's step."""
+    vocabulary = SentencePieceVocabulary(run.vocabulary_path)
+    if vocabulary.size > run.model.vocab_size:
+        raise UserError(
+            f"the vocabulary {run.vocabulary_path} has {vocabulary.size} pieces, more than the model's"
+            f" {run.model.vocab_size} embedding rows."
+        )
+    mesh = make_mesh(run.mesh)
+    specs = mt5.param_specs(run.model)
+    params, origin = load.load_params(run.checkpoint_path, specs, tree_shardings(specs, mesh, DEFAULT_RULES))
+    predictor = Predictor(run.model, params, vocabulary, mesh, run.length_buckets, run.tokens_per_batch)
+    return predictor, origin.step
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# From a task's examples to prediction records
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _inputs(examples: Sequence[Mapping], length: int) -> list[np.ndarray]:
+    return [np.asarray(example["inputs"][:length], np.int32) for example in examples]
+
+
+def _score(records: list[dict], metric_names: Sequence[str], predictions, golds) -> dict[str, float]:
+    """Adds each example's contribution to the records; returns the metrics' values."""
+    values = {}
+    for name in metric_names:
+        values[name], contributions = METRICS[name](predictions, golds)
+        for record, contribution in zip(records, contributions, strict=True):
+            record["contributions"][name] = float(contribution)
+    return values
+
+
+def classify(predictor: Predictor, examples, run: EvaluateRun, length: int, metrics, advance):
+    """Rank scoring of the label strings."""
+    choices = [example["meta"]["choices"] for example in examples]
+    scores_NC = predictor.rank(_inputs(examples, length), choices, advance)
+    predicted_N = scores_NC.argmax(axis=1)
+    golds = [int(example["meta"]["label"]) for example in examples]
+    records = [
+        {
+            "id": example["meta"]["id"],
+            "prediction": texts[p],
+            "gold": texts[gold],
+            "scores": [float(s) for s in scores[: len(texts)]],
+            "contributions": {},
+        }
+        for example, texts, p, gold, scores in zip(examples, choices, predicted_N, golds, scores_NC, strict=True)
+    ]
+    return records, _score(records, metrics, [int(p) for p in predicted_N], golds)
+
+
+def answer(predictor: Predictor, examples, run: EvaluateRun, length: int, metrics, advance):
+    """Greedy answers, matched back into the passage (mT5's rendering pads punctuation), scored officially."""
+    texts, log_probs = predictor.generate(_inputs(examples, length), run.max_decode_length, advance)
+    answers = [unpad_answer(text, example["meta"]["context"]) for text, example in zip(texts, examples, strict=True)]
+    golds = [example["meta"]["answers"] for example in examples]
+    records = [
+        {
+            "id": example["meta"]["id"],
+            "prediction": text,
+            "gold": gold,
+            "raw_prediction": raw,
+            "log_prob": float(log_prob),
+            "contributions": {},
+        }
+        for example, text, gold, raw, log_prob in zip(examples, answers, golds, texts, log_probs, strict=True)
+    ]
+    return records, _score(records, metrics, answers, golds)
+
+
+def retrieve(predictor: Predictor, queries, candidates, run: EvaluateRun, length: int, metrics, advance):
+    """Nearest candidate by cosine of mean-pooled states; every layer is scored, one layer makes the prediction."""
+    query_LQD = predictor.embed(_inputs(queries, length), advance)
+    candidate_LCD = predictor.embed(_inputs(candidates, length), advance)
+    layers = range(len(query_LQD))
+    chosen = layers[run.embedding_layer]
+    ids = [example["meta"]["id"] for example in candidates]
+    golds = [example["meta"]["gold"] for example in queries]
+    values: dict[str, float] = {}
+    for layer in layers:
+        found = [ids[i] for i in nearest(query_LQD[layer], candidate_LCD[layer])]
+        if layer == chosen:
+            records = [
+                {"id": example["meta"]["id"], "prediction": hit, "gold": gold, "contributions": {}}
+                for example, hit, gold in zip(queries, found, golds, strict=True)
+            ]
+            values |= _score(records, metrics, found, golds)
+        for name in metrics:
+            values[f"{name}/layer_{layer}"] = METRICS[name](found, golds)[0]
+    return records, values
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The run
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _select(tasks: Sequence[CachedTask], languages: Sequence[str] | None, name: str) -> list[CachedTask]:
+    if languages is None:
+        return list(tasks)
+    found = {task.info["language"]: task for task in tasks}
+    unknown = [language for language in languages if language not in found]
+    if unknown:
+        raise UserError(f"{name} has no {', '.join(unknown)}; found: {', '.join(sorted(found))}.{did_you_mean(unknown[0], found)}")
+    return [found[language] for language in languages]
+
+
+def evaluate(run: EvaluateRun, gin_texts: Mapping[str, str] | None = None) -> list[ResultRow]:
+    """Evaluates one checkpoint; a finished evaluation is recognised and its rows are read back.
+
+    Returns:
+      The rows, also written to `eval_output_dir/results.parquet`, with the predictions beside them.
+    """
+    store = ResultStore(run.eval_output_dir)
+    if rundir.open_run(run.eval_output_dir, rundir.identity(run), gin_texts or {}):
+        return [ResultRow(**row) for row in store.read().to_dict("records")]
+    started = time.monotonic()
+    names = [run.mixture_or_task_name] + ([run.dev_task_name] if run.dev_task_name else [])
+    found = ensure_cached(
+        names,
+        task_modules=run.task_modules,
+        vocabulary_path=run.vocabulary_path,
+        data_dir=run.data_dir,
+        cache_dir=run.cache_dir,
+    )
+    work = [(task, run.split) for task in _select(found[names[0]], run.languages, names[0])]
+    if run.dev_task_name:
+        work += [(task, run.dev_split) for task in found[run.dev_task_name]]
+    predictor, step = open_predictor(run)
+    rows: list[ResultRow] = []
+    total = sum(_count(task, split, run.limit) for task, split in work)
+    truncated = 0
+    with progress(f"evaluate {run.target or names[0]}", total) as bar:
+        for task, split in work:
+            task_rows, cut = _evaluate_task(run, predictor, step, task, split, store, bar.advance)
+            rows += task_rows
+            truncated += cut
+    store.append(rows)
+    seconds = round(time.monotonic() - started, 3)
+    rundir.mark_done(run.eval_output_dir, {"rows": len(rows), "examples": total, "truncated": truncated, "seconds": seconds})
+    return rows
+
+
+def _splits(task: CachedTask, split: str) -> tuple[str, ...]:
+    return SPLITS_OF_RETRIEVAL if task.info["predictor"] == "embed" else (split,)
+
+
+def _count(task: CachedTask, split: str, limit: int | None) -> int:
+    counts = []
+    for name in _splits(task, split):
+        if name not in task.info["splits"]:
+            raise UserError(f"{task.name} has no split {name!r}; it has {', '.join(task.info['splits'])}.")
+        counts.append(task.num_examples(name))
+    return sum(min(n, limit or n) for n in counts)
+
+
+def _evaluate_task(run: EvaluateRun, predictor: Predictor, step: int, task: CachedTask, split: str, store, advance):
+    sides = [eval_examples(task, name)[: run.limit] for name in _splits(task, split)]
+    length = (run.task_feature_lengths or {}).get("inputs", run.length_buckets[-1])
+    length = min(length, run.length_buckets[-1])
+    cut = sum(len(example["inputs"]) > length for side in sides for example in side)
+    metrics = task.info["metrics"]
+    methods = {"rank": classify, "generate": answer, "embed": retrieve}
+    if task.info["predictor"] not in methods:
+        raise UserError(f"{task.name} is not evaluated by prediction (its predictor is {task.info['predictor']!r}).")
+    records, values = methods[task.info["predictor"]](predictor, *sides, run, length, metrics, advance)
+    target, language = run.target or task.info["group"], task.info["language"]
+    name = run.split if len(sides) == 1 and split == run.split else split
+    store.write_predictions(run.run_id, target, language, name, records)
+    shared = {
+        "run_id": run.run_id,
+        "family": run.model.family,
+        "model": run.model_name or run.model.family,
+        "parameters": spec.count(mt5.param_specs(run.model)),
+        "stage": run.stage,
+        "intermediate": run.intermediate,
+        "target": target,
+        "language": language,
+        "split": name,
+        "seed": run.random_seed,
+        "step": step,
+        "n": len(records),
+    }
+    return [ResultRow(**shared, metric=metric, value=float(value)) for metric, value in values.items()], cut
+
+
+def infer(run: InferRun) -> int:
+    """Generates an answer for each line of a text file; returns the number of lines."""
+    import json
+
+    source = Path(run.input_file)
+    if not source.is_file():
+        raise UserError(f"no input file {source}")
+    lines = source.read_bytes().decode().removesuffix("\n").split("\n")
+    predictor, _ = open_predictor(run)
+    inputs = [np.array(predictor.vocabulary.encode(line) + [1], np.int32) for line in lines]
+    with progress("infer", len(lines)) as bar:
+        texts, log_probs = predictor.generate(inputs, run.max_decode_length, bar.advance)
+    records = (
+        {"input": line, "prediction": text, "log_prob": float(log_prob)}
+        for line, text, log_prob in zip(lines, texts, log_probs, strict=True)
+    )
+    rundir.write_atomic(run.output_file, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records))
+    return len(lines)

@@ -1,0 +1,205 @@
+"""Results as rows in one Parquet file, and the predictions behind them as JSON lines.
+
+    <directory>/results.parquet
+    <directory>/predictions/<run_id>/<target>.<language>.<split>.jsonl
+
+The rows are the source of truth; tables, reports and TensorBoard files are made from them.
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+import numbers
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from xtr.errors import DataError, UserError
+
+KEY = ("run_id", "stage", "intermediate", "target", "language", "split", "seed", "step", "metric")
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """One value of one metric.
+
+    Attributes:
+      run_id: the run that was evaluated; also the folder of its predictions.
+      family: model family, e.g. "mt5".
+      model: model name, e.g. "mt5-small".
+      parameters: number of parameters.
+      stage: which stage of the study the evaluated checkpoint comes from.
+      intermediate: intermediate task or mixture, "none" for none.
+      target: name of the evaluated group, e.g. "xnli".
+      language: language code.
+      split: split that was evaluated.
+      seed: training seed.
+      step: step of the checkpoint.
+      metric: e.g. "accuracy", "em", "f1".
+      value: in percent where the metric is a proportion.
+      n: number of examples.
+      higher_is_better: direction of the metric.
+    """
+
+    run_id: str
+    family: str
+    model: str
+    parameters: int
+    stage: str
+    intermediate: str
+    target: str
+    language: str
+    split: str
+    seed: int
+    step: int
+    metric: str
+    value: float
+    n: int
+    higher_is_better: bool = True
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if not isinstance(value, _ACCEPTED[field.type]) or (isinstance(value, bool) and field.type is not bool):
+                raise DataError(f"result row, field {field.name}: expected {field.type.__name__}, got {value!r}")
+        if not math.isfinite(self.value):
+            raise DataError(f"result row {self.target}.{self.language} {self.metric}, field value: {self.value}")
+
+
+_ACCEPTED = {str: str, int: numbers.Integral, float: numbers.Real, bool: bool}
+_DTYPE_OF = {str: "str", int: "int64", float: "float64", bool: "bool"}
+_DTYPES = {field.name: _DTYPE_OF[field.type] for field in dataclasses.fields(ResultRow)}
+COLUMNS = tuple(_DTYPES)
+
+
+class ContributionKey(NamedTuple):
+    """Names one metric's contributions in one predictions file."""
+
+    run_id: str
+    target: str
+    language: str
+    split: str
+    metric: str
+
+
+class ResultStore:
+    """Rows and predictions below one directory. One writer at a time; readers never see half a file."""
+
+    def __init__(self, directory: str | os.PathLike):
+        self.directory = Path(directory)
+        self.path = self.directory / "results.parquet"
+
+    def append(self, rows: Iterable[ResultRow]) -> None:
+        """Adds rows. A row with the key (`KEY`) of an older one replaces it."""
+        new = pd.DataFrame([dataclasses.asdict(row) for row in rows], columns=list(COLUMNS)).astype(_DTYPES)
+        if new.empty:
+            return
+        table = pd.concat([self.read(), new], ignore_index=True).drop_duplicates(list(KEY), keep="last")
+        with _replacing(self.path) as temporary:
+            table.to_parquet(temporary, index=False)
+
+    def read(self) -> pd.DataFrame:
+        """All rows, oldest first, with the columns of `ResultRow`; empty when nothing was written yet."""
+        if not self.path.exists():
+            return pd.DataFrame(columns=list(COLUMNS)).astype(_DTYPES)
+        try:
+            table = pd.read_parquet(self.path)
+            return table[list(COLUMNS)].astype(_DTYPES)
+        except (KeyError, ValueError, OSError) as error:
+            raise DataError(f"{self.path} is not a results file: {error}") from error
+
+    def predictions_path(self, run_id: str, target: str, language: str, split: str) -> Path:
+        """Where the predictions of one task and language lie."""
+        for name in (run_id, target, language, split):
+            if not re.fullmatch(r"[\w+=@-][\w+=@.-]*", name):
+                raise UserError(f"{name!r} cannot be part of a file name: use letters, digits and any of _ - + = @ .")
+        return self.directory / "predictions" / run_id / f"{target}.{language}.{split}.jsonl"
+
+    def write_predictions(
+        self, run_id: str, target: str, language: str, split: str, records: Iterable[Mapping]
+    ) -> Path:
+        """Writes one JSON object an example, in one go, replacing an older file.
+
+        Each record holds `id`, `prediction`, `gold` and `contributions` {metric: float}; more fields are kept.
+
+        Raises:
+          DataError: a record lacks a field, or two have one id. Nothing is written then.
+        """
+        path = self.predictions_path(run_id, target, language, split)
+        lines, seen = [], set()
+        for number, record in enumerate(records):
+            for field in ("id", "prediction", "gold", "contributions"):
+                if field not in record:
+                    raise DataError(f"{path}, record {number}: no field {field!r}")
+            if str(record["id"]) in seen:
+                raise DataError(f"{path}, record {number}, field 'id': {record['id']!r} occurs twice")
+            seen.add(str(record["id"]))
+            lines.append(json.dumps(record, ensure_ascii=False) + "\n")
+        with _replacing(path) as temporary:
+            temporary.write_bytes("".join(lines).encode())
+        return path
+
+    def read_predictions(self, run_id: str, target: str, language: str, split: str) -> list[dict]:
+        """The records of `write_predictions`, in their order.
+
+        Raises:
+          DataError: the file is missing or a line is not a JSON object.
+        """
+        path = self.predictions_path(run_id, target, language, split)
+        try:
+            lines = path.read_bytes().decode().split("\n")
+        except FileNotFoundError:
+            raise DataError(f"no predictions file {path}: evaluate {target}.{language} of run {run_id}") from None
+        records = []
+        for number, line in enumerate(lines, 1):
+            if not line:
+                continue
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                raise DataError(f"{path}, line {number}: not JSON ({error})") from error
+            if not isinstance(record, dict) or "id" not in record:
+                raise DataError(f"{path}, line {number}: expected an object with an 'id'")
+            records.append(record)
+        return records
+
+    def contributions(self, key: ContributionKey) -> dict[str, float]:
+        """Each example's contribution to one metric: {id as text: 0..100}.
+
+        Raises:
+          DataError: the file is missing, or an example has no contribution to that metric.
+        """
+        values = {}
+        for record in self.read_predictions(key.run_id, key.target, key.language, key.split):
+            try:
+                values[str(record["id"])] = float(record["contributions"][key.metric])
+            except (KeyError, TypeError, ValueError):
+                path = self.predictions_path(key.run_id, key.target, key.language, key.split)
+                raise DataError(f"{path}, id {record['id']!r}: no number for contributions[{key.metric!r}]") from None
+        return values
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path`: moved onto it on success, removed on failure."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb+") as f:
+            os.fsync(f.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp makes files private
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,85 @@
+"""What one evaluation and one inference run is: the dataclasses that gin builds for `xtr eval` and `xtr infer`."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from xtr.errors import UserError
+from xtr.models.mt5 import MT5Config
+from xtr.parallel.mesh import MeshConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateRun:
+    """One evaluation of one checkpoint on every language of a target.
+
+    Attributes:
+      model: the network.
+      checkpoint_path: a run directory, one of its checkpoints, or a T5X checkpoint.
+      mixture_or_task_name: a mixture of per-language tasks, or one task.
+      eval_output_dir: where rows, predictions and TensorBoard files go.
+      vocabulary_path: SentencePiece model.
+      split: the split to score (retrieval tasks have `queries` and `candidates` instead and ignore it).
+      target: name of the target in the rows; default the mixture's name.
+      dev_task_name: an English task scored too, on `dev_split`; model selection may look at it alone.
+      task_feature_lengths: longest `inputs` and `targets` in tokens; longer ones are cut and counted.
+      max_decode_length: tokens generated at the most.
+      tokens_per_batch: encoder tokens of a batch (batch size = this over the bucket's length).
+      length_buckets: encoder lengths that are compiled for; an example goes into the shortest that holds it.
+      embedding_layer: layer that retrieval reads (0 = embeddings, -1 = after the final norm).
+      languages: score only these (None: all found).
+      limit: score only the first examples of each split (a test of the setup; rows say n).
+      run_id, stage, intermediate, seed: what the rows say of the model's history.
+    """
+
+    model: MT5Config
+    checkpoint_path: str
+    mixture_or_task_name: str
+    eval_output_dir: str
+    vocabulary_path: str
+    split: str = "test"
+    target: str | None = None
+    dev_task_name: str | None = None
+    dev_split: str = "validation"
+    task_feature_lengths: Mapping[str, int] | None = None
+    max_decode_length: int = 32
+    tokens_per_batch: int = 16_384
+    length_buckets: tuple[int, ...] = (32, 64, 128, 256, 512, 1024)
+    embedding_layer: int = -1
+    languages: tuple[str, ...] | None = None
+    limit: int | None = None
+    run_id: str = "run"
+    stage: str = "target"
+    intermediate: str = "none"
+    model_name: str | None = None
+    random_seed: int = 0
+    mesh: MeshConfig = MeshConfig()
+    task_modules: tuple[str, ...] = ()
+    data_dir: str | None = None
+    cache_dir: str | None = None
+
+    def __post_init__(self):
+        if list(self.length_buckets) != sorted(set(self.length_buckets)) or not self.length_buckets:
+            raise UserError(f"evaluate.length_buckets {self.length_buckets} must be rising lengths.")
+        if self.limit is not None and self.limit < 1:
+            raise UserError(f"evaluate.limit is {self.limit}; it must be a positive whole number.")
+
+
+@dataclasses.dataclass(frozen=True)
+class InferRun:
+    """Greedy generation for a text file, one input a line.
+
+    Attributes:
+      model, checkpoint_path, vocabulary_path: as in `EvaluateRun`.
+      input_file: UTF-8 text, one rendered input a line.
+      output_file: JSON lines {"input", "prediction", "log_prob"} in the same order.
+    """
+
+    model: MT5Config
+    checkpoint_path: str
+    vocabulary_path: str
+    input_file: str
+    output_file: str
+    max_decode_length: int = 64
+    tokens_per_batch: int = 16_384
+    length_buckets: tuple[int, ...] = (32, 64, 128, 256, 512, 1024)
+    mesh: MeshConfig = MeshConfig()

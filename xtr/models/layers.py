@@ -1,0 +1,195 @@
+"""Layers of the T5 family: RMS norm, dense, attention, gated MLP, relative position bias.
+
+Axes: B batch, S encoder length, T decoder length, Q query length, M key (memory) length, D embedding, H heads,
+K head size, N = H*K joined, F MLP hidden, V vocabulary, L layers, R relative position buckets.
+
+A module is a thin view over arrays: it holds no state of its own, and dropout keys are arguments (None: no dropout).
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+MASKED = -1e10  # T5's score of a masked pair: finite, so that a row with nothing to attend to is uniform, not NaN
+NORM_EPSILON = 1e-6
+
+Constrain = Callable[[jax.Array, tuple[str | None, ...]], jax.Array]
+
+
+def unconstrained(array: jax.Array, logical_axes: tuple[str | None, ...]) -> jax.Array:
+    """The `constrain` of a model that is not sharded: the identity."""
+    del logical_axes
+    return array
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every layer of a network shares: compute dtype, dropout rate, and the sharding hook.
+
+    `constrain(array, logical_axes)` states the layout of a weight at its use or of an activation; None in the axes
+    means replicated.
+    """
+
+    dtype: Any
+    dropout_rate: float
+    constrain: Constrain
+
+    def weight(self, param: nnx.Param, axes: tuple[str, ...]) -> jax.Array:
+        """A weight at its use: cast to the compute dtype, then gathered along 'embed' (the smaller dtype travels)."""
+        return self.constrain(param[...].astype(self.dtype), tuple(None if a == "embed" else a for a in axes))
+
+    def dropout(self, x: jax.Array, key: jax.Array | None, broadcast_axis: int | None = -2) -> jax.Array:
+        """Dropout with one mask shared along `broadcast_axis` (None: an independent mask for each element)."""
+        if key is None or self.dropout_rate == 0.0:
+            return x
+        shape = list(x.shape)
+        if broadcast_axis is not None:
+            shape[broadcast_axis] = 1
+        keep = jax.random.bernoulli(key, 1.0 - self.dropout_rate, shape)
+        return jnp.where(keep, x / jnp.asarray(1.0 - self.dropout_rate, x.dtype), jnp.zeros((), x.dtype))
+
+
+def split_keys(key: jax.Array | None, n: int) -> Any:
+    """n keys from one, or n Nones from None."""
+    return [None] * n if key is None else jax.random.split(key, n)
+
+
+class RMSNorm(nnx.Module):
+    """T5 layer norm: no mean, no bias; statistics in f32, cast to the compute dtype before the scale."""
+
+    def __init__(self, params: Mapping[str, Any], context: Context):
+        self.scale = nnx.Param(params["scale"])
+        self.context = context
+
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        x32 = x_BTD.astype(jnp.float32)
+        mean_square = jnp.mean(jnp.square(x32), axis=-1, keepdims=True)
+        normed = (x32 * jax.lax.rsqrt(mean_square + NORM_EPSILON)).astype(self.context.dtype)
+        return normed * self.context.weight(self.scale, ("embed",))
+
+
+class Dense(nnx.Module):
+    """A matrix product without bias over the last axis."""
+
+    def __init__(self, params: Mapping[str, Any], axes: tuple[str, str], context: Context):
+        self.kernel = nnx.Param(params["kernel"])
+        self.axes = axes
+        self.context = context
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x @ self.context.weight(self.kernel, self.axes)
+
+
+class Attention(nnx.Module):
+    """Multi-head attention as T5 has it: no biases, no division by sqrt(head size) (folded into the initialiser)."""
+
+    def __init__(self, params: Mapping[str, Any], head_dim: int, context: Context):
+        self.query = Dense(params["query"], ("embed", "joined_kv"), context)
+        self.key = Dense(params["key"], ("embed", "joined_kv"), context)
+        self.value = Dense(params["value"], ("embed", "joined_kv"), context)
+        self.out = Dense(params["out"], ("joined_kv", "embed"), context)
+        self.head_dim = head_dim
+        self.context = context
+
+    def _heads(self, dense: Dense, x_BTD: jax.Array) -> jax.Array:
+        x_BTHK = dense(x_BTD).reshape(*x_BTD.shape[:2], -1, self.head_dim)
+        x_BTHK = self.context.constrain(x_BTHK, ("batch", "length", "heads", "kv"))
+        return x_BTHK.swapaxes(1, 2)
+
+    def memory(self, x_BMD: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Keys and values, each BHMK."""
+        return self._heads(self.key, x_BMD), self._heads(self.value, x_BMD)
+
+    def __call__(
+        self,
+        x_BQD: jax.Array,
+        memory: tuple[jax.Array, jax.Array],
+        *,
+        mask: jax.Array,
+        bias_HQM: jax.Array | None = None,
+        dropout_key: jax.Array | None = None,
+    ) -> jax.Array:
+        """Attends from x to `memory` (keys, values: BHMK). `mask`: bool, broadcastable to BHQM, True at seen keys."""
+        key_BHMK, value_BHMK = memory
+        query_BHQK = self._heads(self.query, x_BQD)
+        # Scores, softmax in f32 whatever the compute dtype: the matrix unit accumulates in f32 anyway.
+        scores_BHQM = jnp.einsum("bhqk,bhmk->bhqm", query_BHQK, key_BHMK, preferred_element_type=jnp.float32)
+        if bias_HQM is not None:
+            scores_BHQM += bias_HQM
+        probs_BHQM = jax.nn.softmax(jnp.where(mask, scores_BHQM, MASKED), axis=-1).astype(self.context.dtype)
+        probs_BHQM = self.context.dropout(probs_BHQM, dropout_key)
+        mixed_BHQK = jnp.einsum("bhqm,bhmk->bhqk", probs_BHQM, value_BHMK)
+        mixed_BQN = mixed_BHQK.swapaxes(1, 2).reshape(*x_BQD.shape[:2], -1)
+        return self.out(mixed_BQN)
+
+
+class GatedMLP(nnx.Module):
+    """gelu(x wi_0) * (x wi_1), dropout, then wo; gelu is the tanh approximation."""
+
+    def __init__(self, params: Mapping[str, Any], context: Context):
+        self.wi_0 = Dense(params["wi_0"], ("embed", "mlp"), context)
+        self.wi_1 = Dense(params["wi_1"], ("embed", "mlp"), context)
+        self.wo = Dense(params["wo"], ("mlp", "embed"), context)
+        self.context = context
+
+    def __call__(self, x_BTD: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
+        hidden_BTF = jax.nn.gelu(self.wi_0(x_BTD), approximate=True) * self.wi_1(x_BTD)
+        hidden_BTF = self.context.dropout(hidden_BTF, dropout_key)
+        return self.wo(self.context.constrain(hidden_BTF, ("batch", "length", "mlp")))
+
+
+def relative_buckets(offsets: np.ndarray, *, bidirectional: bool, num_buckets: int, max_distance: int) -> np.ndarray:
+    """Bucket of each offset (key position minus query position), int32.
+
+    Half of the buckets hold one exact distance each, the other half distances up to `max_distance` in logarithmic
+    steps; all that is farther shares the last. Bidirectional: the upper half of the buckets is for keys after the
+    query.
+    Source: T5 (arXiv 1910.10683), section 2.1.
+    """
+    offsets = np.asarray(offsets)
+    first = np.zeros(offsets.shape, np.int32)
+    if bidirectional:
+        num_buckets //= 2
+        first = np.where(offsets > 0, num_buckets, 0).astype(np.int32)
+        distance = np.abs(offsets)
+    else:
+        distance = np.maximum(-offsets, 0)
+    exact = num_buckets // 2
+    ratio = np.maximum(distance, 1).astype(np.float32) / np.float32(exact)
+    steps = np.log(ratio) / np.float32(math.log(max_distance / exact)) * np.float32(num_buckets - exact)
+    far = np.minimum(exact + steps.astype(np.int32), num_buckets - 1)
+    return (first + np.where(distance < exact, distance, far)).astype(np.int32)
+
+
+class RelativeBias(nnx.Module):
+    """T5's bias on attention scores by relative position: one table a stack."""
+
+    def __init__(self, params: Mapping[str, Any], *, bidirectional: bool, max_distance: int, context: Context):
+        self.rel_embedding = nnx.Param(params["rel_embedding"])
+        self.bidirectional = bidirectional
+        self.max_distance = max_distance
+        self.context = context
+
+    def of_offsets(self, offsets: np.ndarray) -> jax.Array:
+        """Bias [H, len(offsets)] of offsets (key minus query position, known at trace time): f32."""
+        table_HR = self.context.weight(self.rel_embedding, ("heads", "relpos_buckets"))
+        buckets = relative_buckets(
+            offsets, bidirectional=self.bidirectional, num_buckets=table_HR.shape[1], max_distance=self.max_distance
+        )
+        return jnp.take(table_HR, buckets, axis=1, mode="clip").astype(jnp.float32)
+
+    def __call__(self, length: int) -> jax.Array:
+        """Bias [H, length, length], f32: constant along diagonals, so unrolled from 2*length-1 values, no gather."""
+        width = 2 * length - 1
+        values_HW = self.of_offsets(np.arange(-length + 1, length))
+        heads = values_HW.shape[0]
+        # Rows of width+1 read back as rows of width: each row is the former one moved right by one.
+        tiled = jnp.broadcast_to(jnp.pad(values_HW, ((0, 0), (0, 1)))[:, None, :], (heads, length, width + 1))
+        skewed = tiled.reshape(heads, length * (width + 1))[:, : length * width].reshape(heads, length, width)
+        return skewed[:, :, length - 1 :]

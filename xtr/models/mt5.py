@@ -1,0 +1,457 @@
+"""mT5 (arXiv 2010.11934): T5 1.1 with a multilingual vocabulary and an output head of its own.
+
+Axes: B batch, S encoder length, T decoder length, M cache length, D embedding, H heads, K head size, F MLP hidden,
+V vocabulary, L layers. Numerics follow T5X's network and Hugging Face's MT5: pre-norm, gated GELU, one relative bias
+table a stack, shared by its layers.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from xtr.errors import UserError, did_you_mean
+from xtr.models import spec as spec_lib
+from xtr.models.layers import Attention, Constrain, Context, GatedMLP, RelativeBias, RMSNorm, split_keys, unconstrained
+from xtr.models.spec import Initializer, ParamSpec, variance_scaling
+
+# What the backward pass keeps of a layer: everything; only its input; its input and the products with weights.
+REMAT_POLICIES = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "minimal": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class MT5Config:
+    """Sizes and settings of an mT5.
+
+    Attributes:
+      dropout_rate: share of activations dropped while training, in [0, 1).
+      dtype: compute dtype, 'bfloat16' or 'float32' (parameters, logits and loss are f32 always).
+      relpos_buckets, relpos_max_distance: of the relative position bias.
+      remat: what the backward pass recomputes: 'none', 'minimal' (all but products with weights) or 'full' (all but
+        each layer's input).
+
+    Raises:
+      UserError: a value that no mT5 can have.
+    """
+
+    vocab_size: int
+    emb_dim: int
+    num_heads: int
+    head_dim: int
+    mlp_dim: int
+    num_encoder_layers: int
+    num_decoder_layers: int
+    dropout_rate: float = 0.0
+    dtype: str = "bfloat16"
+    relpos_buckets: int = 32
+    relpos_max_distance: int = 128
+    remat: str = "none"
+
+    def __post_init__(self):
+        sizes = ("vocab_size", "emb_dim", "num_heads", "head_dim", "mlp_dim")
+        for name in (*sizes, "num_encoder_layers", "num_decoder_layers"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise UserError(f"MT5Config.{name} must be a whole number of at least 1, not {value!r}.")
+        if not 0.0 <= self.dropout_rate < 1.0:
+            raise UserError(f"MT5Config.dropout_rate must lie in [0, 1), not {self.dropout_rate!r}.")
+        if self.dtype not in DTYPES:
+            raise UserError(f"MT5Config.dtype must be one of {', '.join(DTYPES)}, not {self.dtype!r}.")
+        if self.remat not in REMAT_POLICIES:
+            hint = did_you_mean(str(self.remat), REMAT_POLICIES)
+            raise UserError(f"MT5Config.remat must be one of {', '.join(REMAT_POLICIES)}, not {self.remat!r}.{hint}")
+        if self.relpos_buckets < 4 or self.relpos_buckets % 4 or self.relpos_max_distance <= self.relpos_buckets // 2:
+            raise UserError(
+                "MT5Config.relpos_buckets must be a multiple of 4 and relpos_max_distance more than half of it, not "
+                f"{self.relpos_buckets!r} and {self.relpos_max_distance!r}."
+            )
+
+    @property
+    def family(self) -> str:
+        """The model family's name in results."""
+        return "mt5"
+
+
+def _stack_specs(config: MT5Config, stack: str, num_layers: int) -> dict[str, Any]:
+    """Specs of the encoder or the decoder."""
+    c = config
+    blocks = {"encoder": ["attention", "mlp"], "decoder": ["self_attention", "encoder_decoder_attention", "mlp"]}[stack]
+    norms = {"encoder_decoder_attention": "pre_cross_attention_layer_norm"}
+    hf_projections = {"query": "q", "key": "k", "value": "v", "out": "o"}
+
+    def stacked(t5x: str, hf: str, shape: tuple[int, ...], axes: tuple[str, ...], init: Initializer) -> ParamSpec:
+        return ParamSpec(
+            shape=(num_layers, *shape),
+            axes=(spec_lib.LAYERS, *axes),
+            init=init,
+            t5x=f"{stack}.layers_{{layer}}.{t5x}",
+            hf=f"{stack}.block.{{layer}}.layer.{hf}.weight",
+            hf_transpose=len(shape) == 2,
+        )
+
+    def kernel(t5x: str, hf: str, axes: tuple[str, str], distribution: str, divide: float = 1.0):
+        shape = tuple({"embed": c.emb_dim, "joined_kv": c.num_heads * c.head_dim, "mlp": c.mlp_dim}[a] for a in axes)
+        init = variance_scaling("fan_in", distribution, stacked=True, divide=divide)
+        return {"kernel": stacked(f"{t5x}.kernel", hf, shape, axes, init)}
+
+    layers: dict[str, Any] = {}
+    for i, block in enumerate(blocks):
+        norm = norms.get(block, f"pre_{block}_layer_norm")
+        layers[norm] = {"scale": stacked(f"{norm}.scale", f"{i}.layer_norm", (c.emb_dim,), ("embed",), spec_lib.ones)}
+        if block == "mlp":
+            mlp_axes = {"wi_0": ("embed", "mlp"), "wi_1": ("embed", "mlp"), "wo": ("mlp", "embed")}
+            layers[block] = {
+                name: kernel(f"mlp.{name}", f"{i}.DenseReluDense.{name}", axes, "truncated_normal")
+                for name, axes in mlp_axes.items()
+            }
+            continue
+        hf_block = "EncDecAttention" if block == "encoder_decoder_attention" else "SelfAttention"
+        layers[block] = {
+            name: kernel(
+                f"{block}.{name}",
+                f"{i}.{hf_block}.{hf_name}",
+                ("joined_kv", "embed") if name == "out" else ("embed", "joined_kv"),
+                "normal",
+                # T5 has no 1/sqrt(head size) in its attention: the query's initialiser carries it.
+                divide=math.sqrt(c.head_dim) if name == "query" else 1.0,
+            )
+            for name, hf_name in hf_projections.items()
+        }
+    return {
+        "relpos_bias": {
+            "rel_embedding": ParamSpec(
+                shape=(c.num_heads, c.relpos_buckets),
+                axes=("heads", "relpos_buckets"),
+                init=variance_scaling("fan_avg", "uniform"),
+                t5x=f"{stack}.relpos_bias.rel_embedding",
+                hf=f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+                hf_transpose=True,
+            )
+        },
+        "layers": layers,
+        f"{stack}_norm": {
+            "scale": ParamSpec(
+                shape=(c.emb_dim,),
+                axes=("embed",),
+                init=spec_lib.ones,
+                t5x=f"{stack}.{stack}_norm.scale",
+                hf=f"{stack}.final_layer_norm.weight",
+            )
+        },
+    }
+
+
+def param_specs(config: MT5Config) -> dict[str, Any]:
+    """The specs of all parameters, nested as the parameters are. Initialisers are T5X's."""
+    encoder = _stack_specs(config, "encoder", config.num_encoder_layers)
+    decoder = _stack_specs(config, "decoder", config.num_decoder_layers)
+    decoder["logits_dense"] = {
+        "kernel": ParamSpec(
+            shape=(config.emb_dim, config.vocab_size),
+            axes=("embed", "vocab"),
+            init=variance_scaling("fan_in", "truncated_normal"),
+            t5x="decoder.logits_dense.kernel",
+            hf="lm_head.weight",
+            hf_transpose=True,
+        )
+    }
+    embedding = ParamSpec(
+        shape=(config.vocab_size, config.emb_dim),
+        axes=("vocab", "embed"),
+        init=spec_lib.normal,
+        t5x="token_embedder.embedding",
+        hf="shared.weight",
+    )
+    return {"token_embedder": {"embedding": embedding}, "encoder": encoder, "decoder": decoder}
+
+
+class EncoderLayer(nnx.Module):
+    """Self-attention and MLP, each with a norm before and a residual around."""
+
+    def __init__(self, params: Mapping[str, Any], config: MT5Config, context: Context):
+        self.pre_attention_layer_norm = RMSNorm(params["pre_attention_layer_norm"], context)
+        self.attention = Attention(params["attention"], config.head_dim, context)
+        self.pre_mlp_layer_norm = RMSNorm(params["pre_mlp_layer_norm"], context)
+        self.mlp = GatedMLP(params["mlp"], context)
+        self.context = context
+
+    def __call__(self, x_BSD: jax.Array, mask: jax.Array, bias_HSS: jax.Array, key: jax.Array | None) -> jax.Array:
+        drop, keys = self.context.dropout, split_keys(key, 4)
+        y_BSD = self.pre_attention_layer_norm(x_BSD)
+        y_BSD = self.attention(y_BSD, self.attention.memory(y_BSD), mask=mask, bias_HQM=bias_HSS, dropout_key=keys[0])
+        x_BSD = x_BSD + drop(y_BSD, keys[1])
+        x_BSD = x_BSD + drop(self.mlp(self.pre_mlp_layer_norm(x_BSD), keys[2]), keys[3])
+        return self.context.constrain(x_BSD, ("batch", "length", "embed"))
+
+
+class DecoderLayer(nnx.Module):
+    """Causal self-attention, attention to the encoder, and MLP, each with a norm before and a residual around."""
+
+    def __init__(self, params: Mapping[str, Any], config: MT5Config, context: Context):
+        self.pre_self_attention_layer_norm = RMSNorm(params["pre_self_attention_layer_norm"], context)
+        self.self_attention = Attention(params["self_attention"], config.head_dim, context)
+        self.pre_cross_attention_layer_norm = RMSNorm(params["pre_cross_attention_layer_norm"], context)
+        self.encoder_decoder_attention = Attention(params["encoder_decoder_attention"], config.head_dim, context)
+        self.pre_mlp_layer_norm = RMSNorm(params["pre_mlp_layer_norm"], context)
+        self.mlp = GatedMLP(params["mlp"], context)
+        self.context = context
+
+    def after_self_attention(
+        self, x_BTD: jax.Array, cross: tuple[jax.Array, jax.Array], cross_mask: jax.Array, keys: Any
+    ) -> jax.Array:
+        """Attention to the encoder's keys and values, then the MLP; four dropout keys."""
+        drop = self.context.dropout
+        y_BTD = self.pre_cross_attention_layer_norm(x_BTD)
+        y_BTD = self.encoder_decoder_attention(y_BTD, cross, mask=cross_mask, dropout_key=keys[0])
+        x_BTD = x_BTD + drop(y_BTD, keys[1])
+        x_BTD = x_BTD + drop(self.mlp(self.pre_mlp_layer_norm(x_BTD), keys[2]), keys[3])
+        return self.context.constrain(x_BTD, ("batch", "length", "embed"))
+
+    def __call__(
+        self,
+        x_BTD: jax.Array,
+        encoded_BSD: jax.Array,
+        mask: jax.Array,
+        cross_mask: jax.Array,
+        bias_HTT: jax.Array,
+        key: jax.Array | None,
+    ) -> jax.Array:
+        keys = split_keys(key, 6)
+        y_BTD = self.pre_self_attention_layer_norm(x_BTD)
+        memory = self.self_attention.memory(y_BTD)
+        y_BTD = self.self_attention(y_BTD, memory, mask=mask, bias_HQM=bias_HTT, dropout_key=keys[0])
+        x_BTD = x_BTD + self.context.dropout(y_BTD, keys[1])
+        cross = self.encoder_decoder_attention.memory(encoded_BSD)
+        return self.after_self_attention(x_BTD, cross, cross_mask, keys[2:])
+
+
+class Cache(NamedTuple):
+    """What incremental decoding keeps between steps; M is the greatest length, S the encoder's.
+
+    The bias holds the relative bias by distance, farthest first, then zeros: a window of it is the row of any step.
+    """
+
+    key_LBHMK: jax.Array
+    value_LBHMK: jax.Array
+    cross_key_LBHSK: jax.Array
+    cross_value_LBHSK: jax.Array
+    encoder_mask_BS: jax.Array
+    bias_HW: jax.Array
+
+
+class MT5(nnx.Module):
+    """The network: a view over the nested dict of parameters (`param_specs`' tree), cheap to build under `jax.jit`.
+
+    Args:
+      config: sizes and settings.
+      params: arrays, stacked by layer; stored in any float dtype, used in `config.dtype`.
+      constrain: optional `(array, logical_axes) -> array` that states a sharding. It sees activations, and every weight
+        inside the loop over layers, after the cast to the compute dtype and with None in the place of 'embed': the
+        gather of a weight sharded along 'embed'.
+    """
+
+    def __init__(self, config: MT5Config, params: Mapping[str, Any], constrain: Constrain | None = None):
+        context = Context(jnp.dtype(config.dtype), config.dropout_rate, constrain or unconstrained)
+        encoder, decoder = params["encoder"], params["decoder"]
+        biases = {"max_distance": config.relpos_max_distance, "context": context}
+        self.config = config
+        self.context = context
+        self.embedding = nnx.Param(params["token_embedder"]["embedding"])
+        self.encoder_bias = RelativeBias(encoder["relpos_bias"], bidirectional=True, **biases)
+        self.encoder_layers = EncoderLayer(encoder["layers"], config, context)
+        self.encoder_norm = RMSNorm(encoder["encoder_norm"], context)
+        self.decoder_bias = RelativeBias(decoder["relpos_bias"], bidirectional=False, **biases)
+        self.decoder_layers = DecoderLayer(decoder["layers"], config, context)
+        self.decoder_norm = RMSNorm(decoder["decoder_norm"], context)
+        self.logits_kernel = nnx.Param(decoder["logits_dense"]["kernel"])
+
+    def _embed(self, tokens_BT: jax.Array, key: jax.Array | None) -> jax.Array:
+        """Embeds tokens. Ids outside the vocabulary give NaN."""
+        # Look up every row's slice of the embedding axis where that slice lives, then move rows to their batch shard:
+        # what travels is the activations, never the table, and the table's gradient stays local.
+        constrain = self.context.constrain
+        tokens_BT = constrain(tokens_BT, (None, None))
+        x_BTD = constrain(jnp.take(self.embedding[...], tokens_BT, axis=0), (None, None, "embed"))
+        x_BTD = self.context.dropout(x_BTD, key).astype(self.context.dtype)
+        return constrain(x_BTD, ("batch", "length", "embed"))
+
+    def _remat(self, body: Any) -> Any:
+        policy = REMAT_POLICIES[self.config.remat]
+        return body if policy is None else jax.checkpoint(body, policy=policy, prevent_cse=False)
+
+    def encode(
+        self,
+        tokens_BS: jax.Array,
+        *,
+        segment_ids_BS: jax.Array | None = None,
+        positions_BS: jax.Array | None = None,
+        dropout_key: jax.Array | None = None,
+        all_layers: bool = False,
+        readout: Callable[[jax.Array], jax.Array] = lambda x_BSD: x_BSD,
+    ) -> jax.Array:
+        """Encodes tokens.
+
+        Args:
+          tokens_BS: int ids, 0 is padding.
+          segment_ids_BS: packed examples, contiguous runs of one id >= 1, 0 for padding; None: one example a row.
+          positions_BS: part of every family's interface; mT5 sees offsets inside a run only, which need no positions.
+          dropout_key: None for no dropout.
+          all_layers: return every layer's output.
+          readout: with `all_layers`, what to keep of each layer's x_BSD (say, a mean over S), so that the large array is
+            never held for all layers.
+
+        Returns:
+          x_BSD after the final norm, in the compute dtype; with `all_layers` [L+1, B, S, D]: 0 the embeddings, i the
+          output of layer i, the last one after the final norm. Vectors at padding hold nothing of use.
+        """
+        del positions_BS
+        keys = split_keys(None if dropout_key is None else jax.random.fold_in(dropout_key, 0), 3)
+        ids_BS = (tokens_BS != 0).astype(jnp.int32) if segment_ids_BS is None else segment_ids_BS
+        mask = same_segment(ids_BS, ids_BS)
+        bias_HSS = self.encoder_bias(tokens_BS.shape[1])
+        embedded_BSD = self._embed(tokens_BS, keys[0])
+
+        def body(x_BSD, layer_and_key):
+            layer, key = layer_and_key
+            x_BSD = layer(x_BSD, mask, bias_HSS, key)
+            return x_BSD, readout(x_BSD) if all_layers else None
+
+        layer_keys = None if dropout_key is None else jax.random.split(keys[1], self.config.num_encoder_layers)
+        x_BSD, outputs = jax.lax.scan(self._remat(body), embedded_BSD, (self.encoder_layers, layer_keys))
+        x_BSD = self.context.dropout(self.encoder_norm(x_BSD), keys[2], broadcast_axis=None)
+        x_BSD = self.context.constrain(x_BSD, ("batch", "length", "embed"))
+        if not all_layers:
+            return x_BSD
+        return jnp.concatenate([readout(embedded_BSD)[None], outputs[:-1], readout(x_BSD)[None]])
+
+    def decode(
+        self,
+        tokens_BT: jax.Array,
+        encoded_BSD: jax.Array,
+        *,
+        encoder_mask_BS: jax.Array,
+        encoder_segment_ids_BS: jax.Array | None = None,
+        segment_ids_BT: jax.Array | None = None,
+        positions_BT: jax.Array | None = None,
+        target_mask_BT: jax.Array | None = None,
+        dropout_key: jax.Array | None = None,
+    ) -> jax.Array:
+        """Runs the decoder on whole sequences (teacher forcing).
+
+        Args:
+          tokens_BT: decoder inputs (targets moved right by one; each example starts with 0).
+          encoded_BSD: from `encode`.
+          encoder_mask_BS: bool, True at real encoder tokens.
+          encoder_segment_ids_BS: given together with `segment_ids_BT` where the encoder is packed too; without it every
+            decoder segment sees the whole encoder row (several targets for one input).
+          segment_ids_BT: packed examples, contiguous runs, 0 for padding.
+          positions_BT: part of every family's interface; mT5 needs none.
+          target_mask_BT: bool, True at real targets; changes only what is computed at padding.
+          dropout_key: None for no dropout.
+
+        Returns:
+          y_BTD after the final norm, in the compute dtype.
+        """
+        del positions_BT
+        length = tokens_BT.shape[1]
+        keys = split_keys(None if dropout_key is None else jax.random.fold_in(dropout_key, 1), 3)
+        mask = jnp.asarray(np.tri(length, dtype=bool))[None, None]
+        cross_mask = encoder_mask_BS[:, None, None, :]
+        if target_mask_BT is not None:
+            mask = mask & target_mask_BT[:, None, :, None] & target_mask_BT[:, None, None, :]
+            cross_mask = cross_mask & target_mask_BT[:, None, :, None]
+        if segment_ids_BT is not None:
+            mask = mask & same_segment(segment_ids_BT, segment_ids_BT)
+            if encoder_segment_ids_BS is not None:
+                cross_mask = cross_mask & same_segment(segment_ids_BT, encoder_segment_ids_BS)
+        bias_HTT = self.decoder_bias(length)
+
+        def body(x_BTD, layer_and_key):
+            layer, key = layer_and_key
+            return layer(x_BTD, encoded_BSD, mask, cross_mask, bias_HTT, key), None
+
+        layer_keys = None if dropout_key is None else jax.random.split(keys[1], self.config.num_decoder_layers)
+        x_BTD, _ = jax.lax.scan(self._remat(body), self._embed(tokens_BT, keys[0]), (self.decoder_layers, layer_keys))
+        y_BTD = self.context.dropout(self.decoder_norm(x_BTD), keys[2])
+        return self.context.constrain(y_BTD, ("batch", "length", "embed"))
+
+    def head(self) -> jax.Array:
+        """The output kernel [D, V], f32."""
+        return self.context.constrain(self.logits_kernel[...].astype(jnp.float32), (None, "vocab"))
+
+    def logits(self, y_BTD: jax.Array) -> jax.Array:
+        """f32 logits [..., V] of decoder outputs [..., D]."""
+        return y_BTD.astype(jnp.float32) @ self.head()
+
+    def init_cache(self, encoded_BSD: jax.Array, encoder_mask_BS: jax.Array, max_length: int) -> Cache:
+        """An empty cache for `max_length` steps. The encoder's keys and values are computed here, once."""
+
+        def body(_, layer):
+            return None, layer.encoder_decoder_attention.memory(encoded_BSD)
+
+        _, (cross_key, cross_value) = jax.lax.scan(body, None, self.decoder_layers)
+        c = self.config
+        shape = (c.num_decoder_layers, encoded_BSD.shape[0], c.num_heads, max_length, c.head_dim)
+        bias_HM = self.decoder_bias.of_offsets(np.arange(-max_length + 1, 1))
+        return Cache(
+            key_LBHMK=jnp.zeros(shape, self.context.dtype),
+            value_LBHMK=jnp.zeros(shape, self.context.dtype),
+            cross_key_LBHSK=cross_key,
+            cross_value_LBHSK=cross_value,
+            encoder_mask_BS=encoder_mask_BS,
+            bias_HW=jnp.pad(bias_HM, ((0, 0), (0, max_length))),
+        )
+
+    def decode_step(self, tokens_B: jax.Array, index: jax.Array | int, cache: Cache) -> tuple[jax.Array, Cache]:
+        """One step of incremental decoding.
+
+        Args:
+          tokens_B: the decoder's input at position `index` (0 at the first).
+          index: position, 0 <= index < the cache's length.
+          cache: as the steps before left it.
+
+        Returns:
+          y_BD after the final norm, and the cache with this step in it.
+        """
+        index = jnp.asarray(index, jnp.int32)
+        max_length = cache.key_LBHMK.shape[3]
+        mask = (jnp.arange(max_length) <= index)[None, None, None, :]
+        cross_mask = cache.encoder_mask_BS[:, None, None, :]
+        bias_HM = jax.lax.dynamic_slice_in_dim(cache.bias_HW, max_length - 1 - index, max_length, axis=1)
+        zero = jnp.zeros((), jnp.int32)
+
+        # The caches of all layers ride in the carry: a step writes one position in place and copies nothing else.
+        def body(carry, scanned):
+            x_B1D, keys_LBHMK, values_LBHMK = carry
+            layer, cross_key, cross_value, i = scanned
+            y_B1D = layer.pre_self_attention_layer_norm(x_B1D)
+            key_BH1K, value_BH1K = layer.self_attention.memory(y_B1D)
+            start = (i, zero, zero, index, zero)
+            keys_LBHMK = jax.lax.dynamic_update_slice(keys_LBHMK, key_BH1K[None], start)
+            values_LBHMK = jax.lax.dynamic_update_slice(values_LBHMK, value_BH1K[None], start)
+            memory = keys_LBHMK[i], values_LBHMK[i]
+            x_B1D = x_B1D + layer.self_attention(y_B1D, memory, mask=mask, bias_HQM=bias_HM[:, None, :])
+            x_B1D = layer.after_self_attention(x_B1D, (cross_key, cross_value), cross_mask, [None] * 4)
+            return (x_B1D, keys_LBHMK, values_LBHMK), None
+
+        carry = (self._embed(tokens_B[:, None], None), cache.key_LBHMK, cache.value_LBHMK)
+        layer_ids = jnp.arange(self.config.num_decoder_layers, dtype=jnp.int32)
+        scanned = (self.decoder_layers, cache.cross_key_LBHSK, cache.cross_value_LBHSK, layer_ids)
+        (x_B1D, keys_LBHMK, values_LBHMK), _ = jax.lax.scan(body, carry, scanned)
+        return self.decoder_norm(x_B1D)[:, 0], cache._replace(key_LBHMK=keys_LBHMK, value_LBHMK=values_LBHMK)
+
+
+def same_segment(query_ids_BQ: jax.Array, key_ids_BM: jax.Array) -> jax.Array:
+    """Attention mask [B, 1, Q, M], bool: pairs of one segment, id 0 (padding) excluded."""
+    query_B1Q1, key_B11M = query_ids_BQ[:, None, :, None], key_ids_BM[:, None, None, :]
+    return (query_B1Q1 == key_B11M) & (key_B11M != 0)

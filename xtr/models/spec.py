@@ -1,0 +1,169 @@
+"""One declarative spec a parameter: shape, logical axes, initialiser and its names in other layouts.
+
+A model's `param_specs(config)` returns a nested dict of `ParamSpec`; initialisation, sharding, optimizer factoring and
+every checkpoint layout follow from it. Parameters of a stack of layers carry a leading axis named 'layers'.
+"""
+
+import functools
+import hashlib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from xtr.errors import UserError
+
+LAYERS = "layers"
+Initializer = Callable[[jax.Array, tuple[int, ...], Any], jax.Array]
+
+
+@dataclass(frozen=True)
+class ParamSpec:
+    """What is known of one parameter before it exists.
+
+    Attributes:
+      shape: sizes, the layer count first where the parameter is stacked.
+      axes: logical axis names, one a dimension: 'layers', 'vocab', 'embed', 'joined_kv', 'mlp', 'heads',
+        'relpos_buckets'.
+      init: (key, shape, dtype) -> array.
+      t5x: name in a T5X checkpoint, with '{layer}' where stacked.
+      hf: name in a Hugging Face state dict, with '{layer}' where stacked.
+      hf_transpose: True where Hugging Face stores the transpose of one layer's matrix.
+      dtype: of the stored parameter.
+    """
+
+    shape: tuple[int, ...]
+    axes: tuple[str, ...]
+    init: Initializer
+    t5x: str
+    hf: str
+    hf_transpose: bool = False
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        if len(self.shape) != len(self.axes):
+            raise ValueError(f"{self.t5x}: shape {self.shape} and axes {self.axes} differ in rank")
+        if ("{layer}" in self.t5x) != self.stacked or LAYERS in self.axes[1:]:
+            raise ValueError(
+                f"{self.t5x}: stacked parameters, and they alone, have '{{layer}}' in the name, 'layers' first"
+            )
+
+    @property
+    def stacked(self) -> bool:
+        """Whether the first axis counts layers."""
+        return self.axes[:1] == (LAYERS,)
+
+    @property
+    def layer_shape(self) -> tuple[int, ...]:
+        """Shape of one layer's array (the whole shape where not stacked)."""
+        return self.shape[1:] if self.stacked else self.shape
+
+    def layer_names(self, name: str) -> list[str]:
+        """Expands a name template: one name a layer where stacked, else the name itself."""
+        return [name.replace("{layer}", str(i)) for i in range(self.shape[0])] if self.stacked else [name]
+
+
+@functools.cache
+def variance_scaling(mode: str, distribution: str, *, stacked: bool = False, divide: float = 1.0) -> Initializer:
+    """Variance-scaling initialiser of scale 1 over the last two axes, divided by `divide`.
+
+    The layer axis takes no part in the fan. Cached, so that the specs of equal configs are equal.
+    """
+    base = jax.nn.initializers.variance_scaling(1.0, mode, distribution, batch_axis=(0,) if stacked else ())
+    return base if divide == 1.0 else lambda key, shape, dtype: base(key, shape, dtype) / jnp.asarray(divide, dtype)
+
+
+normal = jax.nn.initializers.normal(1.0)
+ones = jax.nn.initializers.ones
+
+
+def is_spec(x: Any) -> bool:
+    """Whether `x` is a leaf of a spec tree."""
+    return isinstance(x, ParamSpec)
+
+
+def map_specs(f: Callable[..., Any], specs: Any, *rest: Any) -> Any:
+    """Maps `f(spec, *leaves)` over a nested dict of specs and any trees of the same structure."""
+    return jax.tree.map(f, specs, *rest, is_leaf=is_spec)
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flattens a nested dict to {'a/b/c': leaf}, in sorted order of the paths' parts (the order of `jax.tree`)."""
+    flat: dict[str, Any] = {}
+    for name in sorted(tree):
+        value = tree[name]
+        flat |= flatten(value, f"{prefix}{name}/") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat
+
+
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `flatten`."""
+    tree: dict[str, Any] = {}
+    for path, value in flat.items():
+        *parents, leaf = path.split("/")
+        node = tree
+        for part in parents:
+            node = node.setdefault(part, {})
+        node[leaf] = value
+    return tree
+
+
+def init_params(specs: Any, key: jax.Array) -> Any:
+    """Draws every parameter, each with a key of its own path, so that adding one changes no other. Jit-able."""
+
+    def draw(path: str, spec: ParamSpec) -> jax.Array:
+        digest = int.from_bytes(hashlib.sha256(path.encode()).digest()[:4], "big")
+        return spec.init(jax.random.fold_in(key, digest), spec.shape, jnp.dtype(spec.dtype))
+
+    return unflatten({path: draw(path, spec) for path, spec in flatten(specs).items()})
+
+
+def abstract(specs: Any) -> Any:
+    """The parameters as `jax.ShapeDtypeStruct`s."""
+    return map_specs(lambda s: jax.ShapeDtypeStruct(s.shape, jnp.dtype(s.dtype)), specs)
+
+
+def count(specs: Any) -> int:
+    """Number of parameters (scalars)."""
+    return sum(math.prod(s.shape) for s in flatten(specs).values())
+
+
+def to_layers(specs: Any, params: Any) -> dict[str, Any]:
+    """Unstacks to T5X's layout: {T5X name: one layer's array}."""
+    arrays = flatten(params)
+    out: dict[str, Any] = {}
+    for path, spec in flatten(specs).items():
+        names = spec.layer_names(spec.t5x)
+        out |= dict(zip(names, arrays[path] if spec.stacked else [arrays[path]], strict=True))
+    return out
+
+
+def from_layers(specs: Any, arrays: Mapping[str, Any]) -> Any:
+    """Stacks {T5X name: one layer's array} to the nested parameters (NumPy stays NumPy).
+
+    Raises:
+      UserError: naming every array that is missing, not expected, or of another shape.
+    """
+    flat = flatten(specs)
+    expected = {name: spec.layer_shape for spec in flat.values() for name in spec.layer_names(spec.t5x)}
+    faults = [f"missing: {name} {shape}" for name, shape in expected.items() if name not in arrays]
+    faults += [f"not expected: {name} {tuple(np.shape(a))}" for name, a in arrays.items() if name not in expected]
+    faults += [
+        f"shape of {name}: {tuple(np.shape(arrays[name]))}, not {shape}"
+        for name, shape in expected.items()
+        if name in arrays and tuple(np.shape(arrays[name])) != shape
+    ]
+    if faults:
+        raise UserError("These arrays do not fit the model:\n  " + "\n  ".join(faults))
+
+    def gather(spec: ParamSpec) -> Any:
+        layers = [arrays[name] for name in spec.layer_names(spec.t5x)]
+        if not spec.stacked:
+            return layers[0]
+        return np.stack(layers) if all(isinstance(a, np.ndarray) for a in layers) else jnp.stack(layers)
+
+    return map_specs(gather, specs)

@@ -1,0 +1,146 @@
+"""Logical axis names -> mesh axes.
+
+Parameters and activations name their dimensions ('embed', 'mlp', 'batch', ...). Rules, a tuple of (logical name, mesh
+axis | tuple of mesh axes | None), say where each name is sharded. Two fall-backs keep every shape legal: a mesh axis is
+used once in an array (a later dimension that asks for it again stays replicated), and, where the shape is known, a
+dimension that its mesh axes do not divide stays replicated.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from xtr.errors import UserError, did_you_mean
+
+Rules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
+
+BATCH_AXES = ("replica", "fsdp")
+
+DEFAULT_RULES: Rules = (
+    ("batch", BATCH_AXES),
+    ("embed", "fsdp"),
+    ("joined_kv", "tensor"),
+    ("heads", "tensor"),
+    ("mlp", "tensor"),
+    ("vocab", "tensor"),
+    ("layers", None),
+    ("relpos_buckets", None),
+    ("kv", None),
+    ("length", None),
+)
+
+
+def _mesh_axes(name: str | None, rules: Rules) -> tuple[str, ...]:
+    if name is None:
+        return ()
+    table = dict(rules)
+    if name not in table:
+        raise UserError(f"No sharding rule for the logical axis {name!r}.{did_you_mean(name, table)}")
+    axes = table[name]
+    return () if axes is None else (axes,) if isinstance(axes, str) else tuple(axes)
+
+
+def partition_spec(
+    axes: tuple[str | None, ...],
+    rules: Rules = DEFAULT_RULES,
+    *,
+    mesh: Mesh | None = None,
+    shape: tuple[int, ...] | None = None,
+) -> PartitionSpec:
+    """The PartitionSpec of an array whose dimensions are named `axes`.
+
+    With `mesh` and `shape`, a dimension that does not divide by the product of its mesh axes falls back to replicated.
+    UserError for a name without a rule.
+    """
+    used: set[str] = set()
+    entries = []
+    for dimension, name in enumerate(axes):
+        mesh_axes = tuple(axis for axis in _mesh_axes(name, rules) if axis not in used)
+        if (
+            mesh is not None
+            and shape is not None
+            and shape[dimension] % math.prod(mesh.shape[axis] for axis in mesh_axes)
+        ):
+            mesh_axes = ()
+        used.update(mesh_axes)
+        entries.append(None if not mesh_axes else mesh_axes[0] if len(mesh_axes) == 1 else mesh_axes)
+    return PartitionSpec(*entries)
+
+
+def named_sharding(
+    mesh: Mesh, axes: tuple[str | None, ...], rules: Rules = DEFAULT_RULES, shape: tuple[int, ...] | None = None
+) -> NamedSharding:
+    """`partition_spec` on a mesh. Give `shape` for the divisibility fall-back."""
+    return NamedSharding(mesh, partition_spec(axes, rules, mesh=mesh, shape=shape))
+
+
+def tree_shardings(specs: Any, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> Any:
+    """The sharding of every leaf of a tree of specs (anything with `.shape` and `.axes`)."""
+    return jax.tree.map(
+        lambda spec: named_sharding(mesh, spec.axes, rules, spec.shape), specs, is_leaf=lambda x: hasattr(x, "axes")
+    )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of a value that every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The sharding of a batch: the leading dimension over ('replica', 'fsdp')."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def batch_shards(mesh: Mesh) -> int:
+    """Over how many devices the rows of a batch are spread; the global batch size must be a multiple of it."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
+def global_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Puts this process's rows of a batch on its devices and returns the global arrays ([rows of all processes,
+    ...])."""
+    sharding = batch_sharding(mesh)
+    if jax.process_count() == 1:
+        return jax.device_put(dict(batch), sharding)
+    return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}
+
+
+@functools.lru_cache(maxsize=64)
+def make_constrain(
+    mesh: Mesh, rules: Rules = DEFAULT_RULES
+) -> Callable[[jax.Array, tuple[str | None, ...]], jax.Array]:
+    """The hook `constrain(array, logical axes)` that a model calls on its activations and on a layer's weights.
+
+    The array is pinned to its rules. A model names a weight with None in the place of 'embed', which gathers it over
+    'fsdp' where it is used; the gradient of such a weight is pinned to the parameter's own sharding ('embed' again),
+    which makes its reduction a reduce-scatter. Writing the gather down matters: left to XLA, a product with an
+    fsdp-sharded weight becomes a windowed einsum, which costs far more matmul time on a TPU. On a mesh of one device
+    the hook does nothing.
+    """
+
+    def pin(x, axes):
+        return jax.lax.with_sharding_constraint(x, named_sharding(mesh, axes, rules, x.shape))
+
+    @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+    def gather(weight, axes):
+        return pin(weight, axes)
+
+    def gather_backward(axes, _, gradient):
+        return (pin(gradient, tuple("embed" if name is None else name for name in axes)),)
+
+    gather.defvjp(lambda weight, axes: (pin(weight, axes), None), gather_backward)
+
+    def constrain(x, axes):
+        axes = tuple(axes)
+        if mesh.size == 1:
+            return x
+        is_weight = not {"batch", "embed"} & set(axes) and jnp.issubdtype(x.dtype, jnp.floating)
+        return gather(x, axes) if is_weight else pin(x, axes)
+
+    return constrain

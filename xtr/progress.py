@@ -1,0 +1,67 @@
+"""Progress of long work: a bar on a terminal, one line a minute with an ETA elsewhere, on standard error."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+SECONDS_BETWEEN_LINES = 60.0
+
+
+class Reporter:
+    """Counts finished items of one piece of work. Use it through `progress`."""
+
+    def __init__(self, name: str, total: int, done: int = 0):
+        self.name, self.total, self.done = name, total, done
+        self.start, self.first = time.monotonic(), done
+        self.last_line = self.start
+        self.note = ""
+
+    def advance(self, n: int = 1, note: str = "") -> None:
+        self.done += n
+        self.note = note or self.note
+        self._show()
+
+    def line(self) -> str:
+        elapsed = time.monotonic() - self.start
+        rate = (self.done - self.first) / elapsed if elapsed > 0 else 0.0
+        eta = f"{(self.total - self.done) / rate:.0f} s left" if rate > 0 else "ETA unknown"
+        return f"{self.name}: {self.done}/{self.total}, {rate:.2f}/s, {eta}{', ' + self.note if self.note else ''}"
+
+    def _show(self) -> None:
+        now = time.monotonic()
+        if now - self.last_line >= SECONDS_BETWEEN_LINES:
+            self.last_line = now
+            print(self.line(), file=sys.stderr, flush=True)
+
+
+class _BarReporter(Reporter):
+    def __init__(self, name: str, total: int, done: int, bar: Progress):
+        super().__init__(name, total, done)
+        self.bar = bar
+        self.task = bar.add_task(name, total=total, completed=done, note="")
+
+    def _show(self) -> None:
+        self.bar.update(self.task, completed=self.done, note=self.note)
+
+
+@contextlib.contextmanager
+def progress(name: str, total: int, done: int = 0) -> Iterator[Reporter]:
+    """Shows the progress of `total` items, `done` of them already finished."""
+    if not sys.stderr.isatty():
+        yield Reporter(name, total, done)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        yield _BarReporter(name, total, done, bar)

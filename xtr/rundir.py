@@ -1,0 +1,136 @@
+"""The run directory: what a run was told, where it ran, and whether it is done. Every write is atomic."""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from xtr.errors import UserError
+
+DONE = "DONE"
+IDENTITY = "run.json"
+# Fields that say where a run's files lie or how fast it goes, not what it computes.
+PLACE_FIELDS = frozenset({"model_dir", "eval_output_dir", "cache_dir", "data_dir", "checkpoint", "use_cached_tasks"})
+
+
+def write_atomic(path: str | os.PathLike, data: str | bytes) -> None:
+    """Writes a file so that a reader sees all of it or none of it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with os.fdopen(handle, "wb") as out:
+        out.write(data.encode() if isinstance(data, str) else data)
+    os.replace(name, path)
+
+
+def plain(value: Any) -> Any:
+    """A dataclass (or nest of containers) as plain JSON values, field order kept."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return value if isinstance(value, str | int | float | bool | type(None)) else str(value)
+
+
+def identity(run: Any, **more: Any) -> dict[str, Any]:
+    """What a run computes, as JSON: its fields without those that only say where and how fast, plus `more`."""
+    facts = {k: v for k, v in plain(run).items() if k not in PLACE_FIELDS}
+    return {**facts, **plain(more)}
+
+
+def digest(facts: Mapping[str, Any]) -> str:
+    """The content address of an identity: 16 hexadecimal digits of its canonical JSON's SHA-256."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """The fields in which two identities differ, as 'name: old -> new'."""
+    out = []
+    for key in sorted(set(old) | set(new)):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            out += difference(a, b, f"{prefix}{key}.")
+        elif a != b:
+            out.append(f"{prefix}{key}: {a!r} -> {b!r}")
+    return out
+
+
+def git_revision() -> str | None:
+    """The revision of the source checkout that xtr runs from, with '+' where it holds uncommitted changes."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+
+    def git(*args):
+        return subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True, check=False).stdout.strip()
+
+    revision = git("rev-parse", "--short=12", "HEAD")
+    return revision + ("+" if git("status", "--porcelain", "--untracked-files=no") else "") if revision else None
+
+
+def environment() -> dict[str, Any]:
+    """Versions, devices and the code revision of this process."""
+    import jax
+
+    packages = ("xtr", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "seqio", "numpy")
+    versions = {}
+    for name in packages:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = None
+    devices = jax.devices()
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": versions,
+        "git_revision": git_revision(),
+        "command": sys.argv,
+        "devices": {"kind": devices[0].device_kind, "count": len(devices), "processes": jax.process_count()},
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def open_run(directory: str | os.PathLike, facts: Mapping[str, Any], gin_texts: Mapping[str, str]) -> bool:
+    """Prepares a run directory and says whether the run in it is already done.
+
+    Raises:
+      UserError: the directory holds a run with another identity; the message lists the differences.
+    """
+    directory = Path(directory)
+    known = directory / IDENTITY
+    if known.exists():
+        changes = difference(json.loads(known.read_text()), json.loads(json.dumps(facts)))
+        if changes:
+            raise UserError(
+                f"{directory} holds another run; choose a new MODEL_DIR or set these back: " + "; ".join(changes[:8])
+            )
+        if (directory / DONE).exists():
+            return True
+    else:
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, text in gin_texts.items():
+            write_atomic(directory / name, text)
+        write_atomic(directory / "environment.json", json.dumps(environment(), indent=2) + "\n")
+        write_atomic(known, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+    return False
+
+
+def mark_done(directory: str | os.PathLike, summary: Mapping[str, Any]) -> None:
+    write_atomic(Path(directory) / DONE, json.dumps(summary, indent=1) + "\n")
+
+
+def done_summary(directory: str | os.PathLike) -> dict[str, Any] | None:
+    path = Path(directory) / DONE
+    return json.loads(path.read_text()) if path.exists() else None

@@ -1,0 +1,477 @@
+"""The transfer table: what each intermediate task does to each target, with intervals.
+
+    rows, predictions ──build()──> TransferTable: one Cell for (model, intermediate, target, view)
+
+A view is a language code, `ZERO_SHOT` (mean over all languages but English: the headline), or `GAP` (English minus
+that mean). Averages over targets are cells too, under the targets in `AVERAGES`; the mean over the intermediates is a
+cell under the intermediate `POOLED`. Models are never averaged or pooled.
+"""
+
+import dataclasses
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from xtr.errors import DataError, UserError
+from xtr.evaluate.results import ContributionKey
+from xtr.study.statistics import Estimate, estimate, example_draws, holm, seed_weights
+
+NONE, POOLED = "none", "mean of intermediates"
+ENGLISH, ZERO_SHOT, GAP = "en", "zero-shot", "English gap"
+AVERAGE, WITHOUT_RETRIEVAL, WITHOUT_OVERLAPS = "average", "average without retrieval", "average without overlaps"
+AVERAGES = (AVERAGE, WITHOUT_RETRIEVAL, WITHOUT_OVERLAPS)
+RETRIEVAL = frozenset({"tatoeba", "bucc2018", "lareqa", "mewslix"})
+SIGNIFICANCE = 0.05
+
+# Intermediate tasks whose training data is (part of) the target's own: their gain is not transfer between tasks.
+_SQUAD_TARGETS = ("xquad", "mlqa", "lareqa")
+OVERLAPS: Mapping[str, Sequence[str]] = {
+    "mnli": ("xnli",),
+    "squad": _SQUAD_TARGETS,
+    "squad_v1": _SQUAD_TARGETS,
+    "squad_v2": _SQUAD_TARGETS,
+    "nli_qa": ("xnli", *_SQUAD_TARGETS),
+}
+
+
+@dataclass(frozen=True)
+class Model:
+    """One pretrained model of the study."""
+
+    family: str
+    name: str
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the transfer table. Scores are percentages; gains and gaps are percentage points.
+
+    Attributes:
+      model: whose.
+      intermediate: intermediate task, `NONE`, or `POOLED`.
+      target: target task, or one of `AVERAGES`.
+      view: language code, `ZERO_SHOT` or `GAP`.
+      score: the score (for `GAP`: English minus zero-shot mean).
+      gain: score minus that of `NONE`, paired by seed and example; None for `NONE`, or without a baseline.
+      chance: score of guessing, where known.
+      missing: expected languages (for an average: targets) that are not in it.
+      overlap: the intermediate's training data is part of the target's.
+      p_adjusted: Holm-adjusted p-value of the gain among all (intermediate, target) pairs of this model; zero-shot
+        cells of single targets only.
+    """
+
+    model: Model
+    intermediate: str
+    target: str
+    view: str
+    score: Estimate
+    gain: Estimate | None
+    chance: float | None
+    missing: tuple[str, ...]
+    overlap: bool
+    p_adjusted: float | None = None
+
+    @property
+    def significant(self) -> bool:
+        """Whether the gain differs from 0 after Holm's correction."""
+        return self.p_adjusted is not None and self.p_adjusted < SIGNIFICANCE
+
+    @property
+    def against_chance(self) -> str | None:
+        """'above', 'below', or 'not distinguishable' by the score's interval; None where chance is not known."""
+        if self.chance is None:
+            return None
+        if not self.score.excludes(self.chance):
+            return "not distinguishable"
+        return "above" if self.score.value > self.chance else "below"
+
+
+@dataclass(frozen=True)
+class TransferTable:
+    """All cells of a study.
+
+    Attributes:
+      cells: in the order models, intermediates, targets, views.
+      models: smallest first within a family.
+      intermediates: `NONE` first; without `POOLED`.
+      targets: without the averages.
+      languages: expected languages of each target.
+      metrics: the metrics whose mean is the score, by target.
+      problems: what is missing or does not fit, in sentences.
+      confidence, resamples: of the intervals.
+    """
+
+    cells: tuple[Cell, ...]
+    models: tuple[Model, ...]
+    intermediates: tuple[str, ...]
+    targets: tuple[str, ...]
+    languages: Mapping[str, tuple[str, ...]]
+    metrics: Mapping[str, tuple[str, ...]]
+    problems: tuple[str, ...]
+    confidence: float
+    resamples: int
+
+    def cell(self, model: Model, intermediate: str, target: str, view: str = ZERO_SHOT) -> Cell | None:
+        """The cell, or None where there is no result."""
+        return self._index.get((model, intermediate, target, view))
+
+    def __post_init__(self):
+        index = {(c.model, c.intermediate, c.target, c.view): c for c in self.cells}
+        object.__setattr__(self, "_index", index)
+
+    def averages(self) -> tuple[str, ...]:
+        """Those of `AVERAGES` that have cells, in their order."""
+        present = {cell.target for cell in self.cells}
+        return tuple(name for name in AVERAGES if name in present)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One line a cell, flat columns: what a spreadsheet wants."""
+        lines = []
+        for cell in self.cells:
+            line = {
+                **{"family": cell.model.family, "model": cell.model.name, "parameters": cell.model.parameters},
+                **{"intermediate": cell.intermediate, "target": cell.target, "view": cell.view},
+            }
+            for name, number in (("score", cell.score), ("gain", cell.gain)):
+                for field, column in (("value", name), ("low", f"{name}_low"), ("high", f"{name}_high")):
+                    line[column] = getattr(number, field) if number else np.nan
+                line[f"{name}_seeds"] = number.seeds if number else 0
+            line |= {"examples": cell.score.examples, "p_adjusted": cell.p_adjusted, "chance": cell.chance}
+            line |= {"against_chance": cell.against_chance, "overlap": cell.overlap}
+            lines.append(line | {"missing": " ".join(cell.missing)})
+        return pd.DataFrame(lines)
+
+
+def build(
+    rows: pd.DataFrame,
+    load_contributions: Callable[[ContributionKey], Mapping[str, float]],
+    expected_languages: Mapping[str, Sequence[str]],
+    chance: Mapping[str, float | Mapping[str, float]] | None = None,
+    overlaps: Mapping[str, Sequence[str]] = OVERLAPS,
+    resamples: int = 2000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> TransferTable:
+    """Builds the transfer table.
+
+    The score of a target is its accuracy, or (EM + F1) / 2 for question answering; other metrics of the rows are left
+    aside. Of several steps of one run the last counts, of several splits the test split. A gain is taken over the
+    seeds that both sides have. Rows of one run under several seeds (a checkpoint that no seed went into) count once.
+
+    Args:
+      rows: results with the columns of `ResultRow`, one run for each (model, intermediate, target, language, seed):
+        the final evaluations of the study. Rows of targets that are not expected are left aside.
+      load_contributions: gives {example id: contribution 0..100} for a key; `ResultStore.contributions` does.
+      expected_languages: target -> languages that ought to be there; a mean over fewer says so.
+      chance: target -> score of guessing in percent, the same for all languages or for each.
+      overlaps: intermediate -> targets whose training data it contains.
+      resamples, seed, confidence: of the bootstrap.
+
+    Raises:
+      UserError: no row belongs to an expected target; no score is defined for a target's metrics.
+      DataError: two runs for one place; predictions that do not belong to their row, or that cover different examples.
+    """
+    rows = rows[rows["target"].isin(list(expected_languages))]
+    if rows.empty:
+        raise UserError(f"no results for {', '.join(expected_languages)}: nothing to make a table of")
+    problems: list[str] = []
+    targets = [target for target in expected_languages if (rows["target"] == target).any()]
+    problems += [f"{target}: no results at all" for target in expected_languages if target not in targets]
+    metrics = {target: _score_metrics(target, set(rows[rows["target"] == target]["metric"])) for target in targets}
+    keys = ["family", "model", "parameters"]
+    models = [Model(str(f), str(m), int(p)) for f, m, p in rows[keys].drop_duplicates().itertuples(index=False)]
+    models.sort(key=lambda model: (model.family, model.parameters, model.name))
+    found = list(dict.fromkeys(rows["intermediate"]))
+    intermediates = [NONE] * (NONE in found) + [name for name in found if name != NONE]
+    cells: list[Cell] = []
+    for model in models:
+        mine = rows[(rows["model"] == model.name) & (rows["family"] == model.family)]
+        mine = mine[mine["parameters"] == model.parameters]
+        panels = {}
+        for target in targets:
+            of_target = mine[mine["target"] == target]
+            if of_target.empty:
+                problems.append(f"{model.name}: no results for {target}")
+                continue
+            panels[target] = _load(of_target, load_contributions, metrics[target], expected_languages[target])
+            panels[target].resample(resamples, seed)
+        maker = _Maker(model, panels, expected_languages, chance or {}, overlaps, resamples, seed, confidence, problems)
+        cells += maker.cells([name for name in intermediates if (mine["intermediate"] == name).any()])
+        absent = [name for name in intermediates if not (mine["intermediate"] == name).any()]
+        problems += [f"{model.name}: no results for the intermediate {name}" for name in absent]
+    if NONE not in found:
+        problems.append(f"no results without an intermediate task ({NONE!r}): gains cannot be computed")
+    return TransferTable(
+        cells=tuple(cells),
+        models=tuple(models),
+        intermediates=tuple(intermediates),
+        targets=tuple(targets),
+        languages={target: tuple(expected_languages[target]) for target in targets},
+        metrics=metrics,
+        problems=tuple(dict.fromkeys(problems)),
+        confidence=confidence,
+        resamples=resamples,
+    )
+
+
+def _score_metrics(target: str, found: set[str]) -> tuple[str, ...]:
+    for choice in (("em", "f1"), ("accuracy",)):
+        if found.issuperset(choice):
+            return choice
+    if len(found) == 1:
+        return tuple(found)
+    raise UserError(f"{target}: cannot tell its score from the metrics {', '.join(sorted(found))}")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Data: all contributions of one model and target
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Panel:
+    """Contributions of one model and target.
+
+    Attributes:
+      target: its name.
+      ids: language -> example ids, in the order of the values.
+      values: language -> [K, N] contributions; one row a distinct run.
+      column: language -> (intermediate, seed) -> row of `values`.
+      draws: language -> [R, K] means over resampled examples.
+    """
+
+    target: str
+    ids: dict[str, tuple[str, ...]]
+    values: dict[str, np.ndarray]
+    column: dict[str, dict[tuple[str, int], int]]
+    draws: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    def resample(self, resamples: int, seed: int) -> None:
+        """Resamples examples; languages with the same ids (translations of one test set) share their draw."""
+        for language, values_KN in self.values.items():
+            group = zlib.crc32("\n".join((self.target, *self.ids[language])).encode())
+            self.draws[language] = example_draws(values_KN, resamples, np.random.default_rng([seed, group]))
+
+    def languages(self, intermediate: str) -> set[str]:
+        return {lang for lang, column in self.column.items() if any(name == intermediate for name, _ in column)}
+
+
+def _load(rows: pd.DataFrame, load_contributions, metrics: tuple[str, ...], languages: Sequence[str]) -> _Panel:
+    target = str(rows["target"].iloc[0])
+    rows = rows[rows["metric"].isin(metrics) & rows["language"].isin(list(languages))]
+    splits = set(rows["split"])
+    if len(splits) > 1:
+        if "test" not in splits:
+            raise UserError(f"{target}: results on {', '.join(sorted(splits))}; pass the rows of one split")
+        rows = rows[rows["split"] == "test"]
+    panel = _Panel(target, {}, {}, {})
+    for language, of_language in rows.groupby("language", sort=False):
+        vectors: dict[str, np.ndarray] = {}  # by run, so that a run under several seeds is loaded once
+        column: dict[tuple[str, int], int] = {}
+        for (intermediate, seed), group in of_language.groupby(["intermediate", "seed"], sort=False):
+            runs = list(dict.fromkeys(group["run_id"]))
+            if len(runs) > 1:
+                raise DataError(
+                    f"{target}.{language}, intermediate {intermediate}, seed {seed}: two runs, {runs[0]} and {runs[1]}"
+                )
+            if runs[0] not in vectors:
+                last = group[group["step"] == group["step"].max()]
+                if set(last["metric"]) != set(metrics):
+                    raise DataError(f"{target}.{language}, run {runs[0]}: needs {' and '.join(metrics)} of one step")
+                vectors[runs[0]] = _vector(last, load_contributions, panel.ids, str(language))
+            column[str(intermediate), int(seed)] = list(vectors).index(runs[0])
+        panel.values[str(language)] = np.stack(list(vectors.values()))
+        panel.column[str(language)] = column
+    return panel
+
+
+def _vector(rows: pd.DataFrame, load_contributions, ids: dict[str, tuple[str, ...]], language: str) -> np.ndarray:
+    """[N] contributions of one run, averaged over the score's metrics, after comparing them with the rows."""
+    total_N = np.zeros(0)
+    for row in rows.itertuples():
+        where = f"run {row.run_id}, {row.target}.{row.language}.{row.split}, {row.metric}"
+        by_id = load_contributions(ContributionKey(row.run_id, row.target, row.language, row.split, row.metric))
+        known = ids.setdefault(language, tuple(sorted(by_id)))
+        if not by_id or set(by_id) != set(known):
+            raise DataError(
+                f"{where}: {len(by_id)} predictions for other examples than the {len(known)} of the first run:"
+                " evaluate all runs on the same examples"
+            )
+        values_N = np.array([by_id[i] for i in known])
+        if abs(values_N.mean() - row.value) > 1e-3:
+            raise DataError(
+                f"{where}: the row says {row.value:.4f}, its predictions {values_N.mean():.4f}: they come from"
+                " different evaluations; evaluate this run again"
+            )
+        total_N = values_N / len(rows) + (total_N if total_N.size else 0)
+    return total_N
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Cells: every one of them is a weighted sum of language means
+# ---------------------------------------------------------------------------------------------------------------------
+
+_Terms = list[tuple[_Panel, str, float]]  # (target, language, weight)
+_Sides = list[tuple[str, float]]  # (intermediate, weight)
+
+
+@dataclass
+class _Maker:
+    model: Model
+    panels: dict[str, _Panel]
+    expected: Mapping[str, Sequence[str]]
+    chance: Mapping[str, float | Mapping[str, float]]
+    overlaps: Mapping[str, Sequence[str]]
+    resamples: int
+    seed: int
+    confidence: float
+    problems: list[str]
+
+    def cells(self, intermediates: list[str]) -> list[Cell]:
+        """All cells of one model."""
+        cells = []
+        most = max((len(self._seeds([(p, lang, 1.0)], [(name, 1.0)])) for p in self.panels.values()
+                    for lang in p.column for name in intermediates), default=0)  # fmt: skip
+        for intermediate in intermediates:
+            for panel in self.panels.values():
+                cells += self._of_target(intermediate, panel, most)
+            cells += self._averages([intermediate])
+        trained = [name for name in intermediates if name != NONE]
+        if len(trained) > 1:
+            cells += [dataclasses.replace(c, intermediate=POOLED) for c in self._averages(trained)]
+        single = [i for i, c in enumerate(cells) if c.view == ZERO_SHOT and c.target in self.panels and c.gain]
+        for i, p in zip(single, holm([cells[i].gain.p_value for i in single]), strict=True):
+            cells[i] = dataclasses.replace(cells[i], p_adjusted=float(p))
+        return cells
+
+    def _of_target(self, intermediate: str, panel: _Panel, most: int) -> list[Cell]:
+        target, expected = panel.target, list(self.expected[panel.target])
+        have = [language for language in expected if language in panel.languages(intermediate)]
+        absent = tuple(language for language in expected if language not in have)
+        place = f"{self.model.name}, {intermediate} -> {target}"
+        if not have:
+            self.problems.append(f"{place}: no results")
+            return []
+        if absent:
+            self.problems.append(f"{place}: no results in {', '.join(absent)}")
+        foreign = [language for language in have if language != ENGLISH]
+        views = [(language, [(panel, language, 1.0)], ()) for language in have]
+        if foreign:
+            mean = [(panel, language, 1 / len(foreign)) for language in foreign]
+            short = tuple(language for language in absent if language != ENGLISH)
+            views.insert(0, (ZERO_SHOT, mean, short))
+            if ENGLISH in have:
+                views.append((GAP, [(panel, ENGLISH, 1.0), *((p, lang, -w) for p, lang, w in mean)], short))
+        cells = []
+        for view, terms, missing in views:
+            cell = self._cell([intermediate], target, view, terms, missing)
+            if cell:
+                cells.append(cell)
+        seeds = {seed for language in have for name, seed in panel.column[language] if name == intermediate}
+        if len(seeds) < most and len(self._seeds(views[0][1], [(intermediate, 1.0)])) < len(seeds):
+            self.problems.append(f"{place}: the languages do not have the same seeds; means use those that all have")
+        elif len(seeds) < most:
+            self.problems.append(f"{place}: {len(seeds)} of {most} seeds")
+        return cells
+
+    def _averages(self, intermediates: list[str]) -> list[Cell]:
+        """Means over targets of the zero-shot mean (over `intermediates` too, where there are several)."""
+        cells = []
+        overlapping = {target for name in intermediates for target in self.overlaps.get(name, ())}
+        choices = {
+            AVERAGE: list(self.panels),
+            WITHOUT_RETRIEVAL: [t for t in self.panels if t not in RETRIEVAL],
+            WITHOUT_OVERLAPS: [t for t in self.panels if t not in overlapping],
+        }
+        for name, targets in choices.items():
+            if len(targets) < 2 or (name != AVERAGE and len(targets) == len(self.panels)):
+                continue  # it would repeat a column
+            terms: _Terms = []
+            missing = []
+            for target in targets:
+                panel = self.panels[target]
+                have = set.intersection(*(panel.languages(i) for i in intermediates))
+                have = [lang for lang in self.expected[target] if lang in have and lang != ENGLISH]
+                if not have:
+                    missing.append(target)
+                terms += [(panel, language, 1 / len(have)) for language in have]
+            present = len(targets) - len(missing)
+            terms = [(panel, language, weight / present) for panel, language, weight in terms]
+            cell = self._cell(intermediates, name, ZERO_SHOT, terms, tuple(missing)) if terms else None
+            if cell:
+                cells.append(cell)
+        return cells
+
+    def _cell(self, intermediates: list[str], target: str, view: str, terms: _Terms, missing) -> Cell | None:
+        sides: _Sides = [(name, 1 / len(intermediates)) for name in intermediates]
+        score = self._estimate(terms, sides)
+        if score is None:
+            self.problems.append(f"{self.model.name}, {', '.join(intermediates)} -> {target} ({view}): no common seed")
+            return None
+        gain = None
+        if intermediates != [NONE]:
+            paired = [term for term in terms if term[1] in term[0].languages(NONE)]
+            if len(paired) == len(terms):
+                gain = self._estimate(terms, [*sides, (NONE, -1.0)])
+            if gain is None:
+                self.problems.append(f"{self.model.name}, {', '.join(intermediates)} -> {target} ({view}): no baseline")
+            elif gain.seeds < score.seeds:
+                self.problems.append(
+                    f"{self.model.name}, {', '.join(intermediates)} -> {target} ({view}): the gain is over"
+                    f" {gain.seeds} of {score.seeds} seeds, those that the baseline has"
+                )
+        return Cell(
+            model=self.model,
+            intermediate=intermediates[0],
+            target=target,
+            view=view,
+            score=score,
+            gain=gain,
+            chance=self._chance(target, view, terms),
+            missing=missing,
+            overlap=any(target in self.overlaps.get(name, ()) for name in intermediates),
+        )
+
+    def _chance(self, target: str, view: str, terms: _Terms) -> float | None:
+        chance = self.chance.get(target)
+        if chance is None or view == GAP:
+            return None
+        if not isinstance(chance, Mapping):
+            return float(chance)
+        if any(language not in chance for _, language, _ in terms):
+            return None
+        return float(sum(weight * chance[language] for _, language, weight in terms))
+
+    def _seeds(self, terms: _Terms, sides: _Sides) -> list[int]:
+        """Seeds that every language and side has; of seeds that name the same runs everywhere only the first."""
+        common = None
+        for panel, language, _ in terms:
+            for name, _ in sides:
+                seeds = {s for i, s in panel.column[language] if i == name}
+                common = seeds if common is None else common & seeds
+        distinct = {}
+        for s in sorted(common or ()):
+            runs = tuple(panel.column[language][name, s] for panel, language, _ in terms for name, _ in sides)
+            distinct.setdefault(runs, s)
+        return list(distinct.values())
+
+    def _estimate(self, terms: _Terms, sides: _Sides) -> Estimate | None:
+        seeds = self._seeds(terms, sides)
+        if not seeds:
+            return None
+        value_S = np.zeros(len(seeds))
+        draws_RS = np.zeros((self.resamples, len(seeds)))
+        for panel, language, weight in terms:
+            for name, sign in sides:
+                rows_S = [panel.column[language][name, s] for s in seeds]
+                value_S += weight * sign * panel.values[language][rows_S].mean(axis=1)
+                draws_RS += weight * sign * panel.draws[language][:, rows_S]
+        # One draw of seeds for all languages and targets: a seed names one chain of trainings.
+        rng = np.random.default_rng([self.seed, len(seeds)])
+        examples = sum(len(panel.ids[language]) for panel, language, _ in terms)
+        weights_RS = seed_weights(len(seeds), self.resamples, rng)
+        return estimate(value_S, draws_RS, weights_RS, examples, self.confidence)

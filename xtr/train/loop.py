@@ -1,0 +1,236 @@
+"""The training run, top to bottom: directory, data, state, steps, end. A killed run goes on to the same bits."""
+
+import dataclasses
+import os
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from xtr import rundir
+from xtr.checkpoints import load
+from xtr.checkpoints.manager import CheckpointManager
+from xtr.data.cache import ensure_cached
+from xtr.data.pipeline import TrainData, train_batches
+from xtr.data.vocabulary import SentencePieceVocabulary
+from xtr.errors import Preempted, UserError
+from xtr.models import mt5
+from xtr.parallel.mesh import make_mesh
+from xtr.parallel.sharding import DEFAULT_RULES, batch_sharding
+from xtr.progress import progress
+from xtr.tensorboard import ScalarWriter
+from xtr.train import schedules
+from xtr.train.run import TrainRun
+from xtr.train.step import TrainOptions, abstract_state, init_state, make_eval_step, make_train_step
+
+LOG_PERIOD = 10  # steps whose metrics are fetched together, so that the device never waits for the host
+# The released mT5 checkpoints carry second moments of a loss divided by batch x target length of pretraining
+# (T5X docs/usage/finetune.md), so a run that goes on with those moments divides by the same number.
+MT5_PRETRAINING_NORMALIZER = 1024 * 229
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+    """Where a finished run's last checkpoint is and what it cost; `reused` when the run was done before."""
+
+    checkpoint: str
+    steps: int
+    seconds: float
+    reused: bool
+
+
+class _StopSignal:
+    """Remembers a SIGTERM until the next safe moment."""
+
+    def __init__(self):
+        self.received = False
+        self._previous = None
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGTERM, self._receive)
+        return self
+
+    def _receive(self, signum, frame):
+        self.received = True
+
+    def __exit__(self, *exc):
+        if self._previous is not None:
+            signal.signal(signal.SIGTERM, self._previous)
+
+
+def check_vocabulary(path: str, vocab_size: int) -> SentencePieceVocabulary:
+    """Opens a vocabulary and checks that its pieces fit an embedding of `vocab_size` rows."""
+    vocabulary = SentencePieceVocabulary(path)
+    if vocabulary.size > vocab_size:
+        raise UserError(
+            f"the vocabulary {path} has {vocabulary.size} pieces, more than the {vocab_size} rows of the model's"
+            " embedding: set mt5.MT5Config.vocab_size (VOCAB_SIZE) or choose another VOCABULARY_PATH."
+        )
+    return vocabulary
+
+
+def checkpoint_path(model_dir: str | os.PathLike, step: int) -> str:
+    return str(Path(model_dir) / "checkpoints" / str(step))
+
+
+def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainResult:
+    """Runs (or goes on with, or recognises as done) one training run.
+
+    Args:
+      run: what to train.
+      gin_texts: file name -> text of the configuration, kept in the run directory.
+
+    Raises:
+      UserError: a configuration that cannot work; raised before any computing.
+      Preempted: after SIGTERM, once a checkpoint is saved.
+    """
+    started = time.monotonic()
+    # ------------------------------------------------------------------------------------------------------- directory
+    if rundir.open_run(run.model_dir, rundir.identity(run), gin_texts or {}):
+        return TrainResult(checkpoint_path(run.model_dir, run.train_steps), run.train_steps, 0.0, reused=True)
+
+    # ------------------------------------------------------------------------------------------------------------ data
+    vocabulary = check_vocabulary(run.vocabulary_path, run.model.vocab_size)
+    cache_dir = run.cache_dir if run.use_cached_tasks else str(Path(run.model_dir) / "cache")
+    tasks = ensure_cached(
+        [run.mixture_or_task_name],
+        task_modules=run.task_modules,
+        vocabulary_path=run.vocabulary_path,
+        data_dir=run.data_dir,
+        cache_dir=cache_dir,
+    )[run.mixture_or_task_name]
+    data = TrainData(
+        tasks=tuple(tasks),
+        lengths=tuple(run.task_feature_lengths.items()),
+        batch_size=run.batch_size,
+        seed=run.random_seed,
+        pack=run.pack,
+        objective=run.objective,
+        vocabulary=vocabulary,
+    )
+
+    # ----------------------------------------------------------------------------------------------------------- state
+    # In this order: a checkpoint of this very run, else the initial checkpoint, else from scratch.
+    mesh = make_mesh(run.mesh)
+    specs = mt5.param_specs(run.model)
+    checkpoints = CheckpointManager(Path(run.model_dir) / "checkpoints", keep=run.checkpoint.keep)
+    options = TrainOptions(
+        z_loss=run.z_loss,
+        label_smoothing=run.label_smoothing,
+        loss_normalizing_factor=None,
+        microbatches=run.num_microbatches,
+        adafactor=run.optimizer,
+    )
+    origin = None
+    if run.initial_checkpoint_path:
+        origin = load.inspect(run.initial_checkpoint_path)
+    normalizer = run.loss_normalizing_factor
+    if normalizer == "auto":
+        normalizer = MT5_PRETRAINING_NORMALIZER if origin and origin.has_slots else "NUM_REAL_TARGET_TOKENS"
+    options = dataclasses.replace(options, loss_normalizing_factor=normalizer)
+
+    step = checkpoints.latest_step()
+    data_state = None
+    if step is not None:
+        state, extras = checkpoints.restore(step, abstract_state(specs, options, mesh, DEFAULT_RULES))
+        data_state = extras["data"]
+    else:
+        step = 0
+        state = init_state(specs, options, mesh, DEFAULT_RULES, jax.random.key(run.random_seed))
+        if origin:
+            state = load.initial_state(run.initial_checkpoint_path, specs, state)
+
+    # ----------------------------------------------------------------------------------------------------------- steps
+    train_step = make_train_step(run.model, options, mesh, DEFAULT_RULES)
+    key = jax.random.key(run.random_seed) if run.model.dropout_rate else None
+    process, processes = jax.process_index(), jax.process_count()
+    batches = train_batches(data, process_index=process, process_count=processes, start_state=data_state)
+    sharding = batch_sharding(mesh)
+    writer = ScalarWriter(Path(run.model_dir) / "tensorboard" / "train") if process == 0 else None
+    pending: list[tuple[int, float, dict]] = []
+    waited, logged_at = 0.0, time.monotonic()
+
+    def flush() -> str:
+        """Fetches the metrics of the steps since the last flush; returns a note for the progress line."""
+        nonlocal waited, logged_at
+        if not pending:
+            return ""
+        fetched = jax.device_get([metrics for _, _, metrics in pending])
+        seconds = time.monotonic() - logged_at
+        for (at, rate, _), metrics in zip(pending, fetched, strict=True):
+            scalars = per_token(metrics) | {"learning_rate": rate}
+            if writer:
+                writer.scalars(at, scalars)
+        tokens = float(sum(m["weight"] for m in fetched))
+        if writer:
+            timing = {"target_tokens_per_second": tokens / seconds, "data_wait_share": waited / seconds}
+            writer.scalars(pending[-1][0], {f"timing/{name}": value for name, value in timing.items()})
+        pending.clear()
+        waited, logged_at = 0.0, time.monotonic()
+        return f"loss {scalars['loss']:.3f}"
+
+    name = f"train {run.mixture_or_task_name}"
+    with _StopSignal() as stop, progress(name, run.train_steps, step) as bar:
+        while step < run.train_steps:
+            asked = time.monotonic()
+            batch = {k: put_batch(v, sharding) for k, v in next(batches).items()}
+            waited += time.monotonic() - asked
+            rate = schedules.learning_rate(run.schedule, step)
+            dropout_key = None if key is None else jax.random.fold_in(key, step)
+            state, metrics = train_step(state, batch, dropout_key, np.float32(rate))
+            step += 1
+            pending.append((step, rate, metrics))
+            bar.advance(note=flush() if step % LOG_PERIOD == 0 or step == run.train_steps else "")
+            if run.eval_period and (step % run.eval_period == 0 or step == run.train_steps):
+                validate(run, data, state.params, mesh, writer, step)
+            last = step == run.train_steps
+            if last or stop.received or (run.checkpoint.period and step % run.checkpoint.period == 0):
+                checkpoints.save(step, state, {"data": batches.get_state(), "normalizer": normalizer})
+            if stop.received and not last:
+                checkpoints.wait()
+                raise Preempted(f"saved step {step} of {run.train_steps} in {run.model_dir}")
+
+    # ------------------------------------------------------------------------------------------------------------- end
+    checkpoints.wait()
+    checkpoints.close()
+    if writer:
+        writer.close()
+    seconds = time.monotonic() - started
+    summary = {"steps": step, "seconds": round(seconds, 3), "data": batches.stats(), "normalizer": normalizer}
+    if process == 0:
+        rundir.mark_done(run.model_dir, summary)
+    return TrainResult(checkpoint_path(run.model_dir, step), step, seconds, reused=False)
+
+
+def put_batch(array: np.ndarray, sharding: jax.sharding.NamedSharding) -> jax.Array:
+    """A host's part of a batch as an array over all devices."""
+    return jax.make_array_from_process_local_data(sharding, array)
+
+
+def per_token(metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Sums of a step as means over its target tokens (T5X's names where it has them)."""
+    weight = max(float(metrics["weight"]), 1.0)
+    out = {name: float(metrics[name]) / weight for name in ("loss", "z_loss", "accuracy") if name in metrics}
+    rest = {name: float(value) for name, value in metrics.items() if name in ("grad_norm", "skipped_updates", "weight")}
+    return out | rest
+
+
+def validate(run: TrainRun, data: TrainData, params, mesh, writer, step: int) -> dict[str, float]:
+    """Teacher-forced loss and accuracy on the first `eval_steps` batches of the validation split."""
+    spec = dataclasses.replace(data, split="validation", epochs=1, seed=0)
+    evaluate_step = make_eval_step(run.model, mesh, DEFAULT_RULES)
+    sums: dict[str, float] = {}
+    batches = train_batches(spec, process_index=jax.process_index(), process_count=jax.process_count())
+    for _, batch in zip(range(run.eval_steps), batches, strict=False):
+        metrics = jax.device_get(evaluate_step(params, {k: put_batch(v, batch_sharding(mesh)) for k, v in batch.items()}))
+        for name, value in metrics.items():
+            sums[name] = sums.get(name, 0.0) + float(value)
+    scalars = per_token(sums) if sums else {}
+    if writer:
+        writer.scalars(step, {f"validation/{name}": value for name, value in scalars.items()})
+    return scalars

@@ -1,0 +1,90 @@
+"""What one training run is: the dataclass that gin builds for `xtr train` and for every training stage of a study."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from xtr.errors import UserError
+from xtr.models.mt5 import MT5Config
+from xtr.parallel.mesh import MeshConfig
+from xtr.train.adafactor import AdafactorConfig
+from xtr.train.schedules import ScheduleConfig
+
+OBJECTIVES = ("seq2seq", "denoise")
+
+
+@dataclasses.dataclass(frozen=True)
+class SaveCheckpointConfig:
+    """When to save: every `period` steps (0: at the end alone), and how many checkpoints to `keep` (None: all)."""
+
+    period: int = 1000
+    keep: int | None = None
+
+    def __post_init__(self):
+        if self.period < 0 or (self.keep is not None and self.keep < 1):
+            raise UserError(f"checkpoints: period {self.period} and keep {self.keep} must not be negative or zero to keep.")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainRun:
+    """One training run, from an initial checkpoint (or from scratch) to `train_steps` further steps.
+
+    Attributes:
+      model: the network.
+      model_dir: the run directory; everything that the run writes lies below it.
+      mixture_or_task_name: a SeqIO mixture or task; its `train` split is trained on.
+      task_feature_lengths: tokens a packed row holds, e.g. {'inputs': 512, 'targets': 114}.
+      train_steps: optimizer steps of this run (a checkpoint's own steps do not count).
+      vocabulary_path: SentencePiece model; its pieces must fit the model's embedding.
+      batch_size: packed rows a step, over all devices and hosts.
+      initial_checkpoint_path: a run directory, one of its checkpoints, or a T5X checkpoint; None trains from scratch.
+      objective: 'seq2seq' (inputs -> targets) or 'denoise' (span corruption of a text mixture).
+      loss_normalizing_factor: T5X's; 'auto' follows the checkpoint's origin (see `train.loop`).
+      num_microbatches: parts that a batch's gradient is accumulated over.
+      eval_period: steps between teacher-forced evaluations on the `validation` split; 0 for none.
+      eval_steps: batches of such an evaluation.
+      use_cached_tasks: False tokenises afresh below `model_dir` instead of using `cache_dir`.
+      task_modules: modules or .py files that register the user's own SeqIO tasks.
+      data_dir: official files (default: $XTR_DATA_DIR).
+      cache_dir: tokenised tasks (default: $XTR_CACHE_DIR or ~/.cache/xtr).
+    """
+
+    model: MT5Config
+    model_dir: str
+    mixture_or_task_name: str
+    task_feature_lengths: Mapping[str, int]
+    train_steps: int
+    vocabulary_path: str
+    batch_size: int = 128
+    initial_checkpoint_path: str | None = None
+    objective: str = "seq2seq"
+    loss_normalizing_factor: float | str | None = "auto"
+    z_loss: float = 1e-4
+    label_smoothing: float = 0.0
+    num_microbatches: int = 1
+    random_seed: int = 0
+    pack: bool = True
+    eval_period: int = 0
+    eval_steps: int = 20
+    use_cached_tasks: bool = True
+    schedule: ScheduleConfig = ScheduleConfig()
+    optimizer: AdafactorConfig = AdafactorConfig()
+    checkpoint: SaveCheckpointConfig = SaveCheckpointConfig()
+    mesh: MeshConfig = MeshConfig()
+    task_modules: tuple[str, ...] = ()
+    data_dir: str | None = None
+    cache_dir: str | None = None
+
+    def __post_init__(self):
+        if self.objective not in OBJECTIVES:
+            raise UserError(f"train.objective is {self.objective!r}; it must be one of {', '.join(OBJECTIVES)}.")
+        for name in ("train_steps", "batch_size", "num_microbatches"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise UserError(f"train.{name} is {value!r}; it must be a positive whole number.")
+        lengths = self.task_feature_lengths
+        if set(lengths) != {"inputs", "targets"} or not all(isinstance(n, int) and n > 0 for n in lengths.values()):
+            raise UserError(
+                f"TASK_FEATURE_LENGTHS is {lengths!r}; it must be like {{'inputs': 512, 'targets': 114}}."
+            )
+        if self.batch_size % self.num_microbatches:
+            raise UserError(f"BATCH_SIZE {self.batch_size} does not divide into {self.num_microbatches} microbatches.")

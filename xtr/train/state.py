@@ -1,0 +1,93 @@
+"""What a training step takes and gives back: step, parameters and optimizer state, with their shapes and shardings."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from xtr.errors import UserError
+from xtr.models.spec import abstract, flatten, init_params, unflatten
+from xtr.parallel.sharding import Rules, replicated, tree_shardings
+from xtr.train import adafactor
+from xtr.train.adafactor import AdafactorConfig
+from xtr.train.objectives import check_normalizer
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainOptions:
+    """Settings of the loss, the optimizer and the accumulation.
+
+    Attributes:
+      z_loss: weight of logZ^2 in the loss.
+      label_smoothing: mass taken from the target, in [0, 1).
+      loss_normalizing_factor: None, a positive number, or a name of `objectives.NORMALIZERS`.
+      microbatches: into how many pieces a batch is cut to save memory; the result is that of the whole batch.
+      adafactor: the optimizer's settings.
+
+    Raises:
+      UserError: a value out of range.
+    """
+
+    z_loss: float = 1e-4
+    label_smoothing: float = 0.0
+    loss_normalizing_factor: float | str | None = None
+    microbatches: int = 1
+    adafactor: AdafactorConfig = AdafactorConfig()
+
+    def __post_init__(self):
+        object.__setattr__(self, "loss_normalizing_factor", check_normalizer(self.loss_normalizing_factor))
+        if self.microbatches < 1:
+            raise UserError(f"TrainOptions.microbatches must be at least 1, not {self.microbatches!r}.")
+        if not 0.0 <= self.label_smoothing < 1.0:
+            raise UserError(f"TrainOptions.label_smoothing must lie in [0, 1), not {self.label_smoothing!r}.")
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["step", "params", "opt_state"], meta_fields=[])
+@dataclasses.dataclass
+class TrainState:
+    """step: int32 scalar, batches consumed in this run; params: nested dict; opt_state: see `adafactor`."""
+
+    step: Any
+    params: Any
+    opt_state: Any
+
+
+def state_shardings(specs: Any, options: TrainOptions, mesh: Mesh, rules: Rules) -> TrainState:
+    """The sharding of every array of the state; second moments lie as their parameter does."""
+    return TrainState(
+        step=replicated(mesh),
+        params=tree_shardings(specs, mesh, rules),
+        opt_state=tree_shardings(adafactor.slot_specs(options.adafactor, specs), mesh, rules),
+    )
+
+
+def _start(specs: Any, options: TrainOptions, params: Any) -> TrainState:
+    return TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=adafactor.init(options.adafactor, specs))
+
+
+def abstract_state(specs: Any, options: TrainOptions, mesh: Mesh, rules: Rules) -> TrainState:
+    """Shapes, dtypes and shardings of the state, nothing allocated: what a checkpoint restore takes."""
+    shapes = jax.eval_shape(lambda params: _start(specs, options, params), abstract(specs))
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        shapes,
+        state_shardings(specs, options, mesh, rules),
+    )
+
+
+@functools.lru_cache(maxsize=32)
+def _initializer(flat_specs, options, mesh, rules):
+    specs = unflatten(dict(flat_specs))
+    return jax.jit(
+        lambda key: _start(specs, options, init_params(specs, key)),
+        out_shardings=state_shardings(specs, options, mesh, rules),
+    )
+
+
+def init_state(specs: Any, options: TrainOptions, mesh: Mesh, rules: Rules, key: jax.Array) -> TrainState:
+    """A fresh state with random parameters, each drawn where it will live. The same key gives the same values on every
+    mesh."""
+    return _initializer(tuple(flatten(specs).items()), options, mesh, rules)(key)

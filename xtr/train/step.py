@@ -1,0 +1,181 @@
+"""The training step: loss, gradient and Adafactor in one compiled function on a mesh."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from xtr.errors import UserError
+from xtr.models import mt5
+from xtr.models.spec import map_specs
+from xtr.parallel.sharding import (
+    DEFAULT_RULES,
+    Rules,
+    batch_sharding,
+    batch_shards,
+    make_constrain,
+    named_sharding,
+    replicated,
+    tree_shardings,
+)
+from xtr.train import adafactor, objectives
+from xtr.train.state import TrainOptions, TrainState, abstract_state, init_state, state_shardings
+
+__all__ = [
+    "TrainOptions",
+    "TrainState",
+    "abstract_state",
+    "init_state",
+    "loss_and_gradient",
+    "make_eval_step",
+    "make_train_step",
+    "state_shardings",
+]
+
+
+def _microbatches(batch: dict[str, jax.Array], count: int, mesh: Mesh) -> dict[str, jax.Array]:
+    """[B, ...] -> [count, B / count, ...]. Microbatch i holds rows i, i + count, ...: every device keeps its own
+    rows."""
+
+    def split(x):
+        x = jnp.moveaxis(x.reshape(x.shape[0] // count, count, *x.shape[1:]), 1, 0)
+        return jax.lax.with_sharding_constraint(
+            x, named_sharding(mesh, (None, "batch"), (("batch", ("replica", "fsdp")),))
+        )
+
+    return {name: split(x) for name, x in batch.items()}
+
+
+def loss_and_gradient(
+    model_config: Any,
+    options: TrainOptions,
+    mesh: Mesh,
+    rules: Rules,
+    params: Any,
+    batch: dict[str, jax.Array],
+    dropout_key: jax.Array | None,
+) -> tuple[dict[str, jax.Array], Any]:
+    """Metrics (see `objectives.seq2seq`, plus 'objective', the normalised loss) and f32 gradients of the normalised
+    loss.
+
+    Gradients of microbatches are added up in f32 and normalised once, by the count of the whole batch, so that the
+    number of microbatches changes nothing but rounding (and dropout masks). Call it under `jax.jit`.
+    """
+    specs = mt5.param_specs(model_config)
+    constrain = make_constrain(mesh, rules)
+    rows, pieces = batch["decoder_target_tokens"].shape[0], options.microbatches
+    if rows % (batch_shards(mesh) * pieces):
+        raise UserError(
+            f"A batch of {rows} rows does not divide over {batch_shards(mesh)} devices (mesh axes replica x fsdp) "
+            f"x {pieces} microbatches. Make BATCH_SIZE a multiple of {batch_shards(mesh) * pieces}."
+        )
+    weights, normalizer = objectives.normalize(options.loss_normalizing_factor, batch)
+    batch = {**batch, "decoder_loss_weights": weights}
+
+    def loss_of(params, piece, key):
+        loss, _, metrics = objectives.seq2seq(
+            mt5.MT5(model_config, params, constrain),
+            piece,
+            dropout_key=key,
+            z_loss=options.z_loss,
+            label_smoothing=options.label_smoothing,
+            max_logits_bytes=objectives.MAX_LOGITS_BYTES * mesh.size,  # rows and vocabulary are spread over the mesh
+        )
+        return loss, metrics
+
+    def gradient_of(piece, key):
+        (_, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(params, piece, key)
+        pinned = map_specs(
+            lambda spec, g: jax.lax.with_sharding_constraint(
+                g.astype(jnp.float32), named_sharding(mesh, spec.axes, rules, spec.shape)
+            ),
+            specs,
+            grads,
+        )
+        return metrics, pinned
+
+    if pieces == 1:
+        metrics, grads = gradient_of(batch, dropout_key)
+    else:
+
+        def body(total, index_and_piece):
+            index, piece = index_and_piece
+            key = None if dropout_key is None else jax.random.fold_in(dropout_key, index)
+            return jax.tree.map(jnp.add, total, gradient_of(piece, key)), None
+
+        scanned = (jnp.arange(pieces), _microbatches(batch, pieces, mesh))
+        shapes = jax.eval_shape(lambda: gradient_of(jax.tree.map(lambda x: x[0], scanned[1]), dropout_key))
+        start = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        (metrics, grads), _ = jax.lax.scan(body, start, scanned)
+    metrics["objective"] = metrics["loss"] / normalizer
+    return metrics, jax.tree.map(lambda g: g / normalizer, grads)
+
+
+@functools.lru_cache(maxsize=32)
+def make_train_step(
+    model_config: Any, options: TrainOptions, mesh: Mesh, rules: Rules = DEFAULT_RULES
+) -> Callable[[TrainState, dict[str, jax.Array], jax.Array | None, float], tuple[TrainState, dict[str, jax.Array]]]:
+    """The jitted step(state, batch, dropout_key, learning_rate) -> (state, metrics).
+
+    `state` is donated. `batch` holds global int32 arrays [B, length] (NumPy is fine in one process; see
+    `sharding.global_batch`). `dropout_key` is this very step's key; it may be None only without dropout.
+    `learning_rate` is a float, so that one compiled step serves every schedule. Metrics are f32 scalars, those of
+    `loss_and_gradient` plus 'grad_norm' (of the normalised gradient, before clipping) and 'skipped_updates': a step
+    whose loss or gradient is not finite leaves parameters and optimizer state as they were, counts 1 there, and
+    advances the step.
+
+    Equal arguments give the same function object, compiled once. UserError (at the first call) for a batch that does
+    not divide over the mesh, ValueError where a dropout key is missing.
+    """
+    specs = mt5.param_specs(model_config)
+    shardings = state_shardings(specs, options, mesh, rules)
+    whole = replicated(mesh)
+
+    def train_step(state, batch, dropout_key, learning_rate):
+        if model_config.dropout_rate == 0.0:
+            dropout_key = None
+        elif dropout_key is None:
+            raise ValueError(f"dropout_rate is {model_config.dropout_rate}: pass a dropout key")
+        metrics, grads = loss_and_gradient(model_config, options, mesh, rules, state.params, batch, dropout_key)
+        metrics["grad_norm"] = adafactor.global_norm(grads)
+        finite = jnp.isfinite(metrics["grad_norm"]) & jnp.isfinite(metrics["loss"])
+        metrics["skipped_updates"] = 1.0 - finite.astype(jnp.float32)
+        updated = adafactor.update(
+            options.adafactor, specs, grads, state.opt_state, state.params, state.step, learning_rate
+        )
+        params, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old), updated, (state.params, state.opt_state)
+        )
+        return TrainState(step=state.step + 1, params=params, opt_state=opt_state), metrics
+
+    return jax.jit(
+        train_step,
+        donate_argnums=0,
+        in_shardings=(shardings, batch_sharding(mesh), whole, whole),
+        out_shardings=(shardings, whole),
+    )
+
+
+@functools.lru_cache(maxsize=32)
+def make_eval_step(
+    model_config: Any, mesh: Mesh, rules: Rules = DEFAULT_RULES
+) -> Callable[[Any, dict[str, jax.Array]], dict[str, jax.Array]]:
+    """The jitted step(params, batch) -> metrics of `objectives.seq2seq`: no dropout, no z-loss, no smoothing, nothing
+    donated."""
+
+    def eval_step(params, batch):
+        _, _, metrics = objectives.seq2seq(
+            mt5.MT5(model_config, params, make_constrain(mesh, rules)),
+            batch,
+            dropout_key=None,
+            z_loss=0.0,
+            label_smoothing=0.0,
+            max_logits_bytes=objectives.MAX_LOGITS_BYTES * mesh.size,
+        )
+        return metrics
+
+    shardings = tree_shardings(mt5.param_specs(model_config), mesh, rules)
+    return jax.jit(eval_step, in_shardings=(shardings, batch_sharding(mesh)), out_shardings=replicated(mesh))
