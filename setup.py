@@ -1,6 +1,6 @@
 """Maps the top-level rooms `tasks/`, `launch/` and `gin/` below `xtr`, so that a wheel claims one name only.
 
-Everything else is in pyproject.toml; packages are found here because a find directive there cannot rename what it finds.
+Everything else is in pyproject.toml; packages are found here because a find directive there cannot rename them.
 """
 
 from setuptools import find_packages, setup

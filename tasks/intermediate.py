@@ -10,13 +10,13 @@ from .registration import Catalog, Settings, examples_rate
 
 
 def register(catalog: Catalog, settings: Settings) -> None:
-    """Registers `mnli`, `mnli.<language>` (machine-translated), `squad_v1`, and the mixture `nli_qa` of mnli and squad_v1."""
+    """Registers `mnli`, `mnli.<language>` (machine-translated), `squad_v1` and `nli_qa` (mnli with squad_v1)."""
     mnli, squad = find_mnli(settings.data_dir), find_squad(settings.data_dir)
     for dataset in mnli.datasets:
         info = TaskInfo("classification", dataset.language, "mnli", "rank", ("accuracy",))
         catalog.add_task(settings, dataset, info, text2text.nli)
     for dataset in squad.datasets:
-        info = TaskInfo("span_qa", dataset.language, "squad_v1", "generate", ("exact_match", "f1"))
+        info = TaskInfo("span_qa", dataset.language, "squad_v1", "generate", ("em", "f1"))
         catalog.add_task(settings, dataset, info, text2text.question_answering)
     absent = {**(mnli.absent or {}), **(squad.absent or {})}
     catalog.absent.update(absent)

@@ -22,5 +22,5 @@ _TWO_OF_THREE = {
 
 
 def short_code(code: str) -> str:
-    """Returns the ISO 639-1 code of an ISO 639-3 code (cmn -> zh, pes -> fa, swh -> sw); an unknown code stays as it is."""
+    """Returns the ISO 639-1 code of an ISO 639-3 code (cmn -> zh, pes -> fa); an unknown code stays as it is."""
     return _TWO_OF_THREE.get(code, code)

@@ -8,19 +8,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import seqio
 import tensorflow as tf
+
 from xtr.errors import UserError
 
 from .datasets import Dataset
-from .datasets.builder import OfficialFilesSource, example_from_arrays
+from .datasets.builder import OfficialFilesSource, batch_columns, examples_of_columns
 from .formats.text2text import Rendered
 from .info import TaskInfo, describe, forget
 
 # What every registered task's examples pass through besides its own reader and format.
 _COMMON_CODE = (
-    "examples.py", "languages.py", "registration.py", "datasets/__init__.py", "datasets/builder.py", "datasets/files.py",
+    "examples.py", "languages.py", "registration.py", "datasets/__init__.py", "datasets/builder.py",
+    "datasets/files.py",
 )  # fmt: skip
+_RENDER_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -71,20 +75,22 @@ def output_features(names: Sequence[str] = ("inputs", "targets")) -> dict[str, s
 
 
 def _render(dataset: tf.data.Dataset, example_type: type, render: Callable[[Any], Rendered], names: Sequence[str]):
-    """Maps canonical examples to the string features `names`, by the format's Python function."""
-    spec = dataset.element_spec
-    structure = tf.nest.map_structure(lambda _: None, spec)
+    """Maps canonical examples to the string features `names`, by the format's Python function.
 
-    def call(*flat):
-        rendered = render(example_from_arrays(example_type, tf.nest.pack_sequence_as(structure, flat)))
-        texts = [rendered.meta_json() if name == "meta" else getattr(rendered, name) for name in names]
-        return tuple(text.encode("utf-8") for text in texts)
+    In batches: crossing between TensorFlow and Python costs more than rendering.
+    """
 
-    def to_strings(example):
-        texts = tf.numpy_function(call, tf.nest.flatten(example), [tf.string] * len(names), stateful=False)
-        return {name: tf.ensure_shape(text, ()) for name, text in zip(names, texts, strict=True)}
+    def call(*columns):
+        rendered = [render(example) for example in examples_of_columns(example_type, columns)]
+        texts = ([r.meta_json() if name == "meta" else getattr(r, name) for r in rendered] for name in names)
+        return [np.array([text.encode("utf-8") for text in column], dtype=object) for column in texts]
 
-    return dataset.map(to_strings, num_parallel_calls=tf.data.AUTOTUNE)
+    @tf.autograph.experimental.do_not_convert  # Nothing here needs rewriting, which would take a second.
+    def to_strings(batch):
+        texts = tf.numpy_function(call, batch_columns(example_type, batch), [tf.string] * len(names), stateful=False)
+        return {name: tf.ensure_shape(text, (None,)) for name, text in zip(names, texts, strict=True)}
+
+    return dataset.ragged_batch(_RENDER_BATCH).map(to_strings).unbatch()
 
 
 @dataclass
@@ -130,7 +136,7 @@ class Catalog:
         self.tasks[dataset.name] = dataset
 
     def add_mixture(self, name: str, tasks: Iterable[str], rate: float | Callable[[seqio.Task], float] = 1.0) -> None:
-        """Registers a mixture of registered tasks, all with one rate or rate function; none where there are no tasks."""
+        """Registers a mixture of registered tasks, all with one rate or rate function; nothing where no tasks are."""
         tasks = list(tasks)
         if tasks:
             seqio.MixtureRegistry.add(name, [(task, rate) for task in tasks])
@@ -147,7 +153,7 @@ class Catalog:
 
 
 def examples_rate(task: seqio.Task, *, cap: int | None = None, temperature: float = 1.0, split: str = "train") -> float:
-    """Returns min(examples of the split, cap) ** (1 / temperature), for a mixture's rates (bind the options by partial).
+    """Returns min(examples of the split, cap) ** (1 / temperature): a mixture's rate, its options bound by partial.
 
     Temperature 1 mixes in proportion to size; larger values favour small tasks (Phang et al. 2020 mixed with
     temperature 2 and cap 2**17; multilingual-t5's alpha is 1 / temperature).

@@ -10,14 +10,14 @@ from .registration import Catalog, Settings
 # target: finder, kind, predictor, metrics, format, features
 _TARGETS = {
     "xnli": (find_xnli, "classification", "rank", ("accuracy",), text2text.nli, ("inputs", "targets")),
-    "xquad": (find_xquad, "span_qa", "generate", ("exact_match", "f1"), text2text.question_answering,
+    "xquad": (find_xquad, "span_qa", "generate", ("em", "f1"), text2text.question_answering,
               ("inputs", "targets")),
     "tatoeba": (find_tatoeba, "retrieval", "embed", ("accuracy",), text2text.retrieval, ("inputs",)),
 }  # fmt: skip
 
 
 def register(catalog: Catalog, settings: Settings) -> None:
-    """Registers `xnli.<language>`, `xquad.<language>`, `tatoeba.<language>` and the mixtures `xnli`, `xquad`, `tatoeba`."""
+    """Registers a task `<target>.<language>` for each language found, and the mixtures `xnli`, `xquad`, `tatoeba`."""
     for target, (find, kind, predictor, metrics, render, features) in _TARGETS.items():
         found = find(settings.data_dir)
         for dataset in found.datasets:

@@ -1,4 +1,4 @@
-"""What every test process shares: eight CPU devices, quiet libraries, and the folders of real data and recorded oracles."""
+"""What every test process shares: eight CPU devices, quiet libraries, the folders of real data and of oracles."""
 
 import os
 from pathlib import Path

@@ -4,6 +4,6 @@ from pathlib import Path
 
 __version__ = "0.1.0"
 
-# `tasks/`, `launch/` and `gin/` are subpackages in every layout: a wheel holds them inside this package, a checkout beside it.
+# `tasks/`, `launch/` and `gin/` are subpackages everywhere: a wheel holds them in this package, a checkout beside it.
 if not (Path(__file__).parent / "tasks").is_dir():
     __path__.append(str(Path(__file__).parent.parent))

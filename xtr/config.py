@@ -73,7 +73,6 @@ class Config:
         return "".join(line + "\n" for line in self.overrides)
 
 
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Registration
 # ---------------------------------------------------------------------------------------------------------------------
@@ -269,7 +268,9 @@ def _bind(binding: Binding) -> None:
     matches = [s for s in known if s == binding.selector or s.endswith("." + binding.selector)]
     if not matches:
         tails = {s.rsplit(".", 1)[-1] for s in known} | set(known)
-        raise UserError(f"{binding.where}: nothing is named {binding.selector!r}.{did_you_mean(binding.selector, tails)}")
+        raise UserError(
+            f"{binding.where}: nothing is named {binding.selector!r}.{did_you_mean(binding.selector, tails)}"
+        )
     parameters = inspect.signature(known[matches[0]]).parameters
     if len(matches) == 1 and binding.arg not in parameters:
         raise UserError(
@@ -327,7 +328,9 @@ def _check_macros(config: Config, entry: str) -> None:
         readers = [b for b in config.statements if name in _macros_in(b)]
         shadowed = config.effective.get(readers[-1].name) if readers else None
         why = f" ({shadowed.name} is set to {shadowed.source} at {shadowed.where}: override that)" if shadowed else ""
-        raise UserError(f"{binding.where}: {name} is set but nothing in this {entry} run reads it{why}.{'' if why else near}")
+        raise UserError(
+            f"{binding.where}: {name} is set but nothing in this {entry} run reads it{why}.{'' if why else near}"
+        )
     for name in sorted(read - set(defined) - {"gin.REQUIRED"}):
         raise UserError(f"%{name} is read but never set.{did_you_mean(name, defined)}")
 
@@ -344,7 +347,9 @@ def _check_shadowed(config: Config) -> None:
 
 def _check_entry(config: Config, entry: str) -> None:
     parameters = inspect.signature(_configurables()[f"xtr.{entry}"]).parameters
-    unset = [p for p in parameters if parameters[p].default is inspect._empty and f"{entry}.{p}" not in config.effective]
+    unset = [
+        p for p in parameters if parameters[p].default is inspect._empty and f"{entry}.{p}" not in config.effective
+    ]
     if unset:
         example = {"train": "runs/finetune.gin", "evaluate": "runs/eval.gin", "infer": "runs/infer.gin"}
         raise UserError(

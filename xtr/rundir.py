@@ -22,6 +22,19 @@ IDENTITY = "run.json"
 PLACE_FIELDS = frozenset({"model_dir", "eval_output_dir", "cache_dir", "data_dir", "checkpoint", "use_cached_tasks"})
 
 
+def data_dir(value: str | None) -> str:
+    """The folder of the official files: `value`, else $XTR_DATA_DIR. UserError where neither is set."""
+    found = value or os.environ.get("XTR_DATA_DIR")
+    if not found:
+        raise UserError("no data folder: set XTR_DATA_DIR, --gin.DATA_DIR or --data_dir to the official files.")
+    return found
+
+
+def cache_dir(value: str | None) -> str:
+    """The folder of tokenised tasks: `value`, else $XTR_CACHE_DIR, else ~/.cache/xtr."""
+    return value or os.environ.get("XTR_CACHE_DIR") or str(Path.home() / ".cache" / "xtr")
+
+
 def write_atomic(path: str | os.PathLike, data: str | bytes) -> None:
     """Writes a file so that a reader sees all of it or none of it."""
     path = Path(path)
@@ -73,7 +86,9 @@ def git_revision() -> str | None:
         return None
 
     def git(*args):
-        return subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True, check=False).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", str(root), *args], capture_output=True, text=True, check=False
+        ).stdout.strip()
 
     revision = git("rev-parse", "--short=12", "HEAD")
     return revision + ("+" if git("status", "--porcelain", "--untracked-files=no") else "") if revision else None

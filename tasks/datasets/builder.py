@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
@@ -36,23 +37,41 @@ def tfds_features(example_type: type) -> dict[str, Any]:
     return {name: feature(kind) for name, kind in _field_types(example_type).items()}
 
 
-def example_from_arrays(example_type: type, arrays: dict[str, Any]) -> Any:
-    """Returns the canonical example of NumPy values laid out as `tfds_features` says (the inverse of TFDS's encoding)."""
-
-    def scalar(value, kind):
-        return value.decode("utf-8") if kind is str else kind(value)
-
-    def decode(value, kind):
+def batch_columns(example_type: type, batch: dict[str, Any]) -> list[tf.Tensor]:
+    """Returns a `ragged_batch` of TFDS examples as tensors: one for a scalar field, values and splits for a list."""
+    columns = []
+    for name, kind in _field_types(example_type).items():
         if kind in (str, int, bool):
-            return scalar(value, kind)
+            columns.append(batch[name])
+            continue
+        element, _ = typing.get_args(kind)
+        parts = [batch[name][n] for n in _field_types(element)] if dataclasses.is_dataclass(element) else [batch[name]]
+        columns += [tensor for part in parts for tensor in (part.values, part.row_splits)]
+    return columns
+
+
+def examples_of_columns(example_type: type, columns: Sequence[np.ndarray]) -> list[Any]:
+    """Returns the canonical examples of a batch laid out by `batch_columns`."""
+    arrays = iter(columns)
+
+    def scalars(kind):
+        return [v.decode("utf-8") if kind is str else kind(v) for v in next(arrays).tolist()]
+
+    def lists(kind):
+        values, splits = scalars(kind), next(arrays).tolist()
+        return [tuple(values[a:b]) for a, b in zip(splits[:-1], splits[1:], strict=True)]
+
+    def fields(kind):
+        if kind in (str, int, bool):
+            return scalars(kind)
         element, _ = typing.get_args(kind)
         if not dataclasses.is_dataclass(element):
-            return tuple(scalar(v, element) for v in value)
-        types = _field_types(element)
-        columns = [[scalar(v, types[name]) for v in value[name]] for name in types]
-        return tuple(element(*row) for row in zip(*columns, strict=True))
+            return lists(element)
+        parts = [lists(part) for part in _field_types(element).values()]
+        return [tuple(element(*row) for row in zip(*rows, strict=True)) for rows in zip(*parts, strict=True)]
 
-    return example_type(**{name: decode(arrays[name], kind) for name, kind in _field_types(example_type).items()})
+    columns_of_fields = [fields(kind) for kind in _field_types(example_type).values()]
+    return [example_type(*row) for row in zip(*columns_of_fields, strict=True)]
 
 
 @dataclasses.dataclass(eq=False)
@@ -157,9 +176,10 @@ class OfficialFilesSource(seqio.DataSource):
         num_epochs: int | None = 1,
     ) -> tf.data.Dataset:
         """Returns the canonical examples of a split, in file order unless shuffled."""
-        read_config = tfds.ReadConfig(shuffle_seed=seed, skip_prefetch=True, try_autocache=False)
-        if not shuffle:
-            read_config.interleave_cycle_length = 1
+        # TFDS guards the order of ordered data sets; a caller who shuffles does not want it.
+        read_config = tfds.ReadConfig(
+            shuffle_seed=seed, skip_prefetch=True, try_autocache=False, enable_ordering_guard=not shuffle
+        )
         if shard_info:
             read_config.input_context = tf.distribute.InputContext(
                 num_input_pipelines=shard_info.num_shards, input_pipeline_id=shard_info.index

@@ -38,7 +38,7 @@ def read_xnli_tsv(files: tuple[Path, ...], tally: Counter, *, header: bool) -> I
 
 
 def read_multinli_jsonl(files: tuple[Path, ...], tally: Counter) -> Iterator[Classification]:
-    """Reads MultiNLI 1.0 (gold_label, sentence1, sentence2). Rows without a gold label ('-') are dropped and counted."""
+    """Reads MultiNLI 1.0 (gold_label, sentence1, sentence2); rows without a gold label ('-') are dropped, counted."""
 
     def rows():
         for path in files:

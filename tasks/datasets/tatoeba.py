@@ -38,7 +38,8 @@ def find_tatoeba(data_dir: Path) -> Found:
         name = f"tatoeba.{short_code(language)}"
         foreign, english = sides.get((language, language)), sides.get((language, "eng"))
         if foreign and english:
-            splits = {"queries": Split((english, foreign), read_side), "candidates": Split((foreign, english), read_side)}
+            sides_of = {"queries": (english, foreign), "candidates": (foreign, english)}
+            splits = {split: Split(files, read_side) for split, files in sides_of.items()}
             datasets.append(Dataset(name, short_code(language), Retrieval, splits))
         else:
             missing = f"tatoeba.{language}-eng.{'eng' if foreign else language}"

@@ -27,7 +27,7 @@ def read_documents(files: tuple[Path, ...], tally: Counter) -> Iterator[Text]:
 
 
 def read_udhr(files: tuple[Path, ...], tally: Counter) -> Iterator[Text]:
-    r"""Reads translations of the Universal Declaration of Human Rights: a file is a document, paragraphs joined by '\n'."""
+    r"""Reads the Universal Declaration of Human Rights in XML: a file is a document, its paragraphs joined by '\n'."""
     for path in files:
         tally["rows"] += 1
         try:

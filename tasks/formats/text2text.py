@@ -32,7 +32,7 @@ def _is_word(code: int) -> bool:
 
 
 class _Padding(dict):
-    """A table for str.translate, filled as characters turn up: spaces around all that RE2's [^_\\s\\p{N}\\p{L}\\p{M}] matches."""
+    r"""A table for str.translate, filled as characters turn up: spaces around what [^_\s\p{N}\p{L}\p{M}] matches."""
 
     def __missing__(self, code: int) -> str:
         character = chr(code)
@@ -55,7 +55,7 @@ def string_join(*parts: str) -> str:
 
 @dataclass(frozen=True)
 class Rendered:
-    """What a model reads and writes, and the JSON object (`meta`) evaluation needs; None where a task has no such thing."""
+    """What a model reads and writes, and the JSON object (`meta`) that evaluation needs; None where there is none."""
 
     inputs: str | None = None
     targets: str | None = None

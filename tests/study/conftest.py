@@ -36,12 +36,17 @@ class Recipe:
     skip: Sequence[tuple] = ()
 
 
-@pytest.fixture
-def make_study(tmp_path):
-    """`make_study(recipe) -> ResultStore`."""
+@pytest.fixture(scope="session")
+def make_study(tmp_path_factory):
+    """`make_study(recipe) -> ResultStore`; without a recipe always the same store, to be read only."""
+    common: list[ResultStore] = []
 
-    def make(recipe: Recipe = Recipe(), directory=None) -> ResultStore:  # noqa: B008 - frozen
-        store = ResultStore(directory or tmp_path / "results")
+    def make(recipe: Recipe | None = None) -> ResultStore:
+        if recipe is None:
+            if not common:
+                common.append(make(Recipe()))
+            return common[0]
+        store = ResultStore(tmp_path_factory.mktemp("study"))
         rows = []
         for size, (model, parameters) in enumerate(recipe.models):
             for intermediate in ("none", *recipe.intermediates):
@@ -97,17 +102,17 @@ def _evaluate(store, model, parameters, intermediate, target, language, seed, ga
     return [ResultRow(**shared, metric=name, value=value) for name, value in metrics.items()]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def recipe():
     """The `Recipe` class, for tests that want another study."""
     return Recipe
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def expected():
     return EXPECTED
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def chance():
     return CHANCE

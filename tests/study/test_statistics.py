@@ -31,7 +31,7 @@ def test_one_seed_agrees_with_scipy():
     assert ours.low == pytest.approx(theirs.confidence_interval.low, abs=0.35)
     assert ours.high == pytest.approx(theirs.confidence_interval.high, abs=0.35)
     assert ours.standard_error == pytest.approx(theirs.standard_error, rel=0.03)
-    assert ours.seeds == 1 and ours.over == "examples only (1 seed)"
+    assert ours.seeds == 1 and ours.over == "examples only, 1 seed"
 
 
 def test_seeds_alone_agree_with_scipy():

@@ -16,7 +16,7 @@ def matrix(store, intermediate, target, language, metric="accuracy", seeds=(0, 1
     return np.array([[r["contributions"][metric] for r in run] for run in records])
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def built(make_study, expected, chance):
     store = make_study()
     return store, transfer.build(store.read(), store.contributions, expected, chance)

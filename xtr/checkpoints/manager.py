@@ -58,24 +58,24 @@ def _held_whole(array: Any) -> bool:
 class _IndexHandler(ocp.AsyncCheckpointHandler):
     """Writes arrays.json and extras.json; the CRCs are computed in the background, before the commit."""
 
+    def save(self, directory, args):
+        if jax.process_index() != 0:
+            return
+        arrays = {
+            name: {"shape": list(shape), "dtype": dtype, "crc32": None if host is None else _crc32(host)}
+            for name, (shape, dtype, host) in args.arrays.items()
+        }
+        (directory / "arrays.json").write_text(json.dumps(arrays))
+        (directory / "extras.json").write_text(args.extras)
+
     async def async_save(self, directory, args):
         async def write():
-            if jax.process_index() != 0:
-                return
-            arrays = {
-                name: {"shape": list(shape), "dtype": dtype, "crc32": None if host is None else _crc32(host)}
-                for name, (shape, dtype, host) in args.arrays.items()
-            }
-            (directory / "arrays.json").write_text(json.dumps(arrays))
-            (directory / "extras.json").write_text(args.extras)
+            self.save(directory, args)
 
         return [future.CommitFutureAwaitingContractedSignals(write(), name="xtr_index_save")]
 
-    def save(self, directory, args):
-        raise NotImplementedError("the index is saved asynchronously only")
-
     def restore(self, directory, args=None):
-        raise NotImplementedError("the index is read with read_index")
+        return [json.loads((directory / file).read_text()) for file in ("arrays.json", "extras.json")]
 
 
 @ocp.args.register_with_handler(_IndexHandler, for_save=True)
@@ -83,6 +83,12 @@ class _IndexHandler(ocp.AsyncCheckpointHandler):
 class _IndexSave(ocp.args.CheckpointArgs):
     arrays: dict[str, tuple[tuple[int, ...], str, np.ndarray | None]]
     extras: str
+
+
+@ocp.args.register_with_handler(_IndexHandler, for_restore=True)
+@dataclasses.dataclass
+class _IndexRestore(ocp.args.CheckpointArgs):
+    """Orbax wants a pair; it has no settings."""
 
 
 def is_step_directory(path: str | os.PathLike) -> bool:
@@ -101,9 +107,9 @@ def committed_steps(directory: str | os.PathLike) -> list[int]:
 
 def read_index(step_directory: str | os.PathLike) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     """({array name: {shape, dtype, crc32}}, extras) of a checkpoint. UserError where they cannot be read."""
-    folder = epath.Path(step_directory) / INDEX
     try:
-        return json.loads((folder / "arrays.json").read_text()), json.loads((folder / "extras.json").read_text())
+        arrays, extras = _IndexHandler().restore(epath.Path(step_directory) / INDEX)
+        return arrays, extras
     except (OSError, ValueError) as error:
         raise UserError(f"The checkpoint {step_directory} is damaged: its index cannot be read ({error}).") from error
 
@@ -163,7 +169,10 @@ def read_arrays(
             + "\n  ".join(damaged)
             + f"\n{advice}"
         )
-    return {name: arrays[name].astype(x.dtype) for name, x in abstract.items()}
+    return {
+        name: arrays[name] if arrays[name].dtype == x.dtype else arrays[name].astype(x.dtype)
+        for name, x in abstract.items()
+    }
 
 
 class CheckpointManager:

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from xtr import config
+from xtr import config, rundir
 from xtr.errors import UserError
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
@@ -128,7 +128,9 @@ def _models() -> list[dict]:
             config.load([name], ["train.model=%MODEL", "DROPOUT_RATE=0.0"], entry="train", required=False)
             model = config.build_macro("MODEL")
         except UserError:  # the micro model has no vocabulary size of its own
-            config.load([name], ["train.model=%MODEL", "DROPOUT_RATE=0.0", "VOCAB_SIZE=250112"], entry="train", required=False)
+            config.load(
+                [name], ["train.model=%MODEL", "DROPOUT_RATE=0.0", "VOCAB_SIZE=250112"], entry="train", required=False
+            )
             model = config.build_macro("MODEL")
         specs = mt5.param_specs(model)
         parameters = spec.count(specs)
@@ -164,8 +166,8 @@ def cache(arguments: argparse.Namespace) -> int:
         arguments.names,
         task_modules=_modules(arguments.task_modules),
         vocabulary_path=arguments.vocabulary_path,
-        data_dir=arguments.data_dir,
-        cache_dir=arguments.cache_dir,
+        data_dir=rundir.data_dir(arguments.data_dir),
+        cache_dir=rundir.cache_dir(arguments.cache_dir),
     )
     tasks = {task.name: task for tasks in found.values() for task in tasks}
     facts = [

@@ -19,19 +19,29 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _gin_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--gin_file", action="append", default=[], metavar="FILE", help="gin file; may be repeated, later ones win")
-    parser.add_argument("--gin_search_paths", default="", metavar="DIR,DIR", help="folders in which gin files are looked for first")
-    parser.add_argument("--gin_bindings", action="append", default=[], metavar="'NAME = VALUE'", help="same as --gin.NAME=VALUE")
+    parser.add_argument(
+        "--gin_file", action="append", default=[], metavar="FILE", help="gin file; may be repeated, later ones win"
+    )
+    parser.add_argument(
+        "--gin_search_paths", default="", metavar="DIR,DIR", help="folders in which gin files are looked for first"
+    )
+    parser.add_argument(
+        "--gin_bindings", action="append", default=[], metavar="'NAME = VALUE'", help="same as --gin.NAME=VALUE"
+    )
     parser.epilog = "--gin.NAME=VALUE overrides a macro or binding; a bare string needs no quotes."
 
 
 def _data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data_dir", help="official files (default: $XTR_DATA_DIR)")
-    parser.add_argument("--task_modules", default="", metavar="MODULE,FILE.py", help="modules that register your own tasks")
+    parser.add_argument(
+        "--task_modules", default="", metavar="MODULE,FILE.py", help="modules that register your own tasks"
+    )
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="xtr", description=__doc__.split(".")[0] + ": does intermediate training help when models grow?")
+    parser = _Parser(
+        prog="xtr", description=__doc__.split(".")[0] + ": does intermediate training help when models grow?"
+    )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
 
     demo = commands.add_parser("demo", help="the whole study on a generated world, in a few minutes on a laptop")

@@ -1,8 +1,8 @@
 """`xtr study`: plan, run, show and report one study."""
 
 import argparse
+import dataclasses
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -32,13 +32,9 @@ def _configurer(search_paths: Sequence[str]) -> runner.Configure:
 
 
 def absolute(spec: StudySpec) -> StudySpec:
-    """The study with its data folders resolved, so that stages and the cache writer agree on them."""
-    import dataclasses
-
-    data_dir = spec.data_dir or os.environ.get("XTR_DATA_DIR")
-    if not data_dir:
-        raise UserError("no data folder: set XTR_DATA_DIR or --gin.DATA_DIR to the official files.")
-    return dataclasses.replace(spec, data_dir=str(Path(data_dir).absolute()))
+    """The study with its data and cache folders resolved, so that all its stages agree on them."""
+    folders = {"data_dir": rundir.data_dir(spec.data_dir), "cache_dir": rundir.cache_dir(spec.cache_dir)}
+    return dataclasses.replace(spec, **{name: str(Path(path).absolute()) for name, path in folders.items()})
 
 
 def _prepare(spec: StudySpec, arguments: argparse.Namespace) -> tuple[list[runner.Job], list[Cell]]:
@@ -107,3 +103,31 @@ def report(spec: StudySpec, texts: Mapping[str, str], arguments: argparse.Namesp
     failed = {job.stage.name: "failed; see its FAILED file" for job in jobs if job.status == "failed"}
     _report(spec, jobs, cells, failed)
     return 0
+
+
+def _report(spec: StudySpec, jobs: Sequence[runner.Job], cells: Sequence[Cell], failed: Mapping[str, str]) -> None:
+    """Prints the transfer table and writes report.html, transfer.csv and the TensorBoard directory."""
+    from xtr.study import collect as collecting
+    from xtr.study import report as reporting
+    from xtr.study.export import export_tensorboard
+
+    found = collecting.collect(spec, jobs, cells)
+    problems = [*found.missing, *(f"{name}: {why}" for name, why in failed.items())]
+    provenance = {
+        "title": f"Does English intermediate training help? Study {spec.name}",
+        "notice": spec.note,
+        "protocol": collecting.protocol(spec, jobs),
+        "missing stages": problems or "none",
+        **collecting.provenance(spec, jobs),
+    }
+    reporting.print_table(found.table, console)
+    page = reporting.write_report(spec.study_dir, found.table, found.store.read(), provenance)
+    board = export_tensorboard(spec.study_dir, found.table, found.store, provenance, found.read_predictions)
+    console.print(f"report:      {page}\ntensorboard: {board}   (tensorboard --logdir {board})", soft_wrap=True)
+
+
+ACTIONS: Mapping[str, Callable[[StudySpec, Mapping[str, str], argparse.Namespace], int]] = {
+    "run": run,
+    "status": status,
+    "report": report,
+}

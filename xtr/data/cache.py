@@ -6,9 +6,8 @@ rests on: the code, the vocabulary, the names of the data files. As long as thes
 files are, nothing here starts TensorFlow.
 """
 
-import contextlib
-import fcntl
 import hashlib
+import importlib.machinery
 import json
 import logging
 import os
@@ -16,7 +15,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,18 +83,15 @@ def ensure_cached(
     names = list(dict.fromkeys(names))
     listing = _listing(request)
     found = {name: _from_index(request, name, listing) for name in names}
-    if any(tasks is None for tasks in found.values()):
+    if missing := [name for name, tasks in found.items() if tasks is None]:
         try:
             (cache_dir / "index").mkdir(parents=True, exist_ok=True)
         except OSError as e:
             raise UserError(f"Cannot make the cache directory {cache_dir}: {e.strerror}.") from e
-        with _lock(cache_dir / "index" / ".lock"):
-            # Another process may have written them while this one waited.
-            found = {n: tasks or _from_index(request, n, listing) for n, tasks in found.items()}
-            missing = [name for name, tasks in found.items() if tasks is None]
-            if missing:
-                found.update(_write(request, missing, listing))
-    return {name: found[name] for name in names}
+        # Two processes may come here at once: the writer waits for the other's lock and finds the work done, and
+        # both answers are put into the index by a rename.
+        found.update(_write(request, missing, listing))
+    return found
 
 
 def _listing(request: _Request) -> str:
@@ -108,11 +104,30 @@ def _listing(request: _Request) -> str:
     return hashlib.sha256("\n".join(sorted(names)).encode("utf-8", "surrogateescape")).hexdigest()
 
 
+def _code(request: _Request) -> list[str]:
+    """The code that decides which tasks and rates a name stands for: the tasks package and the user's modules."""
+    files = [*fingerprint.tasks_root().rglob("*.py"), *filter(None, map(_module_file, request.task_modules))]
+    return fingerprint.code_names(files)
+
+
+def _module_file(name: str) -> str | None:
+    """The file of a module, found without importing it; None when there is none (the writer says so)."""
+    if name.endswith(".py"):
+        return name
+    path, spec, parts = [os.getcwd(), *sys.path], None, name.split(".")
+    for i in range(len(parts)):
+        spec = importlib.machinery.PathFinder.find_spec(".".join(parts[: i + 1]), path)
+        if spec is None:
+            return None
+        path = spec.submodule_search_locations
+    return spec.origin
+
+
 def _from_index(request: _Request, name: str, listing: str) -> list[CachedTask] | None:
     """The tasks of a name as an earlier answer has it; None when there is none, or it no longer holds."""
     try:
         entry = json.loads(request.entry_path(name).read_text(encoding="utf-8"))
-        if entry["listing"] != listing or fingerprint.code_sha256(entry["code"]) != entry["code_sha256"]:
+        if entry["listing"] != listing or entry["code_sha256"] != fingerprint.code_sha256(_code(request)):
             return None
         tasks = [CachedTask.open(request.cache_dir / folder, rate) for _, rate, folder in entry["tasks"]]
     except (OSError, ValueError, KeyError, TypeError, DataError):
@@ -149,18 +164,16 @@ def _write(request: _Request, names: Sequence[str], listing: str) -> dict[str, l
     for name in names:
         members = response["mixtures"].get(name, [[name, 1.0]])
         present = [(task, rate, response["tasks"][task]) for task, rate in members if task in response["tasks"]]
-        why = {task: skipped[task] for task in skipped if task in dict(members) or task == name}
+        why = {task: reason for task, reason in skipped.items() if task in dict(members) or task.startswith(f"{name}.")}
         if not present:
             raise UserError(f"{name}: none of its tasks could be cached. {_reasons(why)}".rstrip())
         tasks = [CachedTask.open(request.cache_dir / folder, rate) for _, rate, folder in present]
-        code = sorted({file for task in tasks for file in task.info["code"]})
         entry = {
             "name": name,
             "tasks": [[t.name, t.rate, os.path.relpath(t.directory, request.cache_dir)] for t in tasks],
             "skipped": why,
             "listing": listing,
-            "code": code,
-            "code_sha256": fingerprint.code_sha256(code),
+            "code_sha256": fingerprint.code_sha256(_code(request)),
         }
         _write_json(request.entry_path(name), entry)
         _warn_skipped(name, why)
@@ -183,39 +196,27 @@ def _write_json(path: Path, value: object) -> None:
     os.replace(temporary, path)
 
 
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Keeps two processes of one machine from writing at once; the system frees it when a process dies."""
-    with open(path, "w") as f:
-        try:
-            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"Waiting for another process to write the cache in {path.parent.parent} ...", file=sys.stderr)
-            fcntl.flock(f, fcntl.LOCK_EX)
-        yield
-
-
 def _run_writer(request: dict) -> dict:
     """Runs the cache writer; what it prints goes to standard error as it comes."""
     with tempfile.TemporaryDirectory(prefix="xtr-cache-") as folder:
         asked, answered = Path(folder) / "request.json", Path(folder) / "response.json"
         asked.write_text(json.dumps(request), encoding="utf-8")
         command = [sys.executable, "-m", _WRITER, str(asked), str(answered)]
-        last = _Tail()
+        output = _Passed()
         process = subprocess.Popen(command, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         try:
             while chunk := process.stdout.read1(65536):
-                last.add(chunk)
-                sys.stderr.write(chunk.decode("utf-8", "replace"))
-                sys.stderr.flush()
+                output.add(chunk)
             code = process.wait()
         except BaseException:
             process.terminate()
             process.wait()
+            output.flush()
             raise
         response = json.loads(answered.read_text(encoding="utf-8")) if answered.exists() else None
     if code == 2:
-        raise UserError((response or {}).get("error") or last.message())
+        raise UserError(output.last.decode("utf-8", "replace").strip() or "The cache writer gave no reason.")
+    output.flush()
     if code or response is None:
         raise RuntimeError(f"The cache writer ended with code {code}; its messages stand above.")
     return response
@@ -226,16 +227,22 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
 
 
-class _Tail:
-    """The end of a stream of bytes."""
+class _Passed:
+    """Passes a process's output on to standard error, except for the last line so far, which may be its error."""
 
     def __init__(self):
-        self._bytes = b""
+        self.last = b""
 
     def add(self, chunk: bytes) -> None:
-        self._bytes = (self._bytes + chunk)[-8192:]
+        text = self.last + chunk
+        at = text.rstrip(b"\r\n").rfind(b"\n") + 1
+        self._show(text[:at])
+        self.last = text[at:]
 
-    def message(self) -> str:
-        """The last line with something in it, without a leading 'error:'."""
-        lines = [line.strip() for line in re.split("[\r\n]", self._bytes.decode("utf-8", "replace")) if line.strip()]
-        return re.sub(r"^(xtr: )?error: *", "", lines[-1], flags=re.I) if lines else "The cache writer gave no reason."
+    def flush(self) -> None:
+        self._show(self.last)
+        self.last = b""
+
+    def _show(self, text: bytes) -> None:
+        sys.stderr.write(text.decode("utf-8", "replace"))
+        sys.stderr.flush()

@@ -1,11 +1,10 @@
 """Writes tasks into the cache: `python -m xtr.data.cache_writer REQUEST.json RESPONSE.json`.
 
-The one process of this project that imports TensorFlow. It resolves names to SeqIO tasks, tokenises every split once, and
-puts each task into `<cache_dir>/<task>-<fingerprint>` by an atomic rename, so that a directory is whole or absent.
+The one process of this project that imports TensorFlow. It resolves names to SeqIO tasks, tokenises every split once,
+and puts each task into `<cache_dir>/<task>-<fingerprint>` by an atomic rename, so that a directory is whole or absent.
 
 REQUEST: {"names": [mixtures or tasks], "task_modules": [...], "vocabulary_path", "data_dir", "cache_dir"}
-RESPONSE: {"mixtures": {name: [[task, rate], ...]}, "tasks": {task: directory}, "skipped": [{"task", "why"}],
-  "data_listing": hash of the names of the files below data_dir (xtr.data.fingerprint.listing_sha256)}
+RESPONSE: {"mixtures": {name: [[task, rate], ...]}, "tasks": {task: directory}, "skipped": [{"task", "why"}]}
 
 Exit codes: 0 written, 1 crash, 2 a mistake in the request or the data (one message on standard error, no RESPONSE).
 """
@@ -36,6 +35,7 @@ from xtr.progress import progress
 # A record a group: any example is read without its neighbours.
 _RECORD_OPTIONS = "group_size:1"
 _EXAMPLES_PER_SHARD = 1 << 17
+_FETCH = 128
 _REGISTER_HELP = (
     "A task or mixture of your own is registered with SeqIO in a Python file or module that TASK_MODULES names; "
     "`xtr list` shows all names."
@@ -51,12 +51,12 @@ def main(argv: Sequence[str]) -> int:
         request = json.loads(Path(argv[0]).read_text(encoding="utf-8"))
         response = write(request)
     except UserError as e:
-        print(e, file=sys.stderr)
+        _say(e)
         return 2
     except Exception as e:  # noqa: BLE001 - a reader's error comes back wrapped by TFDS or tf.data
         if (cause := _user_error(e)) is None:
             raise
-        print(cause, file=sys.stderr)
+        _say(cause)
         return 2
     _write_json(Path(argv[1]), response)
     return 0
@@ -117,6 +117,11 @@ def _user_error(error: BaseException | None) -> UserError | None:
     return error
 
 
+def _say(error: UserError) -> None:
+    # One line, the last: that is where the caller looks for the reason.
+    print(" ".join(str(error).split("\n")), file=sys.stderr, flush=True)
+
+
 def _write_json(path: Path, value: object) -> None:
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
@@ -158,7 +163,6 @@ class _Writer:
             "mixtures": mixtures,
             "tasks": directories,
             "skipped": [{"task": task, "why": why} for task, why in self.skipped.items()],
-            "data_listing": fingerprint.listing_sha256(self.data_dir),
         }
 
     def _resolve(self, name: str) -> "_Members":
@@ -299,7 +303,7 @@ def _write_split(task, split: str, directory: Path) -> dict:
     stats: Counter = Counter()
     shards: list[Path] = []
     writer = None
-    for example in dataset.as_numpy_iterator():
+    for example in _examples(dataset):
         if stats["examples"] % _EXAMPLES_PER_SHARD == 0:
             if writer:
                 writer.close()
@@ -340,6 +344,24 @@ def _write_split(task, split: str, directory: Path) -> dict:
     return {"examples": examples, "shards": len(shards)}
 
 
+def _examples(dataset) -> Iterator[dict[str, np.ndarray]]:
+    """Yields a tf.data dataset's examples as NumPy arrays, fetched in batches: each fetch has a high fixed cost."""
+    ranks = {name: spec.shape.rank for name, spec in dataset.element_spec.items()}
+    for name, rank in ranks.items():
+        if rank is None or rank > 1:
+            raise UserError(f"Feature '{name}' is of rank {rank}; the cache holds scalars and one-dimensional lists.")
+    for batch in dataset.ragged_batch(_FETCH):
+        columns = {}
+        for name, value in batch.items():
+            if ranks[name] == 1 and hasattr(value, "row_splits"):
+                values, splits = value.values.numpy(), value.row_splits.numpy()
+                columns[name] = np.split(values, splits[1:-1])
+            else:
+                columns[name] = value.numpy()
+        for row in zip(*columns.values(), strict=True):
+            yield dict(zip(columns, row, strict=True))
+
+
 def _count(stats: Counter, example: Mapping, features: Mapping) -> None:
     """Adds an example to SeqIO's statistics, in which neither EOS nor padding is a token."""
     stats["examples"] += 1
@@ -358,8 +380,6 @@ def _serialise(example: Mapping) -> bytes:
     features = {}
     for name, value in example.items():
         value = np.asarray(value)
-        if value.ndim > 1:
-            raise UserError(f"Feature '{name}' has shape {value.shape}; the cache holds scalars and one-dimensional lists.")
         flat = value.reshape(-1).tolist()
         if value.dtype.kind in "iub":
             features[name] = tf.train.Feature(int64_list=tf.train.Int64List(value=flat))

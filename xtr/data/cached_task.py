@@ -69,9 +69,8 @@ class CachedTask:
         """
         splits = self.info["splits"]
         if split not in splits:
-            raise UserError(
-                f"{self.name} has no split {split!r}; it has {', '.join(splits) or 'none'}.{did_you_mean(split, splits)}"
-            )
+            known = ", ".join(splits) or "none"
+            raise UserError(f"{self.name} has no split {split!r}; it has {known}.{did_you_mean(split, splits)}")
         return splits[split]["examples"]
 
     def examples(self, split: str) -> "Examples":

@@ -65,7 +65,8 @@ def raw_length(inputs_length: int, targets_length: int, num_sentinels: int, conf
     """
     if not num_sentinels:
         raise UserError(
-            "The vocabulary holds no sentinels (<extra_id_0>, ...), which denoising needs. Use mT5's vocabulary, which has 100."
+            "The vocabulary holds no sentinels (<extra_id_0>, ...), which denoising needs. "
+            "Use mT5's vocabulary, which has 100."
         )
     # Inputs and targets together have as many tokens as the text, two sentinels a span, and two EOS.
     lengths = np.arange(1, inputs_length + targets_length)

@@ -1,7 +1,7 @@
 """What a cached task was made from: hashes of source files, code and vocabulary, computed without TensorFlow.
 
-The cache writer records these in `xtr_task.json`; a reader compares them with the files of today, so that a cache is used
-only as long as nothing it was made from has changed.
+The cache writer records these in `xtr_task.json`; a reader compares them with the files of today, so that a cache is
+used only as long as nothing it was made from has changed.
 """
 
 import hashlib
@@ -95,12 +95,3 @@ def cache_directory(cache_dir: str | os.PathLike, task: str, fingerprint: str) -
     """Returns `<cache_dir>/<task>-<first 12 hex digits of the fingerprint>`."""
     return Path(cache_dir) / f"{task}-{fingerprint[:12]}"
 
-
-def listing_sha256(data_dir: str | os.PathLike) -> str:
-    """Returns a hash of the names of all files below `data_dir`: it changes when a language or a data set comes or goes."""
-    root = str(data_dir)
-    names = []
-    for folder, subfolders, files in os.walk(root):
-        subfolders.sort()
-        names += [os.path.relpath(os.path.join(folder, f), root) for f in files]
-    return hashlib.sha256("\n".join(sorted(names)).encode("utf-8", "surrogateescape")).hexdigest()

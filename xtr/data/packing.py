@@ -7,6 +7,7 @@ themselves, never from a token's value, so a token id 0 inside a sequence is an 
 Letters: N examples, R rows, S and T slots of the encoder and decoder side.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -19,11 +20,10 @@ Pair = tuple[np.ndarray, np.ndarray]
 def pack(
     encoder_lengths: np.ndarray, decoder_lengths: np.ndarray, encoder_slots: int, decoder_slots: int
 ) -> np.ndarray:
-    """Assigns examples to rows, best fit with the largest example first.
+    """Assigns examples to rows: the largest example first, each to the fullest row that it fits into.
 
-    An example goes to the row, among those where both sides fit, that has least room left; the two sides are weighed
-    by how much of each all examples together fill, so that the side that binds decides. The result depends on the
-    lengths alone.
+    The binding side, which all examples together fill more of, decides how full a row is; the other side must only
+    fit. The result depends on the lengths alone.
 
     Args:
       encoder_lengths, decoder_lengths: [N] lengths, none longer than its slots.
@@ -36,37 +36,34 @@ def pack(
       ValueError: an example is longer than a row.
     """
     fill_N2 = np.stack([encoder_lengths, decoder_lengths], axis=1) / np.array([encoder_slots, decoder_slots])
-    n = len(fill_N2)
-    if n == 0:
+    if not len(fill_N2):
         return np.zeros(0, np.int64)
     if fill_N2.max() > 1:
         raise ValueError(f"example {int(fill_N2.max(axis=1).argmax())} is longer than a row")
     demand_2 = fill_N2.sum(axis=0)
-    weight_2 = demand_2 / max(demand_2.max(), 1e-9)
-    weighted_N = fill_N2 @ weight_2
-    order_N = np.lexsort((np.arange(n), -weighted_N))
-    # Integer room: sums of fractions would round.
-    encoder_N, decoder_N = encoder_lengths.tolist(), decoder_lengths.tolist()
-    room_enc, room_dec = np.full(n, encoder_slots, np.int64), np.full(n, decoder_slots, np.int64)
-    # Rooms in units of the two sides' slots, weighed; a row that cannot take the example scores infinity.
-    score = np.empty(n, np.float64)
-    weighted = weighted_N.tolist()
-    slack = np.full(n, weight_2.sum())
-    row_N = np.empty(n, np.int64)
-    opened = 0
+    order_N = np.argsort(-(fill_N2 @ demand_2), kind="stable")
+    sides = [(encoder_lengths.tolist(), encoder_slots), (decoder_lengths.tolist(), decoder_slots)]
+    (binding_N, binding_slots), (other_N, other_slots) = sides if demand_2[0] >= demand_2[1] else sides[::-1]
+    # Plain lists and bisection: the rows sorted by their room on the binding side, and the room of every row on the
+    # other side. Some microseconds an example, where masked NumPy searches take ten times as long.
+    rooms: list[int] = []
+    rows: list[int] = []
+    other_room: list[int] = []
+    row_N = np.empty(len(binding_N), np.int64)
     for i in order_N.tolist():
-        row = opened
-        if opened:
-            fits = (room_enc[:opened] >= encoder_N[i]) & (room_dec[:opened] >= decoder_N[i])
-            score[:opened] = np.where(fits, slack[:opened], np.inf)
-            best = int(score[:opened].argmin())
-            if fits[best]:
-                row = best
-        if row == opened:
-            opened += 1
-        room_enc[row] -= encoder_N[i]
-        room_dec[row] -= decoder_N[i]
-        slack[row] -= weighted[i]
+        need, other_need = binding_N[i], other_N[i]
+        at = bisect_left(rooms, need)
+        while at < len(rooms) and other_room[rows[at]] < other_need:
+            at += 1
+        if at < len(rooms):
+            row, room = rows.pop(at), rooms.pop(at) - need
+            other_room[row] -= other_need
+        else:
+            row, room = len(other_room), binding_slots - need
+            other_room.append(other_slots - other_need)
+        at = bisect_left(rooms, room)
+        rooms.insert(at, room)
+        rows.insert(at, row)
         row_N[i] = row
     return row_N
 

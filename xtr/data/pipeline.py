@@ -5,8 +5,10 @@ window, however far the training has come. The global batches depend on the data
 of hosts.
 """
 
+import functools
 import hashlib
 import json
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -91,12 +93,18 @@ def window_stream(spec: TrainData) -> WindowStream:
     rates = normalized([t.rate for t in spec.tasks], [t.name for t in spec.tasks])
     tasks = [t for t, rate in zip(spec.tasks, rates, strict=True) if rate > 0]
     sources = []
+    open_vocabulary = functools.cache(SentencePieceVocabulary)
     for task in tasks:
         if task.num_examples(spec.split) == 0:
             raise UserError(f"{task.name} has no examples in {spec.split!r}. Take it out, or set its rate to 0.")
         if spec.objective == "denoise":
             seed = stable_hash("denoise", spec.seed, task.name)
-            source = DenoiseSource(task, spec.split, spec.slots, _sentinels(spec, task), spec.corruption, seed)
+            vocabulary = spec.vocabulary or open_vocabulary(task.info["vocabulary"]["path"])
+            if vocabulary.sha256 != task.info["vocabulary"]["sha256"]:
+                raise UserError(
+                    f"{task.name} was not tokenised with the vocabulary {vocabulary.path}, but with another."
+                )
+            source = DenoiseSource(task, spec.split, spec.slots, vocabulary.sentinels, spec.corruption, seed)
         else:
             source = Seq2SeqSource(task, spec.split, spec.slots)
         if len(source) == 0:
@@ -112,17 +120,6 @@ def window_stream(spec: TrainData) -> WindowStream:
         packed=spec.pack,
         epochs=spec.epochs,
     )
-
-
-def _sentinels(spec: TrainData, task: CachedTask) -> list[int]:
-    made_with = task.info["vocabulary"]
-    vocabulary = spec.vocabulary or SentencePieceVocabulary(made_with["path"])
-    if vocabulary.sha256 != made_with["sha256"]:
-        raise UserError(
-            f"{task.name} was tokenised with another vocabulary (sha256 {made_with['sha256'][:12]}) than "
-            f"{vocabulary.path} (sha256 {vocabulary.sha256[:12]})."
-        )
-    return vocabulary.sentinels
 
 
 def data_fingerprint(spec: TrainData) -> str:
@@ -222,7 +219,16 @@ class TrainBatches:
     def __init__(self, spec: TrainData, stream: WindowStream, rows: range, prefetch: int):
         self._spec, self._stream = spec, stream
         dataset = _BatchDataset(stream, spec, rows)
-        self._iterator = iter(grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=prefetch))
+        iterator = iter(grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=prefetch))
+        # Grain's iterators cannot be freed while Python shuts down: so let go of it before that.
+        self._held = [iterator]
+        self._release = weakref.finalize(self, _release, self._held)
+
+    @property
+    def _iterator(self) -> grain.DatasetIterator:
+        if not self._held:
+            raise ValueError("this iterator is closed")
+        return self._held[0]
 
     def __iter__(self) -> "TrainBatches":
         return self
@@ -262,7 +268,11 @@ class TrainBatches:
 
     def close(self) -> None:
         """Stops the prefetching thread."""
-        self._iterator.close()
+        self._release()
+
+
+def _release(held: list) -> None:
+    held.pop().close()
 
 
 def train_batches(

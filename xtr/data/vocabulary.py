@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 
@@ -13,8 +12,6 @@ from xtr.errors import UserError
 PAD_ID = 0
 EOS_ID = 1
 UNK_ID = 2
-
-_SENTINEL = re.compile("▁?<extra_id_([0-9]+)>")
 
 
 class SentencePieceVocabulary:
@@ -64,14 +61,13 @@ class SentencePieceVocabulary:
         mT5's model holds 100 of them in reverse (<extra_id_99> has the lowest id), so they are found by their
         piece, not by their place.
         """
-        by_number = {}
-        for i in range(self.size):
-            if match := _SENTINEL.fullmatch(self._processor.IdToPiece(i)):
-                by_number[int(match.group(1))] = i
         ids = []
-        while len(ids) in by_number:
-            ids.append(by_number[len(ids)])
-        return ids
+        while True:
+            pieces = (f"▁<extra_id_{len(ids)}>", f"<extra_id_{len(ids)}>")
+            found = [i for i in map(self._processor.PieceToId, pieces) if i != UNK_ID]
+            if not found:
+                return ids
+            ids.append(found[0])
 
     def piece(self, token: int) -> str:
         """The piece of one id."""

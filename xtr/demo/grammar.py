@@ -1,9 +1,9 @@
-"""What the demo world can say, independent of any language: concepts, clauses, questions, and what follows from a clause.
+"""What the demo world can say in any language: concepts, clauses, questions, and what follows from a clause.
 
-A clause is a small logical form (who does what to whom, where, when, why, and whether it is denied); `xtr.demo.languages`
-renders the same clause in every language, so translations are exact by construction. Every clause of one example
-speaks of the same event and "the dog" is the same dog throughout; under that reading, usual in natural language inference
-data, each edit below has the label its name says.
+A clause is a small logical form (who does what to whom, where, when, why, and whether it is denied) that
+`xtr.demo.languages` renders in every language, so translations are exact by construction. Every clause of one example
+speaks of the same event, and "the dog" is the same dog throughout; under that reading, usual in natural language
+inference data, each edit below has the label that its name says.
 """
 
 from collections.abc import Sequence
@@ -32,8 +32,8 @@ REASONS = ("rain", "snow", "wind", "noise", "heat", "dust")
 
 # verb -> who can do it, to what
 TRANSITIVE = {
-    "see": ("animate", "any"), "find": ("animate", "any"), "watch": ("animate", "any"), "follow": ("animate", "animate"),
-    "help": ("human", "animate"), "feed": ("human", "animal"), "wash": ("human", "thing"), "buy": ("human", "thing"),
+    "see": ("animate", "any"), "find": ("animate", "any"), "watch": ("animate", "any"),
+    "follow": ("animate", "animate"), "help": ("human", "animate"), "feed": ("human", "animal"), "wash": ("human", "thing"), "buy": ("human", "thing"),
     "sell": ("human", "thing"), "paint": ("human", "thing"), "carry": ("human", "fruit"), "eat": ("animate", "fruit"),
 }  # fmt: skip
 INTRANSITIVE = {
@@ -45,6 +45,12 @@ _NOUNS = {
     "animate": (*ROLES, *ANIMALS), "any": (*ROLES, *ANIMALS, *FRUITS, *VEHICLES),
 }  # fmt: skip
 _NAMEABLE = frozenset({"human", "animate", "any"})
+_VERBS = {  # what a human or an animal does: with an object, without
+    "human": (tuple(TRANSITIVE), tuple(INTRANSITIVE)),
+    "animate": tuple(
+        tuple(v for v, by in verbs.items() if "animate" in (by, by[0])) for verbs in (TRANSITIVE, INTRANSITIVE)
+    ),
+}  # fmt: skip
 
 
 class Phrase(NamedTuple):
@@ -74,7 +80,7 @@ _NAME_SET = frozenset(NAMES)
 class Clause(NamedTuple):
     """A statement. `verb` 'be' takes `property` (a colour or quality); any other verb may take `object`.
 
-    `fronted` is a matter of style, not of meaning: the time, or else the place, comes first where the language has that.
+    `fronted` is a matter of style, not of meaning: the time, or else the place, comes first.
     """
 
     subject: Phrase
@@ -89,7 +95,7 @@ class Clause(NamedTuple):
 
 
 class Question(NamedTuple):
-    """Asks a part of `clause`: 'subject', 'place', 'time', or 'colour' or 'number' of `group` ('subject' or 'object')."""
+    """Asks for `clause`'s 'subject', 'place', 'time', or the 'colour' or 'number' of its `group` (subject or object)."""
 
     asked: str
     clause: Clause
@@ -101,7 +107,9 @@ def pick(rng: Random, options: Sequence[T]) -> T:
     return options[int(rng.random() * len(options))]
 
 
-def sample_phrase(rng: Random, kind: str, *, modifiers: float = 0.5, names: float = 0.5, plurals: float = 0.2) -> Phrase:
+def sample_phrase(
+    rng: Random, kind: str, *, modifiers: float = 0.5, names: float = 0.5, plurals: float = 0.2
+) -> Phrase:
     """A phrase of a kind ('human', 'animate', 'animal', 'fruit', 'thing', 'any').
 
     `modifiers`: probability of each of colour and (half as often) quality; `names`: of a name where a name fits;
@@ -128,13 +136,14 @@ def sample_clause(
     negated: float = 0.08,
     fronted: float = 0.15,
 ) -> Clause:
-    """A random statement; the keywords are probabilities of its parts. At most two of place, time and reason are said."""
-    human = subject is not None and (subject.named or subject.concept in ROLES)
+    """A random statement; the keywords are probabilities of its parts. At most two of place, time, reason are said."""
+    animal = subject is not None and subject.concept in ANIMALS
+    with_object, without = _VERBS["animate" if animal else "human"]
     if rng.random() < transitive:
-        verb = pick(rng, _TRANSITIVE_OF["human" if subject is None or human else "animate"])
+        verb = pick(rng, with_object)
         by, to = TRANSITIVE[verb]
     else:
-        verb = pick(rng, _INTRANSITIVE_OF["human" if subject is None or human else "animate"])
+        verb = pick(rng, without)
         by, to = INTRANSITIVE[verb], None
     subject = subject or sample_phrase(rng, by, modifiers=modifiers)
     target = None
@@ -147,10 +156,6 @@ def sample_clause(
     why = pick(rng, REASONS) if rng.random() < reason and not denied and not (where and when) else None
     first = (when is not None or where is not None) and rng.random() < fronted
     return Clause(subject, verb, target, where, when, why, denied, None, first)
-
-
-_TRANSITIVE_OF = {"human": tuple(TRANSITIVE), "animate": tuple(v for v, (by, _) in TRANSITIVE.items() if by == "animate")}
-_INTRANSITIVE_OF = {"human": tuple(INTRANSITIVE), "animate": tuple(v for v, by in INTRANSITIVE.items() if by == "animate")}
 
 
 def meaning(clause: Clause) -> Clause:
@@ -190,9 +195,8 @@ def simplify(rng: Random, clause: Clause, keep: float = 0.4, keep_adverbials: fl
     def fewer(phrase: Phrase | None) -> Phrase | None:
         if phrase is None or phrase.named:
             return phrase
-        less = phrase._replace(
-            quality=phrase.quality if rng.random() < keep else None, colour=phrase.colour if rng.random() < keep else None
-        )
+        quality = phrase.quality if rng.random() < keep else None
+        less = phrase._replace(quality=quality, colour=phrase.colour if rng.random() < keep else None)
         return less if less.number == 1 or rng.random() < 0.6 else less._replace(number=0)
 
     place, time = clause.place, clause.time
@@ -205,7 +209,7 @@ def simplify(rng: Random, clause: Clause, keep: float = 0.4, keep_adverbials: fl
 
 
 def entailment(rng: Random, premise: Clause) -> Clause:
-    """A statement that must be true if the premise is: fewer modifiers, a hypernym, a property, or another word order."""
+    """A statement that is true if the premise is: fewer modifiers, a hypernym, a property, or another word order."""
     roll = rng.random()
     described = _described(premise)
     if roll < 0.25 and described:
@@ -224,7 +228,7 @@ def entailment(rng: Random, premise: Clause) -> Clause:
 
 
 def contradiction(rng: Random, premise: Clause, negation: float = 0.6) -> Clause:
-    """A statement that cannot be true if the premise is; `negation`: how often by denial rather than by another fact."""
+    """A statement that cannot be true if the premise is; `negation`: how often by denial, not by another fact."""
     if premise.negated:
         return simplify(rng, premise)._replace(negated=False)
     ways = []
@@ -236,9 +240,8 @@ def contradiction(rng: Random, premise: Clause, negation: float = 0.6) -> Clause
     if not ways or rng.random() < negation:
         return simplify(rng, premise)._replace(negated=True)
     if pick(rng, ways) == "place":
-        other = pick(rng, [p for p in PLACES if p != premise.place])
         # the time stays: an event in the morning leaves open what happens elsewhere in the evening
-        return simplify(rng, premise._replace(place=other))._replace(place=other, time=premise.time)
+        return simplify(rng, premise)._replace(place=_other_place(rng, premise), time=premise.time)
     phrase = pick(rng, described)
     if phrase.colour and (not phrase.quality or rng.random() < 0.5):
         return _is(phrase, pick(rng, [c for c in COLOURS if c != phrase.colour]))
@@ -246,21 +249,23 @@ def contradiction(rng: Random, premise: Clause, negation: float = 0.6) -> Clause
 
 
 def neutral(rng: Random, premise: Clause, reasons: float = 0.6) -> Clause:
-    """A statement that the premise leaves open; `reasons`: how often a reason nobody gave, else a place, time or property."""
-    if not premise.negated and premise.reason is None and rng.random() < reasons:
-        less = simplify(rng, premise, keep_adverbials=0.3)
-        return less._replace(reason=pick(rng, REASONS))
+    """A statement that the premise leaves open; `reasons`: how often a reason nobody gave, else another fact.
+
+    Raises ValueError for a denied premise that names no place and describes everyone: it leaves nothing open.
+    """
     ways: list[str | Phrase] = []
     if not premise.negated:
         ways += ["place"] * (premise.place is None) + ["time"] * (premise.time is None)
-    ways += [p for p in (premise.subject, premise.object) if p is not None and not p.named and not (p.colour and p.quality)]
-    if premise.negated and premise.place:
+    elif premise.place:
         ways.append("elsewhere")
+    ways += [p for p in (premise.subject, premise.object) if p and not p.named and not (p.colour and p.quality)]
+    if not premise.negated and premise.reason is None and (not ways or rng.random() < reasons):
+        return simplify(rng, premise, keep_adverbials=0.3)._replace(reason=pick(rng, REASONS))
     if not ways:
         raise ValueError(f"nothing is left open by {premise}")
     way = pick(rng, ways)
     if way == "elsewhere":
-        return simplify(rng, premise)._replace(negated=False, place=pick(rng, [p for p in PLACES if p != premise.place]))
+        return simplify(rng, premise)._replace(negated=False, place=_other_place(rng, premise))
     if way == "place":
         return simplify(rng, premise)._replace(place=pick(rng, PLACES), time=premise.time)
     if way == "time":
@@ -268,3 +273,7 @@ def neutral(rng: Random, premise: Clause, reasons: float = 0.6) -> Clause:
     if way.colour is None and (way.quality or rng.random() < 0.5):
         return _is(way, pick(rng, COLOURS))
     return _is(way, pick(rng, QUALITIES))
+
+
+def _other_place(rng: Random, clause: Clause) -> str:
+    return pick(rng, [place for place in PLACES if place != clause.place])

@@ -3,11 +3,11 @@
 A language turns a clause or a question of `xtr.demo.grammar` into `Word`s, each marked with the part of the clause it
 belongs to, so that the span that answers a question is known exactly.
 
-    qaa  English's nearest relative: Latin letters, half the words are English ones respelt; verb second, "not" after the verb
-    qab  written in Cyrillic letters without capitals, names transliterated; verb last, postpositions, no articles, no "is"
-    qac  Latin letters with diacritics; verb first, adjectives after nouns, case, number and denial glued to the word
+    qaa  English's near relative: Latin letters, half its words English ones respelt; verb second, "not" behind it
+    qab  Cyrillic letters without capitals, names transliterated; verb last, postpositions, no articles, no "is"
+    qac  Latin letters with diacritics; verb first, adjectives after nouns; case, number and denial glued to the word
 
-Their words are drawn by rule from a stream fixed for each language: the seed of a world changes what is said, never how.
+Their words are drawn from a stream fixed for each language: the seed of a world changes what is said, never how.
 """
 
 from collections.abc import Callable, Iterable
@@ -31,7 +31,7 @@ class Word(NamedTuple):
 
 @dataclass(frozen=True)
 class Language:
-    """A language: its code (ISO 639-1, or private use), three-letter code, and how it says a clause and asks a question."""
+    """A language: its code (ISO 639-1, or private use), three-letter code, and how it states and asks."""
 
     code: str
     iso3: str
@@ -65,8 +65,8 @@ class Language:
 
 
 # ------------------------------------------------------------------------------------------------------- English
-_IRREGULAR = {"wolf": "wolves", "mouse": "mice", "person": "people", "fox": "foxes", "watch": "watches", "wash": "washes",
-              "carry": "carries"}  # fmt: skip
+_IRREGULAR = {"wolf": "wolves", "mouse": "mice", "person": "people", "fox": "foxes",
+              "watch": "watches", "wash": "washes", "carry": "carries"}  # fmt: skip
 _EN_PLACES = {"garden": "in the garden", "house": "in the house", "market": "at the market", "school": "at the school",
               "forest": "in the forest", "river": "by the river", "park": "in the park", "station": "at the station",
               "beach": "on the beach", "bridge": "on the bridge"}  # fmt: skip
@@ -109,8 +109,10 @@ def _english(clause: Clause) -> list[Word]:
     place = _words(_EN_PLACES[clause.place], "place") if clause.place else []
     time = _words(_EN_TIMES[clause.time], "time") if clause.time else []
     reason = _words(f"because of the {clause.reason}", "reason") if clause.reason else []
+    if clause.fronted and time:
+        return [*time, *words, *place, *reason]
     if clause.fronted:
-        return [*time, *words, *place, *reason] if time else [*place, *words, *reason]
+        return [*place, *words, *reason]
     return [*words, *place, *time, *reason]
 
 
@@ -140,32 +142,35 @@ _LEXEMES = (
     *grammar.COLOURS, *grammar.QUALITIES, *_NUMBER_WORDS.values(), *grammar.PLACES, *grammar.TIMES, *grammar.REASONS,
     *grammar.TRANSITIVE, *grammar.INTRANSITIVE,
 )  # fmt: skip
-_RESPELLINGS = (("ck", "k"), ("ch", "k"), ("sh", "sk"), ("th", "d"), ("wh", "v"), ("qu", "kv"), ("ea", "e"), ("ee", "i"),
-                ("oo", "u"), ("ou", "u"), ("ow", "au"), ("ay", "ei"), ("ge", "g"), ("c", "k"), ("w", "v"), ("y", "i"), ("x", "ks"))  # fmt: skip
+_RESPELLINGS = {"ck": "k", "ch": "k", "sh": "sk", "th": "d", "ea": "e", "ee": "i", "oo": "u", "ou": "u", "ow": "au",
+                "ay": "ei", "ge": "g", "c": "k", "w": "v", "y": "i", "x": "ks"}  # fmt: skip
 
 
 def _respelt(word: str) -> str:
-    for old, new in _RESPELLINGS:
+    for old, new in _RESPELLINGS.items():
         word = word.replace(old, new)
     return word if len(word) < 4 or word[-1] not in "aeiou" else word[:-1]
 
 
-def _invented(code: str, onsets: str, vowels: str, codas: str, taken: Iterable[str], *, keep_half: bool = False) -> dict[str, str]:
-    """A word for each lexeme, two syllables long, unlike every word in `taken`; with `keep_half` every other is English respelt."""
+def _invented(
+    code: str, onsets: str, vowels: str, codas: str, taken: Iterable[str], *, keep_half: bool = False
+) -> dict[str, str]:
+    """A word of two syllables for each lexeme, none of `taken`; with `keep_half` every other is English respelt."""
     rng = Random(f"words of {code}")
     taken = set(taken)
     lexicon = {}
     for i, lexeme in enumerate(_LEXEMES):
         word = _respelt(lexeme) if keep_half and i % 2 == 0 else ""
         while not word or word in taken:
-            word = "".join(grammar.pick(rng, part) for part in (onsets, vowels, onsets, vowels)) + grammar.pick(rng, codas)
+            word = "".join(grammar.pick(rng, part) for part in (onsets, vowels, onsets, vowels, codas))
         taken.add(word)
         lexicon[lexeme] = word
     return lexicon
 
 
 # ----------------------------------------------------------------------------------------------------------- qaa
-_QAA = _invented("qaa", "bdfgklmnprstv", "aeiou", "kmnrst", ("de", "nit", "fan", "est", "sint", "hu", "hur", "van", "kolor"), keep_half=True)
+_QAA_GRAMMAR = ("de", "nit", "fan", "est", "sint", "hu", "hur", "van", "vat", "kolor", "mani")
+_QAA = _invented("qaa", "bdfgklmnprstv", "aeiou", "kmnrst", _QAA_GRAMMAR, keep_half=True)
 
 
 def _qaa_phrase(phrase: Phrase, group: str, article: bool = True) -> list[Word]:
@@ -198,8 +203,10 @@ def _qaa(clause: Clause) -> list[Word]:
     place = _words(f"in de {_QAA[clause.place]}", "place") if clause.place else []
     time = _words(f"an {_QAA[clause.time]}", "time") if clause.time else []
     reason = _words(f"fan de {_QAA[clause.reason]}", "reason") if clause.reason else []
-    if clause.fronted:  # the verb stays second
-        return [*time, *verb, *subject, *target, *place, *reason] if time else [*place, *verb, *subject, *target, *reason]
+    if clause.fronted and time:  # the verb stays second
+        return [*time, *verb, *subject, *target, *place, *reason]
+    if clause.fronted:
+        return [*place, *verb, *subject, *target, *reason]
     return [*subject, *verb, *target, *place, *time, *reason]
 
 
@@ -215,14 +222,15 @@ def _qaa_question(question: Question) -> list[Word]:
         return [wh, verb, *_qaa_phrase(subject, "subject"), *after]
     phrase = subject if question.group == "subject" else target
     if question.asked == "colour":
-        return [*_words("vat kolor", "other"), _qaa_verb("be", phrase.number == 1), *_qaa_phrase(phrase, question.group)]
+        copula = _qaa_verb("be", phrase.number == 1)
+        return [*_words("vat kolor", "other"), copula, *_qaa_phrase(phrase, question.group)]
     counted = [*_words("hu mani", "other"), *_qaa_phrase(phrase, question.group, article=False)]
     return [*counted, verb, *(after if question.group == "subject" else _qaa_phrase(subject, "subject"))]
 
 
 # ----------------------------------------------------------------------------------------------------------- qab
 _CYRILLIC = dict(zip("abcdefghijklmnoprstuvz", "абкдефгхийклмнопрстувз", strict=True))
-_QAB = _invented("qab", "бвгджзклмнпрстфхш", "аеиоуы", "йклмнрст", ("не", "ва", "чо", "ра"))
+_QAB = _invented("qab", "бвгджзклмнпрстфхш", "аеиоуы", "йклмнрст", ("не", "ва", "чо", "раму", "гура"))
 
 
 def _qab_name(name: str) -> str:
@@ -253,8 +261,10 @@ def _qab(clause: Clause) -> list[Word]:
     place = _words(f"{_QAB[clause.place]} да", "place") if clause.place else []
     time = _words(f"{_QAB[clause.time]} ту", "time") if clause.time else []
     reason = _words(f"{_QAB[clause.reason]} зо", "reason") if clause.reason else []
+    if clause.fronted and time:
+        return [*time, *subject, *place, *reason, *target, *verb]
     if clause.fronted:
-        return [*time, *subject, *place, *reason, *target, *verb] if time else [*place, *subject, *reason, *target, *verb]
+        return [*place, *subject, *reason, *target, *verb]
     return [*subject, *time, *place, *reason, *target, *verb]
 
 
@@ -300,8 +310,10 @@ def _qac(clause: Clause) -> list[Word]:
     place = [Word(_QAC[clause.place] + "lë", "place")] if clause.place else []
     time = [Word(_QAC[clause.time] + "tö", "time")] if clause.time else []
     reason = [Word(_QAC[clause.reason] + "žëm", "reason")] if clause.reason else []
+    if clause.fronted and time:
+        return [*time, verb, *subject, *target, *place, *reason]
     if clause.fronted:
-        return [*time, verb, *subject, *target, *place, *reason] if time else [*place, verb, *subject, *target, *reason]
+        return [*place, verb, *subject, *target, *reason]
     return [verb, *subject, *target, *place, *time, *reason]
 
 

@@ -6,17 +6,19 @@ Test and development sentences are drawn first; everything drawn later (training
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from random import Random
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from xtr.demo import grammar
 from xtr.demo.grammar import Clause, Question, pick
+
+T = TypeVar("T")
 
 LABELS = ("entailment", "neutral", "contradiction")
 
 
 @dataclass(frozen=True)
 class WorldSizes:
-    """How much of everything: examples (questions for squad and xquad, documents for the corpus), a language where it says so."""
+    """How much of everything: examples; questions for squad and xquad; documents for the corpus."""
 
     mnli_train: int = 4000
     mnli_dev: int = 300
@@ -77,42 +79,36 @@ def make_world(seed: int, sizes: WorldSizes, foreign: tuple[str, ...], english: 
     def stream(name: str) -> Random:
         return Random(f"{seed} {name}")
 
-    def inferences(name: str, n: int, hold: bool) -> list[Inference]:
+    def several(name: str, n: int, draw: Callable[[Random, int], T], clauses_of: Callable, hold: bool) -> list[T]:
         rng, seen = stream(name), set()
-        return [_new(lambda: _inference(rng, LABELS[i % 3]), lambda x: x[:1], seen, held_out, hold) for i in range(n)]
+        return [_new(lambda i=i: draw(rng, i), clauses_of, seen, held_out, hold) for i in range(n)]
 
-    def readings(name: str, n: int, hold: bool) -> list[Reading]:
-        rng, seen = stream(name), set()
-        out: list[Reading] = []
-        while n > 0:
-            reading = _new(lambda: _reading(rng, min(2, n)), lambda x: x.context, seen, held_out, hold)  # noqa: B023
-            n -= len(reading.questions)
-            out.append(reading)
-        return out
+    def inferences(name: str, n: int, hold: bool = False) -> list[Inference]:
+        return several(name, n, lambda rng, i: _inference(rng, LABELS[i % 3]), lambda x: x[:1], hold)
+
+    def readings(name: str, n: int, hold: bool = False) -> list[Reading]:
+        sizes = [2] * (n // 2) + [1] * (n % 2)
+        return several(name, len(sizes), lambda rng, i: _reading(rng, sizes[i]), lambda x: x.context, hold)
 
     def documents(name: str, n: int, draw: Callable[[Random], Document]) -> list[Document]:
-        rng, seen = stream(name), set()
-        return [_new(lambda: draw(rng), _clauses, seen, held_out, False) for _ in range(n)]
+        return several(name, n, lambda rng, _: draw(rng), _clauses, False)
 
-    # dictionaries and calls below run in this order: what is held out comes first
-    xnli_test = inferences("xnli test", sizes.xnli_test, True)
-    xnli_dev = inferences("xnli dev", sizes.xnli_dev, True)
-    mnli_dev = inferences("mnli dev", sizes.mnli_dev, True)
-    xquad = readings("xquad", sizes.xquad, True)
-    squad_dev = readings("squad dev", sizes.squad_dev, True)
-    tatoeba = {}
-    for code in foreign:
-        rng, seen = stream(f"tatoeba {code}"), set()
-        tatoeba[code] = [
-            _new(lambda: _retrieval(rng), lambda c: (c,), seen, held_out, True)  # noqa: B023
-            for _ in range(sizes.tatoeba)
-        ]
+    # what is held out comes first
+    xnli_test = inferences("xnli test", sizes.xnli_test, hold=True)
+    xnli_dev = inferences("xnli dev", sizes.xnli_dev, hold=True)
+    mnli_dev = inferences("mnli dev", sizes.mnli_dev, hold=True)
+    xquad = readings("xquad", sizes.xquad, hold=True)
+    squad_dev = readings("squad dev", sizes.squad_dev, hold=True)
+    tatoeba = {
+        code: several(f"tatoeba {code}", sizes.tatoeba, lambda rng, _: _retrieval(rng), lambda c: (c,), True)
+        for code in foreign
+    }
     return World(
-        mnli_train=inferences("mnli train", sizes.mnli_train, False),
+        mnli_train=inferences("mnli train", sizes.mnli_train),
         mnli_dev=mnli_dev,
         xnli_dev=xnli_dev,
         xnli_test=xnli_test,
-        squad_train=readings("squad train", sizes.squad_train, False),
+        squad_train=readings("squad train", sizes.squad_train),
         squad_dev=squad_dev,
         xquad=xquad,
         tatoeba=tatoeba,
@@ -152,7 +148,8 @@ def _paragraph(rng: Random, n: int) -> tuple[Clause, ...]:
     """`n` affirmed clauses in which no participant and no verb comes twice, so that a question has one answer."""
     while True:
         clauses = tuple(
-            grammar.sample_clause(rng, modifiers=0.3, place=0.6, time=0.4, reason=0, negated=0, fronted=0.1) for _ in range(n)
+            grammar.sample_clause(rng, modifiers=0.3, place=0.6, time=0.4, reason=0, negated=0, fronted=0.1)
+            for _ in range(n)
         )
         concepts = [p.concept for c in clauses for p in (c.subject, c.object) if p is not None]
         if len(set(concepts)) == len(concepts) and len({c.verb for c in clauses}) == n:
@@ -177,7 +174,7 @@ def _reading(rng: Random, n_questions: int) -> Reading:
     context = _paragraph(rng, 2 if rng.random() < 0.7 else 3)
     possible = [(i, q) for i, clause in enumerate(context) for q in _questions(clause)]
     chosen: list[tuple[int, Question]] = []
-    while len(chosen) < min(n_questions, len(possible)):
+    while len(chosen) < n_questions:
         candidate = pick(rng, possible)
         if candidate not in chosen:
             chosen.append(candidate)
@@ -189,7 +186,7 @@ def _retrieval(rng: Random) -> Clause:
 
 
 def _document(rng: Random) -> Document:
-    """Two or three sentences: a story of one participant, a fact said again more briefly, or a question and its answer."""
+    """Two or three sentences: a story of one participant, a fact said again briefly, or a question and its answer."""
     roll = rng.random()
     if roll < 0.5:
         first = grammar.sample_clause(rng)

@@ -1,14 +1,14 @@
 """Writes the demo world in the official file formats, with a tokenizer trained on its corpus.
 
-    directory/
-      world.json                                          what was written, and with which generator
-      xnli/XNLI-MT-1.0/multinli/multinli.train.en.tsv     premise hypo label; the third label is "contradictory" there
-      multinli_1.0/multinli_1.0_dev_matched.jsonl
-      xnli/{dev,test}-<language>.tsv                      the same meanings in every language
-      squad/{train,dev}-v1.1.json, xquad/xquad.<language>.json
-      tatoeba/v1/tatoeba.<language>-eng.{<language>,eng}
-      text/corpus/<language>.txt, text/corpus/en-<language>.txt
-      tokenizer/sentencepiece.model
+directory/
+  world.json                                          what was written, and with which generator
+  xnli/XNLI-MT-1.0/multinli/multinli.train.en.tsv     premise hypo label; the third label is "contradictory" there
+  multinli_1.0/multinli_1.0_dev_matched.jsonl
+  xnli/{dev,test}-<language>.tsv                      the same meanings in every language
+  squad/{train,dev}-v1.1.json, xquad/xquad.<language>.json
+  tatoeba/v1/tatoeba.<language>-eng.{<language>,eng}
+  text/corpus/<language>.txt, text/corpus/en-<language>.txt
+  tokenizer/sentencepiece.model
 """
 
 import hashlib
@@ -18,11 +18,9 @@ import os
 import shutil
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from random import Random
 
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
@@ -61,21 +59,21 @@ def write_world(directory: str | os.PathLike, seed: int = 0, sizes: WorldSizes |
     with other things in it is a `UserError`.
     """
     started = time.perf_counter()
-    directory = Path(directory)
-    wanted = {"generator": generator_version(), "seed": seed, "sizes": asdict(sizes or WorldSizes())}
+    directory, sizes = Path(directory), sizes or WorldSizes()
+    wanted = {"generator": generator_version(), "seed": seed, "sizes": asdict(sizes)}
     found = _manifest(directory)
     if found is None and directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise UserError(f"{directory} is not empty and holds no demo world. Name another folder for it, or empty this one.")
+        raise UserError(f"{directory} is not an empty folder and holds no demo world. Name another folder for it.")
     if found is not None and all(found.get(k) == v for k, v in wanted.items()):
         return _summary(directory, found, True, started)
     directory.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
-        world = make_world(seed, sizes or WorldSizes(), tuple(language.code for language in FOREIGN), ENGLISH.code)
+        world = make_world(seed, sizes, tuple(language.code for language in FOREIGN), ENGLISH.code)
         files = _write_files(temporary / "new", world)
-        vocabulary = _write_tokenizer(temporary / "new", seed, (sizes or WorldSizes()).vocabulary)
+        vocabulary = _write_tokenizer(temporary / "new", sizes.vocabulary)
         manifest = {**wanted, "files": files, "vocabulary_size": vocabulary, "languages": [x.code for x in LANGUAGES]}
-        (temporary / "new" / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        (temporary / "new" / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", "utf-8")
         if directory.exists():
             directory.rename(temporary / "old")
         (temporary / "new").rename(directory)
@@ -85,8 +83,9 @@ def write_world(directory: str | os.PathLike, seed: int = 0, sizes: WorldSizes |
 
 
 def generator_version() -> str:
-    """Names the generator by its own source text, so that a changed generator never passes off an old world as its own."""
-    sources = [Path(__file__).with_name(name).read_bytes() for name in ("grammar.py", "languages.py", "world.py", "write.py")]
+    """Names the generator by its own source text: a changed generator never takes an old world for its own."""
+    names = ("grammar.py", "languages.py", "world.py", "write.py")
+    sources = [Path(__file__).with_name(name).read_bytes() for name in names]
     return hashlib.sha256(b"\0".join([*sources, sentencepiece.__version__.encode()])).hexdigest()[:12]
 
 
@@ -172,7 +171,8 @@ def _squad(readings: list[Reading], language: Language, name: str) -> list[dict]
             start, text = language.answer(question)
             start += sum(len(s) + 1 for s in sentences[:k])
             key = hashlib.sha256(f"{name.split('.')[0]} {i} {j}".encode()).hexdigest()[:24]
-            questions.append({"id": key, "question": language.ask(question), "answers": [{"answer_start": start, "text": text}]})
+            answers = [{"answer_start": start, "text": text}]
+            questions.append({"id": key, "question": language.ask(question), "answers": answers})
         paragraphs.append({"context": " ".join(sentences), "qas": questions})
     return [
         {"title": f"Story_{n // 10 + 1}", "paragraphs": paragraphs[n : n + 10]} for n in range(0, len(paragraphs), 10)
@@ -194,11 +194,11 @@ def _bilingual(documents: list[Document], language: Language) -> Iterator[str]:
 
 
 # ----------------------------------------------------------------------------------------------------- tokenizer
-def _write_tokenizer(root: Path, seed: int, size: int) -> int:
+def _write_tokenizer(root: Path, size: int) -> int:
     """Trains the tokenizer on the training text and adds the sentinels; returns the number of pieces with them."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(_tokenizer_text(root, seed)),
+        sentence_iterator=iter(_tokenizer_text(root)),
         model_writer=model,
         model_type="unigram",
         vocab_size=size,
@@ -216,7 +216,8 @@ def _write_tokenizer(root: Path, seed: int, size: int) -> int:
     )
     proto = sentencepiece_model_pb2.ModelProto.FromString(model.getvalue())
     for i in reversed(range(SENTINELS)):  # <extra_id_99> first, as in mT5's own vocabulary
-        proto.pieces.add(piece=f"<extra_id_{i}>", score=0.0, type=sentencepiece_model_pb2.ModelProto.SentencePiece.USER_DEFINED)
+        kind = sentencepiece_model_pb2.ModelProto.SentencePiece.USER_DEFINED
+        proto.pieces.add(piece=f"<extra_id_{i}>", score=0.0, type=kind)
     proto.trainer_spec.vocab_size = len(proto.pieces)
     path = root / TOKENIZER
     path.parent.mkdir(parents=True)
@@ -224,7 +225,7 @@ def _write_tokenizer(root: Path, seed: int, size: int) -> int:
     return len(proto.pieces)
 
 
-def _tokenizer_text(root: Path, seed: int) -> list[str]:
+def _tokenizer_text(root: Path) -> list[str]:
     """Corpus lines, and lines with the words that the tasks' text-to-text forms put around an example."""
     texts = [_read_lines(path) for path in sorted((root / "text" / "corpus").glob("*.txt"))]
     each = -(-_TOKENIZER_LINES // len(texts))
@@ -233,7 +234,10 @@ def _tokenizer_text(root: Path, seed: int) -> list[str]:
         premise, hypothesis, _ = row.split("\t")
         lines.append(f"xnli: premise: {premise} hypothesis: {hypothesis} {i % 3}")
         lines.append(f"question: {hypothesis} context: {premise}")
-    return lines
+    # Only strings found in two different words become candidates for pieces. The whole words of a small world are
+    # found in one, themselves; a glossary shows each once more with a comma glued to it.
+    words = sorted({word.strip(".?:") for line in lines for word in line.split(" ")})
+    return [*lines, *(f"{word}, {word}" for word in words)]
 
 
 def _read_lines(path: Path) -> list[str]:

@@ -11,8 +11,8 @@ import numpy as np
 
 from xtr import rundir
 from xtr.checkpoints import load
-from xtr.data.cache import CachedTask, ensure_cached
-from xtr.data.pipeline import eval_examples
+from xtr.data.cache import ensure_cached
+from xtr.data.cached_task import CachedTask, eval_examples
 from xtr.data.vocabulary import SentencePieceVocabulary
 from xtr.errors import UserError, did_you_mean
 from xtr.evaluate import batching, decoding, embedding, scoring
@@ -28,13 +28,13 @@ SPLITS_OF_RETRIEVAL = ("queries", "candidates")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Compiled functions: one an architecture and a purpose, shared by every checkpoint that is evaluated in a process.
+# Compiled functions: one an architecture and a purpose, shared by all checkpoints that a process evaluates.
 # ---------------------------------------------------------------------------------------------------------------------
 
 
 @functools.lru_cache(maxsize=64)
 def compiled(config: mt5.MT5Config, purpose: str, **static) -> Callable:
-    """A jitted `f(params, tokens_BS, ...)` for 'rank', 'generate' or 'embed'; `static` goes to the function below it."""
+    """A jitted `f(params, tokens_BS, ...)` for 'rank', 'generate' or 'embed'; `static` goes to what it calls."""
     functions = {"rank": scoring.rank_scores, "generate": decoding.greedy_decode, "embed": embedding.mean_pooled}
     function = functions[purpose]
     return jax.jit(lambda params, *arrays: function(mt5.MT5(config, params), *arrays, **static))
@@ -68,7 +68,9 @@ class Predictor:
             rows = np.concatenate([indices_b, np.repeat(indices_b[:1], len(tokens_BS) - len(indices_b))])
             extra = [array[rows] for array in arrays]
             # One batch is always in flight, so that the host collects a result while the device works on the next.
-            waiting.append((indices_b, function(self.params, *(jax.device_put(a, sharding) for a in (tokens_BS, *extra)))))
+            waiting.append(
+                (indices_b, function(self.params, *(jax.device_put(a, sharding) for a in (tokens_BS, *extra))))
+            )
             if len(waiting) > 1:
                 collect()
         while waiting:
@@ -213,7 +215,9 @@ def _select(tasks: Sequence[CachedTask], languages: Sequence[str] | None, name: 
     found = {task.info["language"]: task for task in tasks}
     unknown = [language for language in languages if language not in found]
     if unknown:
-        raise UserError(f"{name} has no {', '.join(unknown)}; found: {', '.join(sorted(found))}.{did_you_mean(unknown[0], found)}")
+        raise UserError(
+            f"{name} has no {', '.join(unknown)}; found: {', '.join(sorted(found))}.{did_you_mean(unknown[0], found)}"
+        )
     return [found[language] for language in languages]
 
 
@@ -232,8 +236,8 @@ def evaluate(run: EvaluateRun, gin_texts: Mapping[str, str] | None = None) -> li
         names,
         task_modules=run.task_modules,
         vocabulary_path=run.vocabulary_path,
-        data_dir=run.data_dir,
-        cache_dir=run.cache_dir,
+        data_dir=rundir.data_dir(run.data_dir),
+        cache_dir=rundir.cache_dir(run.cache_dir),
     )
     work = [(task, run.split) for task in _select(found[names[0]], run.languages, names[0])]
     if run.dev_task_name:
@@ -241,15 +245,20 @@ def evaluate(run: EvaluateRun, gin_texts: Mapping[str, str] | None = None) -> li
     predictor, step = open_predictor(run)
     rows: list[ResultRow] = []
     total = sum(_count(task, split, run.limit) for task, split in work)
-    truncated = 0
+    truncated, chance = 0, {}
     with progress(f"evaluate {run.target or names[0]}", total) as bar:
         for task, split in work:
-            task_rows, cut = _evaluate_task(run, predictor, step, task, split, store, bar.advance)
+            task_rows, cut, guessing = _evaluate_task(run, predictor, step, task, split, store, bar.advance)
             rows += task_rows
             truncated += cut
+            if guessing is not None:
+                chance[task.info["language"]] = guessing
     store.append(rows)
     seconds = round(time.monotonic() - started, 3)
-    rundir.mark_done(run.eval_output_dir, {"rows": len(rows), "examples": total, "truncated": truncated, "seconds": seconds})
+    rundir.mark_done(
+        run.eval_output_dir,
+        {"rows": len(rows), "examples": total, "truncated": truncated, "chance": chance, "seconds": seconds},
+    )
     return rows
 
 
@@ -293,7 +302,19 @@ def _evaluate_task(run: EvaluateRun, predictor: Predictor, step: int, task: Cach
         "step": step,
         "n": len(records),
     }
-    return [ResultRow(**shared, metric=metric, value=float(value)) for metric, value in values.items()], cut
+    return (
+        [ResultRow(**shared, metric=metric, value=float(value)) for metric, value in values.items()],
+        cut,
+        _chance(sides),
+    )
+
+
+def _chance(sides: Sequence[Sequence[Mapping]]) -> float | None:
+    """Percentage right by guessing one of the choices or candidates; None where that is not defined."""
+    if len(sides) == 2:
+        return 100.0 / len(sides[1])
+    choices = [len(example["meta"].get("choices", ())) for example in sides[0]]
+    return float(np.mean([100.0 / n for n in choices])) if all(choices) else None
 
 
 def infer(run: InferRun) -> int:

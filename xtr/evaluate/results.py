@@ -6,21 +6,20 @@
 The rows are the source of truth; tables, reports and TensorBoard files are made from them.
 """
 
-import contextlib
 import dataclasses
 import json
 import math
 import numbers
 import os
 import re
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
+from xtr import rundir
 from xtr.errors import DataError, UserError
 
 KEY = ("run_id", "stage", "intermediate", "target", "language", "split", "seed", "step", "metric")
@@ -102,8 +101,7 @@ class ResultStore:
         if new.empty:
             return
         table = pd.concat([self.read(), new], ignore_index=True).drop_duplicates(list(KEY), keep="last")
-        with _replacing(self.path) as temporary:
-            table.to_parquet(temporary, index=False)
+        rundir.write_atomic(self.path, table.to_parquet(index=False))
 
     def read(self) -> pd.DataFrame:
         """All rows, oldest first, with the columns of `ResultRow`; empty when nothing was written yet."""
@@ -142,8 +140,7 @@ class ResultStore:
                 raise DataError(f"{path}, record {number}, field 'id': {record['id']!r} occurs twice")
             seen.add(str(record["id"]))
             lines.append(json.dumps(record, ensure_ascii=False) + "\n")
-        with _replacing(path) as temporary:
-            temporary.write_bytes("".join(lines).encode())
+        rundir.write_atomic(path, "".join(lines))
         return path
 
     def read_predictions(self, run_id: str, target: str, language: str, split: str) -> list[dict]:
@@ -184,22 +181,3 @@ class ResultStore:
                 path = self.predictions_path(key.run_id, key.target, key.language, key.split)
                 raise DataError(f"{path}, id {record['id']!r}: no number for contributions[{key.metric!r}]") from None
         return values
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`: moved onto it on success, removed on failure."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with open(temporary, "rb+") as f:
-            os.fsync(f.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes files private
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -55,6 +55,7 @@ class SummaryWriter:
     def _add(self, event: event_pb2.Event) -> None:
         event.wall_time = time.time()
         self._records.write(event.SerializeToString())
+        self._records.flush()  # a TensorBoard that is open shows it at once
 
     def _add_summary(self, summary: summary_pb2.Summary, step: int = 0) -> None:
         self._add(event_pb2.Event(step=step, summary=summary))
@@ -75,7 +76,7 @@ class SummaryWriter:
     def text(self, tag: str, markdown: str, step: int = 0) -> None:
         """Adds Markdown text; tables are shown as tables."""
         metadata = text_metadata.create_summary_metadata(display_name=None, description=None)
-        self._add_tensor(tag, _strings([markdown.encode()]), metadata, summary_pb2.DATA_CLASS_TENSOR, step)
+        self._add_tensor(tag, _strings([markdown.encode()], scalar=True), metadata, summary_pb2.DATA_CLASS_TENSOR, step)
 
     def image(self, tag: str, png: bytes, step: int = 0) -> None:
         """Adds a PNG image.

@@ -3,7 +3,7 @@
 Axes: B batch, S encoder length, T decoder length, Q query length, M key (memory) length, D embedding, H heads,
 K head size, N = H*K joined, F MLP hidden, V vocabulary, L layers, R relative position buckets.
 
-A module is a thin view over arrays: it holds no state of its own, and dropout keys are arguments (None: no dropout).
+A module is a thin view over arrays: it holds no state of its own, and dropout masks are arguments (None: no dropout).
 """
 
 import math
@@ -44,20 +44,21 @@ class Context:
         """A weight at its use: cast to the compute dtype, then gathered along 'embed' (the smaller dtype travels)."""
         return self.constrain(param[...].astype(self.dtype), tuple(None if a == "embed" else a for a in axes))
 
-    def dropout(self, x: jax.Array, key: jax.Array | None, broadcast_axis: int | None = -2) -> jax.Array:
-        """Dropout with one mask shared along `broadcast_axis` (None: an independent mask for each element)."""
+    def masks(self, key: jax.Array | None, batch: int, *sizes: int) -> list[jax.Array | None]:
+        """Dropout masks [batch, size], True where kept; all from one draw. Nones without a key or a rate."""
         if key is None or self.dropout_rate == 0.0:
+            return [None] * len(sizes)
+        keep = jax.random.bernoulli(key, 1.0 - self.dropout_rate, (batch, sum(sizes)))
+        return jnp.split(keep, np.cumsum(sizes)[:-1], axis=1)
+
+    def dropout(self, x: jax.Array, keep: jax.Array | None) -> jax.Array:
+        """Dropout of [B, ..., T, D] with a mask [B, ...*D] that all T share (T5's), or [B, ...*T*D] that they do not."""
+        if keep is None:
             return x
-        shape = list(x.shape)
-        if broadcast_axis is not None:
-            shape[broadcast_axis] = 1
-        keep = jax.random.bernoulli(key, 1.0 - self.dropout_rate, shape)
-        return jnp.where(keep, x / jnp.asarray(1.0 - self.dropout_rate, x.dtype), jnp.zeros((), x.dtype))
-
-
-def split_keys(key: jax.Array | None, n: int) -> Any:
-    """n keys from one, or n Nones from None."""
-    return [None] * n if key is None else jax.random.split(key, n)
+        if keep.size < x.size:
+            keep = keep.reshape(*x.shape[:-2], 1, x.shape[-1])
+        scaled = x / jnp.asarray(1.0 - self.dropout_rate, x.dtype)
+        return jnp.where(keep.reshape(*x.shape[:-2], -1, x.shape[-1]), scaled, jnp.zeros((), x.dtype))
 
 
 class RMSNorm(nnx.Module):
@@ -83,7 +84,9 @@ class Dense(nnx.Module):
         self.context = context
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return x @ self.context.weight(self.kernel, self.axes)
+        # Flat, because a product of 3-D arrays makes XLA's CPU backend transpose activations in the backward pass.
+        w = self.context.weight(self.kernel, self.axes)
+        return (x.reshape(-1, x.shape[-1]) @ w).reshape(*x.shape[:-1], w.shape[-1])
 
 
 class Attention(nnx.Module):
@@ -113,7 +116,7 @@ class Attention(nnx.Module):
         *,
         mask: jax.Array,
         bias_HQM: jax.Array | None = None,
-        dropout_key: jax.Array | None = None,
+        keep_BHM: jax.Array | None = None,
     ) -> jax.Array:
         """Attends from x to `memory` (keys, values: BHMK). `mask`: bool, broadcastable to BHQM, True at seen keys."""
         key_BHMK, value_BHMK = memory
@@ -123,7 +126,7 @@ class Attention(nnx.Module):
         if bias_HQM is not None:
             scores_BHQM += bias_HQM
         probs_BHQM = jax.nn.softmax(jnp.where(mask, scores_BHQM, MASKED), axis=-1).astype(self.context.dtype)
-        probs_BHQM = self.context.dropout(probs_BHQM, dropout_key)
+        probs_BHQM = self.context.dropout(probs_BHQM, keep_BHM)
         mixed_BHQK = jnp.einsum("bhqm,bhmk->bhqk", probs_BHQM, value_BHMK)
         mixed_BQN = mixed_BHQK.swapaxes(1, 2).reshape(*x_BQD.shape[:2], -1)
         return self.out(mixed_BQN)
@@ -138,9 +141,9 @@ class GatedMLP(nnx.Module):
         self.wo = Dense(params["wo"], ("mlp", "embed"), context)
         self.context = context
 
-    def __call__(self, x_BTD: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, keep_BF: jax.Array | None = None) -> jax.Array:
         hidden_BTF = jax.nn.gelu(self.wi_0(x_BTD), approximate=True) * self.wi_1(x_BTD)
-        hidden_BTF = self.context.dropout(hidden_BTF, dropout_key)
+        hidden_BTF = self.context.dropout(hidden_BTF, keep_BF)
         return self.wo(self.context.constrain(hidden_BTF, ("batch", "length", "mlp")))
 
 

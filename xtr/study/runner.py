@@ -1,4 +1,4 @@
-"""Runs a study's stages, each once; goes on where it was; a failed stage is kept with its reason and the rest goes on."""
+"""Runs a study's stages, each once; goes on where it was; a failed stage keeps its reason and the rest goes on."""
 
 import dataclasses
 import json
@@ -109,18 +109,22 @@ def _job(spec: StudySpec, stage: Stage, jobs: Mapping[Stage, Job], configure: Co
     overrides = stage_overrides(spec, stage) | {source: checkpoint, place: "."}
     if entry == "evaluate":
         overrides |= {
-            "evaluate.run_id": stage.name,
             "evaluate.stage": stage.parent.kind if stage.parent else "pretrained",
             "evaluate.intermediate": stage.intermediate,
             "evaluate.model_name": stage.model,
         }
     run, _ = configure(entry, stage.gin_files, overrides)
-    facts = rundir.identity(run, data=list(fingerprints(run.mixture_or_task_name)), parent=parent.address if parent else checkpoint)
+    facts = rundir.identity(
+        run, data=list(fingerprints(run.mixture_or_task_name)), parent=parent.address if parent else checkpoint
+    )
     for name in ("initial_checkpoint_path", "checkpoint_path", "vocabulary_path"):
         facts.pop(name, None)  # said by the parent's address and by the data's fingerprints
     address = rundir.digest(facts)
     directory = Path(spec.study_dir) / "stages" / f"{stage.name}-{address}"
-    run, texts = configure(entry, stage.gin_files, overrides | {place: str(directory)})
+    overrides[place] = str(directory)
+    if entry == "evaluate":
+        overrides["evaluate.run_id"] = directory.name
+    run, texts = configure(entry, stage.gin_files, overrides)
     return Job(stage, run, texts, address, directory)
 
 
@@ -134,7 +138,9 @@ class Outcome:
     seconds: float = 0.0
 
 
-def run_jobs(jobs: Sequence[Job], train: Callable, evaluate: Callable, stop_on: tuple[type[BaseException], ...]) -> Outcome:
+def run_jobs(
+    jobs: Sequence[Job], train: Callable, evaluate: Callable, stop_on: tuple[type[BaseException], ...]
+) -> Outcome:
     """Runs every job that is not done, parents first.
 
     Args:

@@ -20,7 +20,8 @@ class StudySpec:
       intermediates: intermediate name -> gin files of its stage; 'none' (with no file) must be among them.
       targets: target name -> gin file, which sets `evaluate.*` and, where the target is trained, `train.*`.
       seeds: training seeds; a seed names one chain intermediate -> target.
-      pretrain: gin files of a pretraining stage (after the model's own), run once a model; empty where models start from published weights.
+      pretrain: gin files of a pretraining stage (after the model's own), run once a model; empty where models start
+        from published weights.
       initial_checkpoints: model name -> published checkpoint, where there is no pretraining stage.
       overrides: macro or binding -> value, for every stage.
       stage_overrides: stage kind -> the same, for stages of that kind.

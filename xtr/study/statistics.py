@@ -43,7 +43,7 @@ class Estimate:
     @property
     def over(self) -> str:
         """What the interval accounts for, in words."""
-        return f"{self.seeds} seeds and examples" if self.seeds > 1 else "examples only (1 seed)"
+        return f"{self.seeds} seeds and examples" if self.seeds > 1 else "examples only, 1 seed"
 
     @property
     def p_value(self) -> float:

@@ -58,7 +58,8 @@ class Cell:
       score: the score (for `GAP`: English minus zero-shot mean).
       gain: score minus that of `NONE`, paired by seed and example; None for `NONE`, or without a baseline.
       chance: score of guessing, where known.
-      missing: expected languages (for an average: targets) that are not in it.
+      expected: how many languages (for an average: targets) it ought to be a mean over.
+      missing: those of them that are not in it.
       overlap: the intermediate's training data is part of the target's.
       p_adjusted: Holm-adjusted p-value of the gain among all (intermediate, target) pairs of this model; zero-shot
         cells of single targets only.
@@ -71,6 +72,7 @@ class Cell:
     score: Estimate
     gain: Estimate | None
     chance: float | None
+    expected: int
     missing: tuple[str, ...]
     overlap: bool
     p_adjusted: float | None = None
@@ -142,7 +144,7 @@ class TransferTable:
                 line[f"{name}_seeds"] = number.seeds if number else 0
             line |= {"examples": cell.score.examples, "p_adjusted": cell.p_adjusted, "chance": cell.chance}
             line |= {"against_chance": cell.against_chance, "overlap": cell.overlap}
-            lines.append(line | {"missing": " ".join(cell.missing)})
+            lines.append(line | {"expected": cell.expected, "missing": " ".join(cell.missing)})
         return pd.DataFrame(lines)
 
 
@@ -292,9 +294,10 @@ def _load(rows: pd.DataFrame, load_contributions, metrics: tuple[str, ...], lang
 def _vector(rows: pd.DataFrame, load_contributions, ids: dict[str, tuple[str, ...]], language: str) -> np.ndarray:
     """[N] contributions of one run, averaged over the score's metrics, after comparing them with the rows."""
     total_N = np.zeros(0)
-    for row in rows.itertuples():
-        where = f"run {row.run_id}, {row.target}.{row.language}.{row.split}, {row.metric}"
-        by_id = load_contributions(ContributionKey(row.run_id, row.target, row.language, row.split, row.metric))
+    for row in rows.to_dict("records"):
+        key = ContributionKey(*(row[name] for name in ContributionKey._fields))
+        where = f"run {key.run_id}, {key.target}.{key.language}.{key.split}, {key.metric}"
+        by_id = load_contributions(key)
         known = ids.setdefault(language, tuple(sorted(by_id)))
         if not by_id or set(by_id) != set(known):
             raise DataError(
@@ -302,9 +305,9 @@ def _vector(rows: pd.DataFrame, load_contributions, ids: dict[str, tuple[str, ..
                 " evaluate all runs on the same examples"
             )
         values_N = np.array([by_id[i] for i in known])
-        if abs(values_N.mean() - row.value) > 1e-3:
+        if abs(values_N.mean() - row["value"]) > 1e-3:
             raise DataError(
-                f"{where}: the row says {row.value:.4f}, its predictions {values_N.mean():.4f}: they come from"
+                f"{where}: the row says {row['value']:.4f}, its predictions {values_N.mean():.4f}: they come from"
                 " different evaluations; evaluate this run again"
             )
         total_N = values_N / len(rows) + (total_N if total_N.size else 0)
@@ -359,16 +362,17 @@ class _Maker:
         if absent:
             self.problems.append(f"{place}: no results in {', '.join(absent)}")
         foreign = [language for language in have if language != ENGLISH]
-        views = [(language, [(panel, language, 1.0)], ()) for language in have]
+        views = [(language, [(panel, language, 1.0)], 1, ()) for language in have]
         if foreign:
             mean = [(panel, language, 1 / len(foreign)) for language in foreign]
             short = tuple(language for language in absent if language != ENGLISH)
-            views.insert(0, (ZERO_SHOT, mean, short))
+            whole = len(foreign) + len(short)
+            views.insert(0, (ZERO_SHOT, mean, whole, short))
             if ENGLISH in have:
-                views.append((GAP, [(panel, ENGLISH, 1.0), *((p, lang, -w) for p, lang, w in mean)], short))
+                views.append((GAP, [(panel, ENGLISH, 1.0), *((p, lang, -w) for p, lang, w in mean)], whole, short))
         cells = []
-        for view, terms, missing in views:
-            cell = self._cell([intermediate], target, view, terms, missing)
+        for view, terms, whole, missing in views:
+            cell = self._cell([intermediate], target, view, terms, whole, missing)
             if cell:
                 cells.append(cell)
         seeds = {seed for language in have for name, seed in panel.column[language] if name == intermediate}
@@ -401,12 +405,13 @@ class _Maker:
                 terms += [(panel, language, 1 / len(have)) for language in have]
             present = len(targets) - len(missing)
             terms = [(panel, language, weight / present) for panel, language, weight in terms]
-            cell = self._cell(intermediates, name, ZERO_SHOT, terms, tuple(missing)) if terms else None
+            whole = len(targets)
+            cell = self._cell(intermediates, name, ZERO_SHOT, terms, whole, tuple(missing)) if terms else None
             if cell:
                 cells.append(cell)
         return cells
 
-    def _cell(self, intermediates: list[str], target: str, view: str, terms: _Terms, missing) -> Cell | None:
+    def _cell(self, intermediates, target: str, view: str, terms: _Terms, whole: int, missing) -> Cell | None:
         sides: _Sides = [(name, 1 / len(intermediates)) for name in intermediates]
         score = self._estimate(terms, sides)
         if score is None:
@@ -432,6 +437,7 @@ class _Maker:
             score=score,
             gain=gain,
             chance=self._chance(target, view, terms),
+            expected=whole,
             missing=missing,
             overlap=any(target in self.overlaps.get(name, ()) for name in intermediates),
         )

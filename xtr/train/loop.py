@@ -18,11 +18,11 @@ from xtr.data.cache import ensure_cached
 from xtr.data.pipeline import TrainData, train_batches
 from xtr.data.vocabulary import SentencePieceVocabulary
 from xtr.errors import Preempted, UserError
+from xtr.evaluate.tensorboard import SummaryWriter
 from xtr.models import mt5
 from xtr.parallel.mesh import make_mesh
-from xtr.parallel.sharding import DEFAULT_RULES, batch_sharding
+from xtr.parallel.sharding import DEFAULT_RULES, global_batch
 from xtr.progress import progress
-from xtr.tensorboard import ScalarWriter
 from xtr.train import schedules
 from xtr.train.run import TrainRun
 from xtr.train.step import TrainOptions, abstract_state, init_state, make_eval_step, make_train_step
@@ -96,12 +96,12 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
 
     # ------------------------------------------------------------------------------------------------------------ data
     vocabulary = check_vocabulary(run.vocabulary_path, run.model.vocab_size)
-    cache_dir = run.cache_dir if run.use_cached_tasks else str(Path(run.model_dir) / "cache")
+    cache_dir = rundir.cache_dir(run.cache_dir) if run.use_cached_tasks else str(Path(run.model_dir) / "cache")
     tasks = ensure_cached(
         [run.mixture_or_task_name],
         task_modules=run.task_modules,
         vocabulary_path=run.vocabulary_path,
-        data_dir=run.data_dir,
+        data_dir=rundir.data_dir(run.data_dir),
         cache_dir=cache_dir,
     )[run.mixture_or_task_name]
     data = TrainData(
@@ -119,20 +119,8 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
     mesh = make_mesh(run.mesh)
     specs = mt5.param_specs(run.model)
     checkpoints = CheckpointManager(Path(run.model_dir) / "checkpoints", keep=run.checkpoint.keep)
-    options = TrainOptions(
-        z_loss=run.z_loss,
-        label_smoothing=run.label_smoothing,
-        loss_normalizing_factor=None,
-        microbatches=run.num_microbatches,
-        adafactor=run.optimizer,
-    )
-    origin = None
-    if run.initial_checkpoint_path:
-        origin = load.inspect(run.initial_checkpoint_path)
-    normalizer = run.loss_normalizing_factor
-    if normalizer == "auto":
-        normalizer = MT5_PRETRAINING_NORMALIZER if origin and origin.has_slots else "NUM_REAL_TARGET_TOKENS"
-    options = dataclasses.replace(options, loss_normalizing_factor=normalizer)
+    origin = load.inspect(run.initial_checkpoint_path) if run.initial_checkpoint_path else None
+    options = options_for(run, origin)
 
     step = checkpoints.latest_step()
     data_state = None
@@ -150,8 +138,7 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
     key = jax.random.key(run.random_seed) if run.model.dropout_rate else None
     process, processes = jax.process_index(), jax.process_count()
     batches = train_batches(data, process_index=process, process_count=processes, start_state=data_state)
-    sharding = batch_sharding(mesh)
-    writer = ScalarWriter(Path(run.model_dir) / "tensorboard" / "train") if process == 0 else None
+    writer = SummaryWriter(Path(run.model_dir) / "tensorboard" / "train") if process == 0 else None
     pending: list[tuple[int, float, dict]] = []
     waited, logged_at = 0.0, time.monotonic()
 
@@ -165,11 +152,10 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
         for (at, rate, _), metrics in zip(pending, fetched, strict=True):
             scalars = per_token(metrics) | {"learning_rate": rate}
             if writer:
-                writer.scalars(at, scalars)
+                write_scalars(writer, at, scalars)
         tokens = float(sum(m["weight"] for m in fetched))
-        if writer:
-            timing = {"target_tokens_per_second": tokens / seconds, "data_wait_share": waited / seconds}
-            writer.scalars(pending[-1][0], {f"timing/{name}": value for name, value in timing.items()})
+        timing = {"target_tokens_per_second": tokens / seconds, "data_wait_share": waited / seconds}
+        write_scalars(writer, pending[-1][0], timing, "timing/")
         pending.clear()
         waited, logged_at = 0.0, time.monotonic()
         return f"loss {scalars['loss']:.3f}"
@@ -178,7 +164,7 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
     with _StopSignal() as stop, progress(name, run.train_steps, step) as bar:
         while step < run.train_steps:
             asked = time.monotonic()
-            batch = {k: put_batch(v, sharding) for k, v in next(batches).items()}
+            batch = global_batch(next(batches), mesh)
             waited += time.monotonic() - asked
             rate = schedules.learning_rate(run.schedule, step)
             dropout_key = None if key is None else jax.random.fold_in(key, step)
@@ -190,7 +176,7 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
                 validate(run, data, state.params, mesh, writer, step)
             last = step == run.train_steps
             if last or stop.received or (run.checkpoint.period and step % run.checkpoint.period == 0):
-                checkpoints.save(step, state, {"data": batches.get_state(), "normalizer": normalizer})
+                checkpoints.save(step, state, {"data": batches.get_state()})
             if stop.received and not last:
                 checkpoints.wait()
                 raise Preempted(f"saved step {step} of {run.train_steps} in {run.model_dir}")
@@ -201,15 +187,42 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
     if writer:
         writer.close()
     seconds = time.monotonic() - started
-    summary = {"steps": step, "seconds": round(seconds, 3), "data": batches.stats(), "normalizer": normalizer}
+    summary = {
+        "steps": step,
+        "seconds": round(seconds, 3),
+        "data": batches.stats(),
+        "loss_normalizing_factor": options.loss_normalizing_factor,
+    }
     if process == 0:
         rundir.mark_done(run.model_dir, summary)
     return TrainResult(checkpoint_path(run.model_dir, step), step, seconds, reused=False)
 
 
-def put_batch(array: np.ndarray, sharding: jax.sharding.NamedSharding) -> jax.Array:
-    """A host's part of a batch as an array over all devices."""
-    return jax.make_array_from_process_local_data(sharding, array)
+def options_for(run: TrainRun, origin: load.Origin | None) -> TrainOptions:
+    """The step's options, with what follows from the initial checkpoint's origin unless the configuration sets it.
+
+    A released T5X checkpoint brings second moments that hardly move any more: the loss must keep the scale they were
+    made with, and the optimizer's step goes on counting from the checkpoint's.
+    """
+    optimizer, normalizer = run.optimizer, run.loss_normalizing_factor
+    if normalizer == "auto":
+        normalizer = MT5_PRETRAINING_NORMALIZER if origin and origin.has_slots else "NUM_REAL_TARGET_TOKENS"
+    if origin and origin.has_slots and optimizer.step_offset == 0:
+        optimizer = dataclasses.replace(optimizer, step_offset=-origin.step)
+    return TrainOptions(
+        z_loss=run.z_loss,
+        label_smoothing=run.label_smoothing,
+        loss_normalizing_factor=normalizer,
+        microbatches=run.num_microbatches,
+        adafactor=optimizer,
+    )
+
+
+def write_scalars(writer: SummaryWriter | None, step: int, scalars: Mapping[str, float], prefix: str = "") -> None:
+    """Adds one point to each curve; a host that is not the first has no writer and writes nothing."""
+    if writer:
+        for name, value in scalars.items():
+            writer.scalar(prefix + name, value, step)
 
 
 def per_token(metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -227,10 +240,9 @@ def validate(run: TrainRun, data: TrainData, params, mesh, writer, step: int) ->
     sums: dict[str, float] = {}
     batches = train_batches(spec, process_index=jax.process_index(), process_count=jax.process_count())
     for _, batch in zip(range(run.eval_steps), batches, strict=False):
-        metrics = jax.device_get(evaluate_step(params, {k: put_batch(v, batch_sharding(mesh)) for k, v in batch.items()}))
+        metrics = jax.device_get(evaluate_step(params, global_batch(batch, mesh)))
         for name, value in metrics.items():
             sums[name] = sums.get(name, 0.0) + float(value)
     scalars = per_token(sums) if sums else {}
-    if writer:
-        writer.scalars(step, {f"validation/{name}": value for name, value in scalars.items()})
+    write_scalars(writer, step, scalars, "validation/")
     return scalars

@@ -1,6 +1,6 @@
 """Training objectives: loss(model, batch) -> (loss sum, weight sum, metrics).
 
-Axes: B batch, T target length, t one chunk of it, D embedding, V vocabulary.
+Axes: B batch, T target length, t one chunk of it, N = B * t, D embedding, V vocabulary.
 """
 
 import functools
@@ -22,39 +22,39 @@ MAX_LOGITS_BYTES = 4 * 2**30
 
 
 def _chunk_sums(y_BtD, head_DV, targets_Bt, weights_Bt, z_loss, label_smoothing, with_gradient):
-    """(loss, z_loss, correct) sums of one chunk, and (dy_BtD, dhead_DV) or None. Holds one f32 [B, t, V] array at a
-    time."""
+    """(loss, z_loss, correct) sums of one chunk, and (dy_BtD, dhead_DV) or None; one f32 [N, V] array at a time."""
     vocab_size = head_DV.shape[1]
     confidence = 1.0 - label_smoothing
     low = label_smoothing / (vocab_size - 1)
     # T5X subtracts the entropy of the smoothed target, so that a perfect prediction has loss 0.
     entropy = -(confidence * math.log(confidence) + (vocab_size - 1) * low * math.log(low + 1e-20))
 
-    logits_BtV = y_BtD.astype(jnp.float32) @ head_DV.astype(jnp.float32)
-    max_Bt1 = jnp.max(logits_BtV, axis=-1, keepdims=True)
-    log_z_Bt = jnp.log(jnp.sum(jnp.exp(logits_BtV - max_Bt1), axis=-1)) + max_Bt1[..., 0]
-    target_Bt = jnp.take_along_axis(logits_BtV, targets_Bt[..., None], axis=-1)[..., 0]
-    loss_Bt = log_z_Bt - target_Bt - entropy
+    # Two dimensions from here on: with three, XLA reshapes on the way and cannot write the gradient over the logits.
+    y_ND = y_BtD.reshape(-1, y_BtD.shape[-1]).astype(jnp.float32)
+    targets_N, weights_N = targets_Bt.reshape(-1), weights_Bt.reshape(-1)
+    logits_NV = y_ND @ head_DV
+    max_N = jnp.max(logits_NV, axis=-1)
+    log_z_N = jnp.log(jnp.sum(jnp.exp(logits_NV - max_N[:, None]), axis=-1)) + max_N
+    target_N = jnp.take_along_axis(logits_NV, targets_N[:, None], axis=-1)[:, 0]
+    loss_N = log_z_N - target_N - entropy
     if label_smoothing:
         # sum_v soft_v * logit_v, relative to the target's logit so that nothing large cancels.
-        loss_Bt -= low * jnp.sum(logits_BtV - target_Bt[..., None], axis=-1)
-    z_loss_Bt = z_loss * jnp.square(log_z_Bt)
+        loss_N -= low * jnp.sum(logits_NV - target_N[:, None], axis=-1)
+    z_loss_N = z_loss * jnp.square(log_z_N)
     ids_V = jnp.arange(vocab_size, dtype=jnp.int32)
-    best_Bt = jnp.min(jnp.where(logits_BtV == max_Bt1, ids_V, vocab_size), axis=-1)  # argmax without an index array
+    best_N = jnp.min(jnp.where(logits_NV == max_N[:, None], ids_V, vocab_size), axis=-1)  # argmax, with no index array
     sums = (
-        jnp.sum(weights_Bt * (loss_Bt + z_loss_Bt)),
-        jnp.sum(weights_Bt * z_loss_Bt),
-        jnp.sum(weights_Bt * (best_Bt == targets_Bt)),
+        jnp.sum(weights_N * (loss_N + z_loss_N)),
+        jnp.sum(weights_N * z_loss_N),
+        jnp.sum(weights_N * (best_N == targets_N)),
     )
     if not with_gradient:
         return sums, None
-    softmax_scale_Bt = weights_Bt * (1.0 + 2.0 * z_loss * log_z_Bt)
-    one_hot_BtV = targets_Bt[..., None] == ids_V
-    dlogits_BtV = softmax_scale_Bt[..., None] * jnp.exp(logits_BtV - log_z_Bt[..., None])
-    dlogits_BtV -= weights_Bt[..., None] * jnp.where(one_hot_BtV, confidence, low)
-    dy_BtD = jnp.einsum("btv,dv->btd", dlogits_BtV, head_DV.astype(jnp.float32)).astype(y_BtD.dtype)
-    dhead_DV = jnp.einsum("btd,btv->dv", y_BtD.astype(jnp.float32), dlogits_BtV)
-    return sums, (dy_BtD, dhead_DV)
+    softmax_scale_N = weights_N * (1.0 + 2.0 * z_loss * log_z_N)
+    soft_NV = jnp.where(targets_N[:, None] == ids_V, confidence, low)
+    dlogits_NV = softmax_scale_N[:, None] * jnp.exp(logits_NV - log_z_N[:, None]) - weights_N[:, None] * soft_NV
+    dy_BtD = (dlogits_NV @ head_DV.T).astype(y_BtD.dtype).reshape(y_BtD.shape)
+    return sums, (dy_BtD, y_ND.T @ dlogits_NV)
 
 
 def _sums(y_BTD, head_DV, targets_BT, weights_BT, z_loss, label_smoothing, num_chunks, with_gradient):
@@ -95,8 +95,8 @@ def _cross_entropy(y_BTD, head_DV, targets_BT, weights_BT, z_loss, label_smoothi
 
 def _cross_entropy_forward(y_BTD, head_DV, targets_BT, weights_BT, z_loss, label_smoothing, num_chunks):
     # The loss is a sum, so its gradient is known up to one scalar while the logits are at hand: nothing of size V is
-    kept or # computed twice for the backward pass. return _sums(y_BTD, head_DV, targets_BT, weights_BT, z_loss,
-    label_smoothing, num_chunks, with_gradient=True)
+    # kept or computed twice for the backward pass.
+    return _sums(y_BTD, head_DV, targets_BT, weights_BT, z_loss, label_smoothing, num_chunks, with_gradient=True)
 
 
 def _cross_entropy_backward(z_loss, label_smoothing, num_chunks, grads, cotangents):
@@ -202,8 +202,8 @@ def check_normalizer(value: float | str | None) -> float | str | None:
     if isinstance(value, str):
         if value.upper() not in NORMALIZERS:
             raise UserError(
-                f"LOSS_NORMALIZING_FACTOR must be None, a positive number or one of {', '.join(NORMALIZERS)}, not {value!r}."
-                + did_you_mean(value, NORMALIZERS)
+                "LOSS_NORMALIZING_FACTOR must be None, a positive number or one of "
+                f"{', '.join(NORMALIZERS)}, not {value!r}." + did_you_mean(value, NORMALIZERS)
             )
         return value.upper()
     if value is not None and not value > 0:

@@ -21,7 +21,9 @@ class SaveCheckpointConfig:
 
     def __post_init__(self):
         if self.period < 0 or (self.keep is not None and self.keep < 1):
-            raise UserError(f"checkpoints: period {self.period} and keep {self.keep} must not be negative or zero to keep.")
+            raise UserError(
+                f"checkpoints: period {self.period} and keep {self.keep} must not be negative or zero to keep."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,8 +85,6 @@ class TrainRun:
                 raise UserError(f"train.{name} is {value!r}; it must be a positive whole number.")
         lengths = self.task_feature_lengths
         if set(lengths) != {"inputs", "targets"} or not all(isinstance(n, int) and n > 0 for n in lengths.values()):
-            raise UserError(
-                f"TASK_FEATURE_LENGTHS is {lengths!r}; it must be like {{'inputs': 512, 'targets': 114}}."
-            )
+            raise UserError(f"TASK_FEATURE_LENGTHS is {lengths!r}; it must be like {{'inputs': 512, 'targets': 114}}.")
         if self.batch_size % self.num_microbatches:
             raise UserError(f"BATCH_SIZE {self.batch_size} does not divide into {self.num_microbatches} microbatches.")

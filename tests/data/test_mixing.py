@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from xtr.data.mixing import BlockMixture, equal, explicit, normalized, proportional, temperature
+from xtr.errors import UserError
+
+
+def test_rates():
+    assert proportional([10, 30]).tolist() == [10, 30]
+    assert proportional([10, 30], maximum=20).tolist() == [10, 20]
+    assert equal([10, 30]).tolist() == [1, 1]
+    np.testing.assert_allclose(temperature([16, 81, 1000], 4.0, maximum=256), [2, 3, 4])
+    assert explicit(["a", "b"], {"b": 3, "a": 1}).tolist() == [1, 3]
+    np.testing.assert_allclose(normalized([1, 3], ["a", "b"]), [0.25, 0.75])
+
+
+def test_bad_rates():
+    with pytest.raises(UserError, match="sum to 0"):
+        normalized([0, 0], ["a", "b"])
+    with pytest.raises(UserError, match="sum to 0"):
+        normalized([], [])
+    for rate in (-1, np.inf, np.nan):
+        with pytest.raises(UserError, match="rate of b"):
+            normalized([1, rate], ["a", "b"])
+    with pytest.raises(UserError, match="temperature"):
+        temperature([1], 0)
+    with pytest.raises(UserError, match="limit"):
+        temperature([1], 1, maximum=0)
+    with pytest.raises(UserError, match="mnl'.*Did you mean mnli"):
+        explicit(["mnli", "squad"], {"mnl": 1, "squad": 1})
+    with pytest.raises(UserError, match="No mixing rate for squad"):
+        explicit(["mnli", "squad"], {"mnli": 1})
+
+
+@settings(max_examples=30)
+@given(st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=8), st.integers(1, 64), st.integers(0, 5000))
+def test_every_block_follows_the_rates(weights, block, blocks):
+    rates = np.array(weights) / sum(weights)
+    mixture = BlockMixture(tuple(rates), block)
+    before, after = mixture.drawn(blocks), mixture.drawn(blocks + 1)
+    share = after - before
+    assert share.sum() == block and (share >= 0).all()
+    if rates.min() * block * 1024 >= 1:
+        assert (np.abs(share - rates * block) < 1 + 1e-2).all()
+        np.testing.assert_allclose(mixture.drawn(2048), rates * block * 2048, atol=2 * len(rates))
+
+
+def test_a_tiny_rate_is_drawn_all_the_same():
+    assert BlockMixture((1 - 1e-9, 1e-9), 16).drawn(1024).tolist() == [16 * 1024 - 1, 1]

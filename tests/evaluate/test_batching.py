@@ -1,0 +1,28 @@
+"""Length buckets: every sequence once, in its bucket, in a bounded number of shapes."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from xtr.evaluate import batching
+
+LENGTHS = st.lists(st.integers(0, 70), min_size=1, max_size=60)
+
+
+@given(LENGTHS, st.integers(8, 400), st.sampled_from([1, 2, 8]))
+def test_every_sequence_once_and_whole(lengths, tokens_per_batch, multiple):
+    sequences = [np.arange(1, n + 1, dtype=np.int32) for n in lengths]
+    seen, shapes = [], set()
+    for indices, tokens in batching.batches(sequences, (16, 32, 64), tokens_per_batch, multiple):
+        shapes.add(tokens.shape)
+        assert len(tokens) % multiple == 0 and len(indices) <= len(tokens)
+        for row, index in zip(tokens, indices, strict=False):
+            kept = sequences[index][:64]
+            assert (row[: len(kept)] == kept).all() and not row[len(kept) :].any()
+        seen += indices.tolist()
+    assert sorted(seen) == list(range(len(lengths)))
+    assert len(shapes) <= 3
+
+
+def test_bucket_is_the_shortest_that_holds():
+    assert [batching.bucket_of(n, (16, 32)) for n in (0, 16, 17, 99)] == [16, 16, 32, 32]

@@ -1,0 +1,76 @@
+"""Start-up of several processes, with real processes on this machine."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from xtr.errors import UserError
+from xtr.parallel import distributed
+
+VARIABLES = ("XTR_COORDINATOR", "XTR_NUM_PROCESSES", "XTR_PROCESS_ID", *distributed._TASK_COUNTS)
+
+PROGRAM = """
+import jax, numpy as np
+from xtr.parallel.distributed import initialize
+print("joined", *initialize(), *initialize())
+from xtr.parallel.mesh import MeshConfig, make_mesh
+from xtr.parallel.sharding import global_batch
+mesh = make_mesh(MeshConfig())
+rows = np.full((2, 1), 1.0 + jax.process_index(), np.float32)
+batch = global_batch({"x": rows}, mesh)
+print("sum", float(jax.jit(lambda b: b["x"].sum())(batch)), batch["x"].shape, mesh.size)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch):
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_one_process_does_nothing():
+    assert distributed.initialize() == (0, 1)
+    assert distributed.initialize(num_processes=1) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"XTR_NUM_PROCESSES": "2"}, "not set: XTR_COORDINATOR, XTR_PROCESS_ID"),
+        ({"XTR_NUM_PROCESSES": "two"}, "XTR_NUM_PROCESSES must be an integer"),
+        ({"XTR_COORDINATOR": "a:1", "XTR_NUM_PROCESSES": "2", "XTR_PROCESS_ID": "2"}, r"must lie in 0\.\.1"),
+    ],
+)
+def test_half_a_topology_is_refused(environment, message, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=message):
+        distributed.initialize()
+
+
+def test_two_processes_share_a_batch():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = []
+    for index in range(2):
+        env = os.environ | {
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": "",
+            "XTR_COORDINATOR": f"127.0.0.1:{port}",
+            "XTR_NUM_PROCESSES": "2",
+            "XTR_PROCESS_ID": str(index),
+        }
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-c", PROGRAM], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+        )
+    for index, process in enumerate(processes):
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+        lines = [line for line in out.split("\n") if line.startswith(("joined", "sum"))]  # Gloo prints too
+        assert lines == [f"joined {index} 2 {index} 2", "sum 6.0 (4, 1) 2"]

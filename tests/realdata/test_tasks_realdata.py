@@ -1,0 +1,116 @@
+"""Official files of every data set present, and renderings recorded from the official code."""
+
+import gzip
+import json
+from collections import Counter
+
+import pytest
+
+from xtr.tasks.datasets import nli, squad, tatoeba, text
+from xtr.tasks.examples import Answer, Classification, SpanQA
+from xtr.tasks.formats import text2text
+
+FINDERS = (nli.find_mnli, nli.find_xnli, squad.find_squad, squad.find_xquad, tatoeba.find_tatoeba, text.find_text)
+
+
+def oracle(folder, name):
+    path = folder / "metrics" / name
+    return json.loads(gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes())
+
+
+def independent_count(path):
+    """The number of examples of a file, counted without the readers."""
+    data = path.read_bytes()
+    if path.suffix == ".json":
+        return sum(len(p["qas"]) for article in json.loads(data)["data"] for p in article["paragraphs"])
+    if path.suffix == ".xml":
+        return 1
+    return data.count(b"\n") - path.name.startswith("multinli.train.")
+
+
+def test_every_split_holds_every_example_of_its_files(data_dir):
+    splits = 0
+    for find in FINDERS:
+        for dataset in find(data_dir).datasets:
+            for name, split in dataset.splits.items():
+                tally = Counter()
+                examples = list(split.read(split.files, tally))
+                dropped = sum(n for reason, n in tally.items() if reason.startswith("dropped"))
+                files = split.files[:1] if "tatoeba" in dataset.name else split.files
+                expected = sum(independent_count(path) for path in files)
+                assert len(examples) + dropped == tally["rows"] == expected, (dataset.name, name)
+                assert len({example.id for example in examples}) == len(examples)
+                splits += 1
+    assert splits
+
+
+def test_nothing_present_is_refused(data_dir):
+    absent = {name: why for find in FINDERS for name, why in (find(data_dir).absent or {}).items()}
+    assert absent == {}
+
+
+def test_xnli_is_rendered_as_multilingual_t5_does(oracles):
+    record = oracle(oracles, "render_xnli.json.gz")
+    examples = record["inputs"]["examples_tfds_xnli"]
+    for language, expected in record["expected"]["by_language"].items():
+        for example, want in zip(examples, expected, strict=True):
+            hypothesis = dict(
+                zip(example["hypothesis"]["language"], example["hypothesis"]["translation"], strict=True)
+            )[language]
+            canonical = Classification("0", example["premise"][language], hypothesis, example["label"], nli.LABELS)
+            rendered = text2text.nli(canonical)
+            assert {"inputs": rendered.inputs, "targets": rendered.targets} == want
+
+
+def test_mnli_is_rendered_as_multilingual_t5_does(oracles):
+    record = oracle(oracles, "render_mnli.json")
+    wanted = record["expected"]["mt5_process_mnli"]
+    for example, want in zip(record["inputs"]["examples_tfds"], wanted, strict=True):
+        canonical = Classification("0", example["premise"], example["hypothesis"], example["label"], nli.LABELS)
+        rendered = text2text.nli(canonical)
+        assert {"inputs": rendered.inputs, "targets": rendered.targets} == want
+
+
+@pytest.mark.parametrize("name", ["render_squad.json.gz", "render_xquad.json.gz"])
+def test_questions_are_rendered_as_multilingual_t5_does(oracles, name):
+    record = oracle(oracles, name)
+    for example, want in zip(record["inputs"]["examples_tfds"], record["expected"]["mt5_xquad"], strict=True):
+        golds = example["answers"]
+        answers = tuple(Answer(t, s) for t, s in zip(golds["text"], golds["answer_start"], strict=True))
+        rendered = text2text.question_answering(
+            SpanQA(example["id"], example["context"], example["question"], answers, True)
+        )
+        assert (rendered.inputs, rendered.targets) == (want["inputs"], want["targets"])
+        assert [text2text.pad_punctuation(a) for a in rendered.meta["answers"]] == want["answers"]
+        assert rendered.meta["id"] == want["id"]
+
+
+def test_punctuation_is_padded_as_multilingual_t5_does(oracles):
+    record = oracle(oracles, "render_pad_punctuation.json")
+    strings, expected = record["inputs"]["strings"], record["expected"]
+    assert [text2text.pad_punctuation(s) for s in strings] == expected["mt5_pad_punctuation"]
+    joined = [text2text.string_join("question:", s, "context:", s) for s in strings]
+    assert joined == expected["mt5_string_join_question_X_context_X"]
+
+
+@pytest.mark.slow
+def test_as_many_examples_are_cached_as_the_files_hold(data_dir, tmp_path):
+    from xtr.data import cache_writer
+
+    vocabulary = data_dir / "tokenizers/mt5_reduced/sentencepiece_cn.model"
+    if not vocabulary.is_file():
+        pytest.skip(f"{vocabulary} is not there")
+    names = ["nli_qa", "mnli.de", "mnli.sw", "xnli", "xquad", "tatoeba", "text.udhr"]
+    request = {
+        "names": names, "task_modules": [], "vocabulary_path": str(vocabulary), "data_dir": str(data_dir),
+        "cache_dir": str(tmp_path),
+    }  # fmt: skip
+    response = cache_writer.write(request)
+    assert response["skipped"] == []
+    datasets = {dataset.name: dataset for find in FINDERS for dataset in find(data_dir).datasets}
+    assert set(response["tasks"]) == set(datasets)
+    for name, directory in response["tasks"].items():
+        info = json.loads((tmp_path / directory / "xtr_task.json").read_text())
+        for split, part in datasets[name].splits.items():
+            tally = Counter()
+            assert info["splits"][split]["examples"] == sum(1 for _ in part.read(part.files, tally)), (name, split)

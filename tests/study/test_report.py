@@ -1,0 +1,144 @@
+import dataclasses
+import io
+import re
+from html.parser import HTMLParser
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from xtr.study import plots, transfer
+from xtr.study.report import print_table, write_report
+from xtr.study.transfer import AVERAGE, POOLED
+from xtr.study.words import answer
+
+PROVENANCE = {
+    "title": "A study of <nothing>",
+    "notice": "Generated: no model was trained.",
+    "protocol": ["Selection on English.", "Last layer."],
+    "code": "xtr & friends",
+    "configuration": "\n".join(f"LINE_{i} = {i}" for i in range(20)),
+}
+VOID = {"meta", "br", "img", "link", "use", "path", "rect"}
+
+
+class Checker(HTMLParser):
+    """Collects visible text; fails on tags that are not closed and on anything fetched from elsewhere."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.text = [], []
+
+    def handle_starttag(self, tag, attributes):
+        if tag not in VOID:
+            self.open.append(tag)
+        for name, value in attributes:
+            assert name not in ("src", "srcset") and not (name == "href" and tag in ("link", "a")), (tag, value)
+            assert not re.search(r"url\(\s*['\"]?http", value or ""), value
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open.pop() == tag, self.getpos()
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def check(path):
+    checker = Checker()
+    checker.feed(path.read_bytes().decode())
+    assert not checker.open
+    return re.sub(r"\s+", " ", " ".join(checker.text))
+
+
+@pytest.fixture
+def build(make_study, expected, chance):
+    def build(recipe=None, expected=expected):
+        store = make_study(recipe) if recipe else make_study()
+        rows = store.read()
+        return transfer.build(rows, store.contributions, expected, chance, resamples=300), rows
+
+    return build
+
+
+def test_the_report_says_what_the_table_holds(build, tmp_path):
+    table, rows = build()
+    path = write_report(tmp_path / "study", table, rows, PROVENANCE)
+    text = check(path)
+    (model,) = table.models
+    said = ["A study of <nothing>", "Generated: no model was trained.", "xtr & friends", "LINE_19", "Last layer."]
+    for words in said:
+        assert words in text, words
+    gain = table.cell(model, POOLED, AVERAGE).gain
+    assert f"{gain.text(signed=True)} points (interval over 3 seeds and examples)" in text
+    for cell in table.cells:
+        assert f"[{cell.score.low:.1f}, {cell.score.high:.1f}]" in text, cell
+        assert cell.gain is None or f"[{cell.gain.low:+.1f}, {cell.gain.high:+.1f}]" in text
+    assert "Nothing: every expected cell has its results." in text
+    assert "xnli · test · accuracy" in text and "tatoeba · test · accuracy/layer_1" in text
+    source = path.read_text()
+    assert "prefers-color-scheme: dark" in source and source.count("<svg") == 2 and "#010203" not in source
+    frame = pd.read_csv(path.parent / "transfer.csv")
+    assert len(frame) == len(table.cells)
+    assert frame["gain"].notna().tolist() == [cell.gain is not None for cell in table.cells]
+    assert write_report(tmp_path / "study", table, rows, PROVENANCE).read_text() == source  # same study, same bytes
+
+
+def test_what_is_missing_and_how_little_is_known_is_said(build, recipe, tmp_path):
+    skip = [("mnli", "xnli", "sw"), ("squad_v1", "tatoeba", None)]
+    table, rows = build(recipe(seeds=(0,), examples=40, skip=skip))
+    text = check(write_report(tmp_path, table, rows, {}))
+    assert "mt5-small, mnli -> xnli: no results in sw" in text
+    assert "average: mean over 2 of 3 targets, without tatoeba" in text
+    assert "With 1 seed an interval is over examples only" in text and "interval over examples only, 1 seed" in text
+    assert "2 of 3 targets (without tatoeba)" in answer(table)[0]
+
+
+def test_scores_at_chance_are_marked(build, tmp_path):
+    table, rows = build()
+    (model,) = table.models
+    cells = [dataclasses.replace(c, chance=c.score.value) if c.target == "xnli" else c for c in table.cells]
+    text = check(write_report(tmp_path, dataclasses.replace(table, cells=tuple(cells)), rows, {}))
+    assert f"not above chance ({table.cell(model, 'none', 'xnli').score.value:.1f})" in text
+    plain = check(write_report(tmp_path, table, rows, {}))
+    assert text.count("not above chance") > plain.count("not above chance")
+
+
+def test_several_models_one_target_and_no_gain(build, recipe, tmp_path):
+    models = (("mt5-small", 300_176_768), ("mt5-base", 582_401_280))
+    table, rows = build(recipe(models=models, examples=40, seeds=(0, 1)))
+    text = check(write_report(tmp_path / "models", table, rows, {}))
+    assert "Gain by model size · mt5" in text and "Transfer table · mt5-base" in text
+    assert [sentence.split(":")[0] for sentence in answer(table)] == ["mt5-small", "mt5-base"]
+    xnli = {"xnli": ("en", "de")}
+    alone, rows = build(recipe(intermediates={}, expected=xnli, examples=20), xnli)
+    text = check(write_report(tmp_path / "alone", alone, rows, {}))
+    assert "no gain can be computed yet" in text and "Gains with their intervals" not in text
+    assert plots.gains_with_intervals(alone, alone.models[0]) is None
+
+
+def test_a_single_intermediate_names_itself(build, recipe):
+    table, _ = build(recipe(intermediates={"mnli": {"xnli": 30.0, "xquad": 30.0, "tatoeba": 30.0}}))
+    (sentence,) = answer(table)
+    assert sentence.startswith("mt5-small: English intermediate training on mnli raises the zero-shot average of 3")
+    assert "Single tasks" not in sentence
+
+
+def test_the_terminal_table(build):
+    table, _ = build()
+    console = Console(file=io.StringIO(), width=140)
+    print_table(table, console)
+    text = console.file.getvalue()
+    (model,) = table.models
+    cell = table.cell(model, "mnli", "xnli")
+    assert f"{cell.gain.value:+.1f}*†" in text and f"[{cell.score.low:.1f}, {cell.score.high:.1f}]" in text
+    assert "without" in text and "mean of intermediates" in text and "Holm" in text
+
+
+def test_figures(build):
+    table, _ = build()
+    (model,) = table.models
+    assert plots.to_png(plots.gain_heat_map(table, model)).startswith(b"\x89PNG")
+    svg = plots.to_svg(plots.english_gap(table, model), 'a "title"')
+    assert svg.startswith("<svg") and "currentColor" in svg and "a &quot;title&quot;" in svg and "xquad" in svg
+    assert plots.gain_by_size(table, "mt5") is None

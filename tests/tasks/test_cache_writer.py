@@ -1,0 +1,240 @@
+"""The chain official files -> TFDS -> SeqIO -> ArrayRecord. One file: its tests share one import of TensorFlow."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from xtr.data import cache_writer, fingerprint
+from xtr.data.cached_task import CachedTask, eval_examples
+from xtr.data.vocabulary import SentencePieceVocabulary
+from xtr.errors import UserError
+
+TEXT_BETWEEN = "xnli: premise: A\u2028B\u0085 C hypothesis: D"
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    """The writer, a process of its own in life, sets the environment of its process."""
+    for name in ("XTR_DATA_DIR", "XTR_CACHE_DIR", "XTR_VOCABULARY_PATH", "CUDA_VISIBLE_DEVICES", "JAX_PLATFORMS"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+
+@pytest.fixture
+def ask(official_files, vocabulary_path, tmp_path):
+    def ask(*names, modules=(), data=official_files, cache=tmp_path / "cache"):
+        return cache_writer.write(
+            {
+                "names": list(names), "task_modules": [str(m) for m in modules], "data_dir": str(data),
+                "vocabulary_path": str(vocabulary_path), "cache_dir": str(cache),
+            }
+        )  # fmt: skip
+
+    return ask
+
+
+def test_a_classification_task(ask, vocabulary_path):
+    response = ask("xnli")
+    assert response["mixtures"] == {"xnli": [["xnli.en", 1.0], ["xnli.qaz", 1.0]]}
+    task = CachedTask.open(response["tasks"]["xnli.qaz"])
+    first, second = eval_examples(task, "validation")
+    vocabulary = SentencePieceVocabulary(str(vocabulary_path))
+    assert first["inputs_pretokenized"] == TEXT_BETWEEN and first["targets_pretokenized"] == "1"
+    np.testing.assert_array_equal(first["inputs"], [*vocabulary.encode(TEXT_BETWEEN), 1])
+    np.testing.assert_array_equal(first["targets"], [*vocabulary.encode("1"), 1])
+    assert first["meta"] == {"id": "0", "choices": ["0", "1", "2"], "label": 1}
+    assert second["inputs_pretokenized"] == "xnli: premise: e  \u00a0e hypothesis: f"
+    expected = {
+        "task": "xnli.qaz", "kind": "classification", "language": "qaz", "group": "xnli", "predictor": "rank",
+        "metrics": ["accuracy"], "features": ["inputs", "targets"],
+        "splits": {"validation": {"examples": 2, "shards": 1}, "test": {"examples": 1, "shards": 1}},
+    }  # fmt: skip
+    assert {key: task.info[key] for key in expected} == expected
+    assert task.info["vocabulary"]["size"] == vocabulary.size
+    assert {Path(s["path"]).name for s in task.info["sources"]} == {"dev-qaz.tsv", "test-qaz.tsv"}
+    assert all(fingerprint.source_unchanged(source) for source in task.info["sources"])
+    assert fingerprint.code_sha256(task.info["code"]) == task.info["code_sha256"]
+    assert "xtr.tasks/datasets/nli.py" in task.info["code"]
+
+
+def test_info_and_stats_have_seqios_layout(ask):
+    directory = Path(ask("mnli")["tasks"]["mnli"])
+    info = json.loads((directory / "info.validation.json").read_text())
+    assert info["num_shards"] == 1 and info["features"]["inputs"] == {"shape": [None], "dtype": "int32"}
+    assert info["features"]["meta"] == {"shape": [], "dtype": "string"}
+    assert (info["examples_in"], info["examples_out"]) == (2, 2)
+    assert info["read"] == {"rows": 3, "dropped: no gold label": 1, "examples": 2}
+    stats = json.loads((directory / "stats.train.json").read_text())
+    lengths = [len(e["inputs"]) - 1 for e in eval_examples(CachedTask.open(directory), "train")]
+    assert stats["inputs_tokens"] == sum(lengths) and stats["inputs_max_tokens"] == max(lengths)
+    assert stats["examples"] == 4 and stats["targets_max_tokens"] >= 1
+
+
+def test_question_answering_retrieval_and_text(ask):
+    response = ask("squad_v1", "tatoeba", "text.corpus", "text.udhr.pt")
+    question = eval_examples(CachedTask.open(response["tasks"]["squad_v1"]), "train")[1]
+    assert question["targets_pretokenized"] == " \U0001f600 " and question["meta"]["answers"] == ["\U0001f600"]
+    retrieval = CachedTask.open(response["tasks"]["tatoeba.zh"])
+    assert retrieval.info["features"] == ["inputs"] and list(retrieval.info["splits"]) == ["queries", "candidates"]
+    query, candidate = (eval_examples(retrieval, split)[1] for split in ("queries", "candidates"))
+    assert (query["meta"], query["inputs_pretokenized"]) == ({"id": "1", "gold": "1"}, "Thanks.")
+    assert candidate["inputs_pretokenized"] == "\u8c22\u8c22\u3002" and "targets" not in candidate
+    text = CachedTask.open(response["tasks"]["text.corpus.en"])
+    (first, *_) = text.examples("train").read([0])
+    assert set(first) == {"targets"} and first["targets"][-1] == 1
+    assert [s["task"] for s in response["skipped"]] == ["tatoeba.qay"]
+    assert dict(response["mixtures"]["text.corpus"]) == {
+        "text.corpus.en": 2.0, "text.corpus.qaz": 2.0, "text.corpus.en_qaz": 1.0,
+    }  # fmt: skip
+    assert response["mixtures"]["squad_v1"] == [["squad_v1", 1.0]]
+
+
+def test_rates_are_scaled_by_temperature(ask):
+    assert dict(ask("nli_qa")["mixtures"]["nli_qa"]) == {"mnli": 2.0, "squad_v1": 2.0**0.5}
+
+
+def test_a_cache_is_reused_until_its_source_changes(ask, write_official_files, tmp_path):
+    data = write_official_files(tmp_path / "data")
+    first = ask("xnli.qaz", data=data)["tasks"]["xnli.qaz"]
+    written = (Path(first) / "COMPLETED").stat().st_mtime_ns
+    source = data / "xnli" / "dev-qaz.tsv"
+    os.utime(source, ns=(1, 1))
+    assert ask("xnli.qaz", data=data)["tasks"]["xnli.qaz"] == first
+    assert (Path(first) / "COMPLETED").stat().st_mtime_ns == written
+    described = json.loads((Path(first) / "xtr_task.json").read_text())
+    assert described["sources"][0]["mtime_ns"] == 1 and described["splits"]["test"]["examples"] == 1
+    source.write_bytes(b"new\ttext\tneutral\n")
+    second = ask("xnli.qaz", data=data)["tasks"]["xnli.qaz"]
+    assert second != first
+    assert eval_examples(CachedTask.open(second), "validation")[0]["meta"]["label"] == 1
+    assert not list(Path(second).parent.glob(".*tmp*"))
+
+
+def test_unknown_and_absent_names(ask, tmp_path):
+    with pytest.raises(UserError, match=r"'xnli\.qaa'.*Did you mean .*xnli\.qaz.*TASK_MODULES"):
+        ask("xnli.qaa")
+    with pytest.raises(UserError, match=r"tatoeba\.qay cannot be had: .*tatoeba\.qay-eng\.eng"):
+        ask("tatoeba.qay")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(UserError, match=r"nli_qa cannot be had: mnli: .*multinli\.train\.en\.tsv.*squad_v1: "):
+        ask("nli_qa", data=empty)
+    with pytest.raises(UserError, match=r"xquad\.de cannot be had: no files"):
+        ask("xquad.de", data=empty)
+
+
+def test_bad_data_is_named_and_leaves_nothing(write_official_files, squad_json, vocabulary_path, tmp_path):
+    data = write_official_files(tmp_path / "data")
+    bad = data / "xquad" / "xquad.qaz.json"
+    bad.write_text(squad_json(start=3))
+    request = {
+        "names": ["xquad"], "data_dir": str(data), "vocabulary_path": str(vocabulary_path),
+        "cache_dir": str(tmp_path / "cache"),
+    }  # fmt: skip
+    (tmp_path / "request.json").write_text(json.dumps(request))
+    command = [sys.executable, "-m", "xtr.data.cache_writer", "request.json", "response.json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=_environment())
+    assert done.returncode == 2 and done.stdout == ""
+    lines = done.stderr.rstrip("\n").split("\n")
+    assert lines[-1].startswith(f"{bad}, question id 'q0', field 'answer_start'")
+    assert [line.split(":")[0] for line in lines[:-1]] == ["xquad.en"], done.stderr
+    assert not (tmp_path / "response.json").exists()
+    assert not [p for p in (tmp_path / "cache").iterdir() if "qaz" in p.name]
+
+
+def _environment():
+    return {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"} | {
+        "PYTHONPATH": os.pathsep.join([str(Path(cache_writer.__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    }
+
+
+MODULE = """
+import seqio
+import tensorflow as tf
+from xtr.tasks import TaskInfo, describe, output_features
+
+def shout(ds):
+    return ds.map(lambda x: {"inputs": tf.strings.upper(x["text"]), "targets": "yes", "score": 0.5, "ids": [1, 2]})
+
+def add(name, source):
+    seqio.TaskRegistry.add(name, source=source, preprocessors=[shout, seqio.preprocessors.tokenize,
+        seqio.CacheDatasetPlaceholder(), seqio.preprocessors.append_eos], output_features=output_features())
+
+def made(split, shuffle_files, seed=None):
+    return tf.data.Dataset.from_tensor_slices({"text": ["a", "b", "c"]})
+
+add("own_lines", seqio.FileDataSource(
+    lambda path: tf.data.TextLineDataset(path).map(lambda line: {"text": line}), {"train": "LINES"}))
+add("own_made", seqio.FunctionDataSource(made, ["train"]))
+describe("own_lines", TaskInfo("classification", "qaz", "own", "rank", ("accuracy",)))
+seqio.MixtureRegistry.add("own_mix", [("own_lines", 3), ("squad_v1", 1), ("xnli.qaz", 0.5)])
+"""
+
+
+def test_a_users_own_module(ask, tmp_path):
+    text = tmp_path / "lines.txt"
+    text.write_text("one\ntwo\n")
+    module = tmp_path / "own_tasks.py"
+    module.write_text(MODULE.replace("LINES", str(text)))
+    response = ask("own_mix", "own_made", modules=[module])
+    assert response["mixtures"]["own_mix"] == [["own_lines", 3.0], ["squad_v1", 1.0], ["xnli.qaz", 0.5]]
+    made = CachedTask.open(response["tasks"]["own_made"])
+    example = eval_examples(made, "train")[1]
+    assert example["inputs_pretokenized"] == "B" and example["inputs"][-1] == 1
+    assert example["score"] == pytest.approx(0.5) and list(example["ids"]) == [1, 2]
+    assert {k: made.info[k] for k in ("kind", "predictor", "group")} == {
+        "kind": "text2text", "predictor": "generate", "group": "own_made",
+    }  # fmt: skip
+    assert made.info["code"] == [str(module.resolve())]
+    lines = CachedTask.open(response["tasks"]["own_lines"])
+    assert lines.num_examples("train") == 2 and lines.info["kind"] == "classification"
+    assert [s["path"] for s in lines.info["sources"]] == [str(text)]
+    with pytest.raises(UserError, match="'own_mixx'.*Did you mean own_mix"):
+        ask("own_mixx", modules=[module])
+
+
+def test_modules_that_cannot_be_imported(ask, tmp_path):
+    with pytest.raises(UserError, match="there is no file"):
+        ask("mnli", modules=[tmp_path / "none.py"])
+    with pytest.raises(UserError, match="no such module"):
+        ask("mnli", modules=["no_such_package.tasks"])
+    broken = tmp_path / "broken_tasks.py"
+    broken.write_text("\nimport seqio\nseqio.no_such_thing\n")
+    with pytest.raises(UserError, match=r"broken_tasks\.py, line 3: AttributeError"):
+        ask("mnli", modules=[broken])
+
+
+def test_plain_seqio_reads_the_tasks(official_files, vocabulary_path, tmp_path, monkeypatch):
+    import seqio
+
+    import xtr.tasks
+
+    monkeypatch.setenv("XTR_DATA_DIR", str(official_files))
+    monkeypatch.setenv("XTR_VOCABULARY_PATH", str(vocabulary_path))
+    monkeypatch.setenv("XTR_CACHE_DIR", str(tmp_path))
+    xtr.tasks.register_all()
+    mixture = seqio.get_mixture_or_task("nli_qa")
+    dataset = mixture.get_dataset({"inputs": 16, "targets": 8}, "train", shuffle=True, seed=0, num_epochs=1)
+    assert {"inputs", "targets"} <= set(next(dataset.as_numpy_iterator()))
+    converter = seqio.EncDecFeatureConverter(pack=False)
+    lengths = {"inputs": 32, "targets": 4}
+    batches = seqio.get_dataset("mnli", lengths, "validation", shuffle=False, feature_converter=converter)
+    assert next(batches.as_numpy_iterator())["encoder_input_tokens"].shape == (32,)
+
+
+def test_padding_equals_re2_on_every_character():
+    import tensorflow as tf
+
+    from xtr.tasks.formats.text2text import pad_punctuation
+
+    characters = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000]
+    texts = tf.constant([f"a{c}b".encode() for c in characters])
+    padded = tf.strings.regex_replace(texts, r"([^_\s\p{N}\p{L}\p{M}])", r" \1 ")
+    squeezed = tf.strings.regex_replace(padded, r"\s+", " ").numpy()
+    different = [c for c, want in zip(characters, squeezed, strict=True) if pad_punctuation(f"a{c}b").encode() != want]
+    assert different == []

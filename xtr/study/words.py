@@ -1,0 +1,65 @@
+"""What a transfer table says, in words: the answer, the footnote marks, what is incomplete."""
+
+from xtr.study.transfer import AVERAGE, AVERAGES, NONE, POOLED, Cell, Model, TransferTable
+
+MARKS = (
+    "* differs from 0 after Holm's correction · † the intermediate's training data is part of the target's"
+    " · ‡ incomplete mean: its gain is paired, its score is not comparable"
+)
+
+
+def heading(target: str) -> str:
+    """A short column heading."""
+    return target.removeprefix("average ")
+
+
+def answer(table: TransferTable) -> list[str]:
+    """One sentence a model: what the intermediate tasks did to its zero-shot scores, with the interval."""
+    return [_answer(table, model) for model in table.models]
+
+
+def _answer(table: TransferTable, model: Model) -> str:
+    target = AVERAGE if table.cell(model, NONE, AVERAGE) else table.targets[0]
+    trained = [name for name in table.intermediates if name != NONE]
+    of_each = {name: table.cell(model, name, target) for name in trained}
+    of_each = {name: cell for name, cell in of_each.items() if cell is not None and cell.gain is not None}
+    whole = table.cell(model, POOLED, target) if len(trained) > 1 else next(iter(of_each.values()), None)
+    if whole is None or whole.gain is None:
+        return f"{model.name}: no gain can be computed yet; see what is missing."
+    gain = whole.gain
+    does = "has no clear effect on" if not gain.excludes(0) else "raises" if gain.value > 0 else "lowers"
+    what = f"the zero-shot average of {count(whole)} targets" if target == AVERAGE else f"zero-shot {target}"
+    if whole.missing:
+        what += f" (without {', '.join(whole.missing)})"
+    by = f"on {trained[0]} " if len(trained) == 1 else f"(mean of {len(trained)} tasks) "
+    sentence = (
+        f"{model.name}: English intermediate training {by}{does} {what}: {gain.text(signed=True)} points"
+        f" (interval over {gain.over})."
+    )
+    if len(of_each) > 1:
+        low, high = (pick(of_each, key=lambda name: of_each[name].gain.value) for pick in (min, max))
+        sentence += " Single tasks: " + " to ".join(
+            f"{of_each[name].gain.text(signed=True)} ({name})" for name in (low, high)
+        )
+        sentence += "."
+    return sentence
+
+
+def marks(cell: Cell) -> str:
+    """The footnote marks of a cell's gain."""
+    return "*" * cell.significant + "†" * cell.overlap
+
+
+def count(cell: Cell) -> str:
+    """'3', or '2 of 3' where something is missing from the mean."""
+    return f"{cell.expected - len(cell.missing)} of {cell.expected}" if cell.missing else str(cell.expected)
+
+
+def incomplete(table: TransferTable) -> list[str]:
+    """What ‡ stands for, one sentence a mean over targets (those over languages are among the problems)."""
+    return [
+        f"{cell.model.name}, {cell.intermediate}, {cell.target}: mean over {count(cell)} targets, without"
+        f" {', '.join(cell.missing)}"
+        for cell in table.cells
+        if cell.missing and cell.target in AVERAGES
+    ]
