@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import io
 import typing
@@ -20,6 +21,7 @@ from . import Dataset
 _VERSION = "1.0.0"
 
 
+@functools.cache
 def _field_types(example_type: type) -> dict[str, Any]:
     return typing.get_type_hints(example_type)
 

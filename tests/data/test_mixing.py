@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xtr.data.mixing import BlockMixture, equal, explicit, normalized, proportional, temperature
+from xtr.data.mixing import BlockMixture, equal, explicit, normalized, proportional, shuffled, temperature
 from xtr.errors import UserError
 
 
@@ -45,6 +45,33 @@ def test_every_block_follows_the_rates(weights, block, blocks):
     if rates.min() * block * 1024 >= 1:
         assert (np.abs(share - rates * block) < 1 + 1e-2).all()
         np.testing.assert_allclose(mixture.drawn(2048), rates * block * 2048, atol=2 * len(rates))
+
+
+@given(st.integers(1, 700), st.integers(0, 2**64 - 1), st.randoms(use_true_random=False))
+def test_an_order_has_every_number_once(size, seed, random):
+    order = shuffled(np.arange(size), size, seed)
+    assert sorted(order.tolist()) == list(range(size))
+    some = np.array([random.randrange(size) for _ in range(5)])
+    np.testing.assert_array_equal(shuffled(some, size, seed), order[some])
+
+
+@pytest.mark.parametrize("size", [5, 64, 1000])
+def test_orders_look_random(size):
+    """Over many seeds each place leads to each part of the range equally often, and neighbours go separate ways."""
+    orders = np.array([shuffled(np.arange(size), size, seed) for seed in range(2000)])
+    for place in (0, 1, size - 1):
+        fifths = np.bincount(orders[:, place] * 5 // size, minlength=5)
+        expected = np.bincount(np.arange(size) * 5 // size) * 2000 / size
+        assert ((fifths - expected) ** 2 / expected).sum() < 25  # chi-squared, 4 degrees of freedom: p < 1e-4
+    assert abs(np.corrcoef(orders[:, 0], orders[:, 1])[0, 1] + 1 / (size - 1)) < 0.1
+    assert len({tuple(order) for order in orders.tolist()}) >= 110
+
+
+def test_a_very_large_order():
+    size = 3 * 10**12
+    found = shuffled(np.arange(1000), size, 7)
+    assert len(set(found.tolist())) == 1000 and found.min() >= 0 and found.max() < size
+    assert abs(found.mean() / size - 0.5) < 0.04
 
 
 def test_a_tiny_rate_is_drawn_all_the_same():

@@ -69,7 +69,7 @@ def test_initialisers_have_t5x_scales():
     for name, (array, std) in expected.items():
         assert np.std(array) == pytest.approx(std, rel=0.1 if name == "relpos" else 0.02), name
         assert abs(np.mean(array)) < 0.15 * std, name
-    # variance_scaling's truncated normal ends at two deviations of the untruncated one; the attention's normal does not end.
+    # The truncated normal ends at two deviations of the untruncated one; the attention's normal does not end.
     assert np.abs(layers["mlp"]["wi_0"]["kernel"]).max() < 2.3 / np.sqrt(256)
     assert np.abs(layers["attention"]["key"]["kernel"]).max() > 3.0 / np.sqrt(256)
     assert np.abs(params["encoder"]["relpos_bias"]["rel_embedding"]).max() <= np.sqrt(3 / 20)

@@ -89,9 +89,9 @@ def test_what_is_missing_and_how_little_is_known_is_said(build, recipe, tmp_path
     table, rows = build(recipe(seeds=(0,), examples=40, skip=skip))
     text = check(write_report(tmp_path, table, rows, {}))
     assert "mt5-small, mnli -> xnli: no results in sw" in text
-    assert "average: mean over 2 of 3 targets, without tatoeba" in text
+    assert "squad_v1, average: incomplete mean of 3 targets, without tatoeba" in text
     assert "With 1 seed an interval is over examples only" in text and "interval over examples only, 1 seed" in text
-    assert "2 of 3 targets (without tatoeba)" in answer(table)[0]
+    assert "average of 3 targets (incomplete: tatoeba)" in answer(table)[0]
 
 
 def test_scores_at_chance_are_marked(build, tmp_path):

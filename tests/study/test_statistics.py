@@ -109,9 +109,9 @@ def test_wrong_input_is_refused():
 def test_fast_enough_for_a_whole_study():
     a_SN, b_SN = simulate(np.random.default_rng(0), 5, 5010, 1.0, 1.0)
     crossed_bootstrap(a_SN, b_SN, resamples=10)
-    start = time.perf_counter()
+    start = time.process_time()
     crossed_bootstrap(a_SN, b_SN, resamples=2000)
-    assert time.perf_counter() - start < 3  # 0.3 s on an idle machine
+    assert time.process_time() - start < 1
 
 
 def test_holm_by_hand():

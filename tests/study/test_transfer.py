@@ -63,6 +63,10 @@ def test_averages_over_targets(built):
     assert table.cell(model, "mnli", WITHOUT_RETRIEVAL).gain.value == pytest.approx(mean)
     mean = (gain["xquad"] + gain["tatoeba"]) / 2
     assert table.cell(model, "mnli", WITHOUT_OVERLAPS).gain.value == pytest.approx(mean)
+    assert table.cell(model, NONE, WITHOUT_OVERLAPS).score == table.cell(model, NONE, AVERAGE).score
+    for average in table.averages():
+        each = [table.cell(model, name, average).gain.value for name in ("mnli", "squad_v1")]
+        assert table.cell(model, POOLED, average).gain.value == pytest.approx(np.mean(each))
     both = [table.cell(model, name, AVERAGE).gain.value for name in ("mnli", "squad_v1")]
     pooled = table.cell(model, POOLED, AVERAGE)
     assert pooled.gain.value == pytest.approx(np.mean(both)) and pooled.score.examples == 360 + 240 + 360
@@ -186,3 +190,13 @@ def test_models_are_kept_apart_and_ordered_by_size(make_study, recipe, expected)
     line = frame[(frame["model"] == "mt5-xl") & (frame["intermediate"] == "mnli") & (frame["target"] == "xnli")]
     line = line[line["view"] == ZERO_SHOT].iloc[0]
     assert (line["gain"], line["gain_low"], line["score_seeds"]) == (xl.gain.value, xl.gain.low, 1)
+
+
+def test_the_mean_of_intermediates_leaves_out_those_with_nothing_to_average(built, expected):
+    store, _ = built
+    overlaps = {"mnli": tuple(expected)}
+    table = transfer.build(store.read(), store.contributions, expected, overlaps=overlaps, resamples=100)
+    (model,) = table.models
+    assert table.cell(model, "mnli", WITHOUT_OVERLAPS) is None
+    pooled, single = (table.cell(model, name, WITHOUT_OVERLAPS) for name in (POOLED, "squad_v1"))
+    assert pooled.score.value == single.score.value == table.cell(model, "squad_v1", AVERAGE).score.value

@@ -198,6 +198,15 @@ def test_a_users_own_module(ask, tmp_path):
         ask("own_mixx", modules=[module])
 
 
+def test_a_users_file_may_be_called_like_a_library(ask, tmp_path):
+    module = tmp_path / "queue.py"
+    text = tmp_path / "lines.txt"
+    text.write_text("one\n")
+    module.write_text(MODULE.replace("LINES", str(text)).replace("own_", "other_"))
+    assert list(ask("other_lines", modules=[module])["tasks"]) == ["other_lines"]
+    assert hasattr(sys.modules["queue"], "Queue")
+
+
 def test_modules_that_cannot_be_imported(ask, tmp_path):
     with pytest.raises(UserError, match="there is no file"):
         ask("mnli", modules=[tmp_path / "none.py"])
@@ -207,6 +216,22 @@ def test_modules_that_cannot_be_imported(ask, tmp_path):
     broken.write_text("\nimport seqio\nseqio.no_such_thing\n")
     with pytest.raises(UserError, match=r"broken_tasks\.py, line 3: AttributeError"):
         ask("mnli", modules=[broken])
+    needy = tmp_path / "needy_tasks.py"
+    needy.write_text("import seqio\nseqio.MixtureRegistry.add('needy', [('squad_v1', 1)])\n")
+    with pytest.raises(UserError, match=r"needy_tasks\.py, line 2: .*squad_v1 cannot be had: its training file"):
+        ask("needy", modules=[needy], data=tmp_path)
+
+
+def test_rates_and_vocabularies_that_cannot_be_had(ask, official_files, tmp_path):
+    module = tmp_path / "sized_tasks.py"
+    text = MODULE.replace("LINES", str(official_files / "text/corpus/en.txt")).replace("own_", "sized_")
+    module.write_text(text + "\nseqio.MixtureRegistry.add('sized', [('sized_made', seqio.mixing_rate_num_examples)])\n")
+    with pytest.raises(UserError, match="Mixture sized: the rate of sized_made"):
+        ask("sized", modules=[module])
+    request = {"names": ["mnli"], "data_dir": str(official_files), "cache_dir": str(tmp_path)}
+    with pytest.raises(UserError, match="lines.*is not a SentencePiece model"):
+        (tmp_path / "lines.model").write_text("no model")
+        cache_writer.write({**request, "vocabulary_path": str(tmp_path / "lines.model")})
 
 
 def test_plain_seqio_reads_the_tasks(official_files, vocabulary_path, tmp_path, monkeypatch):
@@ -223,7 +248,7 @@ def test_plain_seqio_reads_the_tasks(official_files, vocabulary_path, tmp_path, 
     assert {"inputs", "targets"} <= set(next(dataset.as_numpy_iterator()))
     converter = seqio.EncDecFeatureConverter(pack=False)
     lengths = {"inputs": 32, "targets": 4}
-    batches = seqio.get_dataset("mnli", lengths, "validation", shuffle=False, feature_converter=converter)
+    batches = seqio.get_dataset("mnli", lengths, converter, "validation", shuffle=False)
     assert next(batches.as_numpy_iterator())["encoder_input_tokens"].shape == (32,)
 
 

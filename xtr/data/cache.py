@@ -130,11 +130,11 @@ def _from_index(request: _Request, name: str, listing: str) -> list[CachedTask] 
         if entry["listing"] != listing or entry["code_sha256"] != fingerprint.code_sha256(_code(request)):
             return None
         tasks = [CachedTask.open(request.cache_dir / folder, rate) for _, rate, folder in entry["tasks"]]
-    except (OSError, ValueError, KeyError, TypeError, DataError):
+        if not all(_valid(request, task) for task in tasks):
+            return None
+        _warn_skipped(name, entry["skipped"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, DataError):
         return None
-    if not all(_valid(request, task) for task in tasks):
-        return None
-    _warn_skipped(name, entry["skipped"])
     return tasks
 
 

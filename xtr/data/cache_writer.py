@@ -12,6 +12,7 @@ Exit codes: 0 written, 1 crash, 2 a mistake in the request or the data (one mess
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import importlib
 import importlib.util
 import json
@@ -53,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
     except UserError as e:
         _say(e)
         return 2
-    except Exception as e:  # noqa: BLE001 - a reader's error comes back wrapped by TFDS or tf.data
+    except Exception as e:  # A reader's error may come back wrapped by TFDS or tf.data.
         if (cause := _user_error(e)) is None:
             raise
         _say(cause)
@@ -124,7 +125,7 @@ def _say(error: UserError) -> None:
 
 def _write_json(path: Path, value: object) -> None:
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
+    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(temporary, path)
 
 
@@ -138,9 +139,14 @@ class _Writer:
         self.cache_dir = cache_dir
         self.data_dir = os.environ["XTR_DATA_DIR"]
         self.catalog = xtr.tasks.register_all()
-        self.module_files = [_import_task_module(name) for name in request.get("task_modules") or ()]
+        self.module_files = [
+            _import_task_module(name, self.catalog.absent) for name in request.get("task_modules") or ()
+        ]
         path = os.environ["XTR_VOCABULARY_PATH"]
-        size = xtr.tasks.output_features()["inputs"].vocabulary.vocab_size
+        try:
+            size = xtr.tasks.output_features()["inputs"].vocabulary.vocab_size
+        except Exception as e:  # SeqIO and SentencePiece each have errors of their own for it.
+            raise UserError(f"{path} is not a SentencePiece model.") from e
         self.vocabulary = {"path": path, "sha256": fingerprint.sha256_file(path), "size": size}
         self.skipped: dict[str, str] = {}
 
@@ -173,7 +179,7 @@ class _Writer:
             mixture = seqio.MixtureRegistry.get(name)
             absent = self.catalog.absent.items()
             self.skipped.update({task: why for task, why in absent if task.startswith(name + ".")})
-            return _Members(list(mixture.tasks), lambda task: float(mixture.get_rate(task)))
+            return _Members(list(mixture.tasks), functools.partial(_rate, mixture))
         if name in seqio.TaskRegistry.names():
             return _Members([seqio.TaskRegistry.get(name)], lambda task: 1.0)
         if name in self.catalog.absent:
@@ -238,6 +244,18 @@ class _Members:
     rate: object
 
 
+def _rate(mixture, task) -> float:
+    try:
+        return float(mixture.get_rate(task))
+    except UserError:
+        raise
+    except Exception as e:
+        raise UserError(
+            f"Mixture {mixture.name}: the rate of {task.name} cannot be computed ({type(e).__name__}: {e}); rates by "
+            "numbers of examples need a source with num_input_examples."
+        ) from e
+
+
 def _summary(catalog) -> list[str]:
     """Returns the registered mixtures, and the tasks that are in none by their names' first part."""
     singles = (name for name in catalog.tasks if name.rpartition(".")[0] not in catalog.mixtures)
@@ -248,36 +266,44 @@ def _as_json(value: object) -> dict:
     return json.loads(json.dumps(value))
 
 
-def _import_task_module(name: str) -> Path:
+def _import_task_module(name: str, absent: Mapping[str, str]) -> Path:
     """Imports a module of task registrations, named as a module or a .py file, and returns its file."""
-    path = Path(name)
-    if path.suffix == ".py":
-        path = path.absolute()
+    if name.endswith(".py"):
+        path = Path(name).absolute()
         if not path.is_file():
             raise UserError(f"TASK_MODULES names {name}, but there is no file {path}.")
         # Modules beside the file can be imported by it, as when it is run.
-        sys.path.insert(0, str(path.parent))
-        spec = importlib.util.spec_from_file_location(path.stem, path)
+        sys.path.append(str(path.parent))
+        # A file may be called like a library's module, which must stay what it is.
+        taken = path.stem in sys.modules and getattr(sys.modules[path.stem], "__file__", None) != str(path)
+        module_name = f"{path.stem}_task_module" if taken else path.stem
+        spec = importlib.util.spec_from_file_location(module_name, path)
     else:
-        sys.path.insert(0, os.getcwd())
+        module_name = name
         try:
             spec = importlib.util.find_spec(name)
         except ModuleNotFoundError:
             spec = None
     if spec is None or spec.origin is None:
         raise UserError(f"TASK_MODULES names {name}, but there is no such module; give a module name or a .py file.")
-    if spec.name in sys.modules:
+    if module_name in sys.modules:
         return Path(spec.origin)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
     try:
-        spec.loader.exec_module(module)
+        if name.endswith(".py"):
+            module = sys.modules[module_name] = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+        else:
+            importlib.import_module(name)
     except UserError:
         raise
     except Exception as e:
-        last = traceback.extract_tb(e.__traceback__)[-1]
-        place = f"{last.filename}, line {last.lineno}"
-        raise UserError(f"TASK_MODULES names {name}; importing it failed at {place}: {type(e).__name__}: {e}") from e
+        frames = traceback.extract_tb(e.__traceback__)
+        frame = next((f for f in reversed(frames) if f.filename == spec.origin), frames[-1])
+        why = "".join(f" ({task} cannot be had: {reason}.)" for task, reason in absent.items() if task in str(e))
+        raise UserError(
+            f"TASK_MODULES names {name}; importing it failed at {frame.filename}, line {frame.lineno}: "
+            f"{type(e).__name__}: {e}{why}"
+        ) from e
     return Path(spec.origin)
 
 

@@ -181,12 +181,12 @@ def shard_paths(directory: str | os.PathLike, split: str, shards: int) -> list[P
     return [Path(directory) / f"{split}.array_record-{i:05d}-of-{shards:05d}" for i in range(shards)]
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=1024)
 def _open_examples(task: str, directory: str, split: str, num_examples: int, shards: int) -> Examples:
     return Examples(task, shard_paths(directory, split, shards), num_examples)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=1024)
 def _lengths(task: CachedTask, split: str, features: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
     n = task.num_examples(split)
     path = Path(task.directory) / f"{split}.lengths.{'-'.join(features)}.npy"

@@ -1,6 +1,7 @@
-"""Mixing rates, and the order in which a mixture draws from its tasks.
+"""Mixing rates, the order in which a mixture draws from its tasks, and the order of the examples in a task.
 
-The order is a pure function of the rates: any block of the stream is found without reading what comes before it.
+The orders are pure functions of the rates and seeds: any place of the stream is found without going through what comes
+before it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,8 @@ from xtr.errors import UserError, did_you_mean
 
 # Blocks after which the number of examples drawn from each task is exact to one example.
 _PERIOD = 1024
+_ROUNDS = 6
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def proportional(sizes: Sequence[int], maximum: float | None = None) -> np.ndarray:
@@ -68,6 +71,43 @@ def normalized(rates: Sequence[float], names: Sequence[str]) -> np.ndarray:
     if not rates.sum() > 0:
         raise UserError(f"The mixing rates of {', '.join(names) or 'no tasks'} sum to 0: nothing would be drawn.")
     return rates / rates.sum()
+
+
+def shuffled(places: np.ndarray, size: int, seed: int) -> np.ndarray:
+    """Where places of a pseudorandom order of range(size) lead to, without laying out the whole order.
+
+    A Feistel network permutes the smallest power of 4 that holds `size`; a result outside of range(size) is sent
+    through again until it falls inside (cycle walking; Black and Rogaway 2002, Ciphers with arbitrary finite domains).
+
+    Args:
+      places: int64 [n], each in range(size).
+      size: length of the order, below 2**62.
+      seed: 64 bits that select the order.
+
+    Returns:
+      int64 [n]; over all places each number of range(size) comes once.
+    """
+    half = np.uint64(max(2, (int(size - 1).bit_length() + 1) // 2))
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    keys = _mix(np.uint64(seed & (2**64 - 1)) + np.arange(1, _ROUNDS + 1, dtype=np.uint64) * _GOLDEN)
+
+    def permute(x):
+        left, right = x >> half, x & mask
+        for key in keys:
+            left, right = right, left ^ (_mix(right + key) & mask)
+        return (left << half) | right
+
+    out = permute(np.asarray(places).astype(np.uint64))
+    while (outside := np.flatnonzero(out >= size)).size:
+        out[outside] = permute(out[outside])
+    return out.astype(np.int64)
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """The finaliser of SplitMix64 (Steele, Lea and Flood 2014): every output bit depends on every input bit."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
 
 
 @dataclass(frozen=True)

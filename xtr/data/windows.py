@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from grain.experimental import index_shuffle
 
 from xtr.data.cached_task import CachedTask
 from xtr.data.denoising import (
@@ -22,7 +21,7 @@ from xtr.data.denoising import (
     noise_mask,
     raw_length,
 )
-from xtr.data.mixing import BlockMixture
+from xtr.data.mixing import BlockMixture, shuffled
 from xtr.data.packing import Pair, pack, rows_of
 from xtr.data.vocabulary import EOS_ID
 from xtr.errors import DataError, UserError
@@ -112,7 +111,7 @@ class DenoiseSource:
             start, length = int(starts[i]), int(lengths[i])
             tokens = texts[where[i]]["targets"][start : start + length]
             rng = np.random.default_rng([self._seed, int(occurrences[i])])
-            pairs.append(corrupt(tokens, noise_mask(length, self._config, rng), self._sentinels))
+            pairs.append(corrupt(tokens, noise_mask(len(tokens), self._config, rng), self._sentinels))
         return pairs
 
 
@@ -199,13 +198,12 @@ class WindowStream:
     def _numbers(self, task_W: np.ndarray, occurrence_W: np.ndarray) -> np.ndarray:
         """The examples at places of their tasks' endless streams; every epoch is shuffled anew."""
         epoch_W, place_W = np.divmod(occurrence_W, self._sizes[task_W])
-        keys = {}
-        numbers = np.empty(len(task_W), np.int64)
-        for i, (t, e, p) in enumerate(zip(task_W.tolist(), epoch_W.tolist(), place_W.tolist(), strict=True)):
-            if (t, e) not in keys:
-                keys[t, e] = stable_hash("shuffle", self._seed, self.names[t], e)
-            numbers[i] = index_shuffle(p, max_index=int(self._sizes[t]) - 1, seed=keys[t, e], rounds=4)
-        return numbers
+        number_W = np.empty(len(task_W), np.int64)
+        for t, e in {*zip(task_W.tolist(), epoch_W.tolist(), strict=True)}:
+            here = (task_W == t) & (epoch_W == e)
+            seed = stable_hash("shuffle", self._seed, self.names[t], e, bits=64)
+            number_W[here] = shuffled(place_W[here], int(self._sizes[t]), seed)
+        return number_W
 
     def window(self, w: int) -> Window:
         """Plans window w."""

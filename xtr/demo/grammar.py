@@ -33,8 +33,9 @@ REASONS = ("rain", "snow", "wind", "noise", "heat", "dust")
 # verb -> who can do it, to what
 TRANSITIVE = {
     "see": ("animate", "any"), "find": ("animate", "any"), "watch": ("animate", "any"),
-    "follow": ("animate", "animate"), "help": ("human", "animate"), "feed": ("human", "animal"), "wash": ("human", "thing"), "buy": ("human", "thing"),
-    "sell": ("human", "thing"), "paint": ("human", "thing"), "carry": ("human", "fruit"), "eat": ("animate", "fruit"),
+    "follow": ("animate", "animate"), "help": ("human", "animate"), "feed": ("human", "animal"),
+    "wash": ("human", "thing"), "buy": ("human", "thing"), "sell": ("human", "thing"), "paint": ("human", "thing"),
+    "carry": ("human", "fruit"), "eat": ("animate", "fruit"),
 }  # fmt: skip
 INTRANSITIVE = {
     "sleep": "animate", "run": "animate", "wait": "animate", "swim": "animate", "jump": "animate", "sit": "animate",
@@ -95,7 +96,7 @@ class Clause(NamedTuple):
 
 
 class Question(NamedTuple):
-    """Asks for `clause`'s 'subject', 'place', 'time', or the 'colour' or 'number' of its `group` (subject or object)."""
+    """Asks a clause's 'subject', 'place' or 'time', or the 'colour' or 'number' of its `group` (subject or object)."""
 
     asked: str
     clause: Clause

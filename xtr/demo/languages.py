@@ -10,7 +10,7 @@ belongs to, so that the span that answers a question is known exactly.
 Their words are drawn from a stream fixed for each language: the seed of a world changes what is said, never how.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from random import Random
 from typing import NamedTuple
@@ -58,6 +58,19 @@ class Language:
         start = sum(len(w.text) + 1 for w in words[:first])
         length = len(" ".join(w.text for w in words[first : last + 1]))
         return start, self.say(question.clause)[start : start + length]
+
+    def say_mixed(self, clause: Clause, other: "Language", groups: Collection[str]) -> str:
+        """The sentence in this language's order, with the parts named in `groups` said in another (code-switching)."""
+        foreign = other.clause(clause)
+        words: list[Word] = []
+        done: set[str] = set()
+        for word in self.clause(clause):
+            if word.group not in groups:
+                words.append(word)
+            elif word.group not in done:
+                done.add(word.group)
+                words += [w for w in foreign if w.group == word.group]
+        return (other if words[0] in foreign else self)._written(words, ".")
 
     def _written(self, words: list[Word], stop: str) -> str:
         text = " ".join([w.text for w in words])

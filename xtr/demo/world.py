@@ -13,6 +13,9 @@ from xtr.demo.grammar import Clause, Question, pick
 
 T = TypeVar("T")
 
+# share of bilingual documents whose second sentence switches languages instead of being a translation
+SWITCHED = 0.5
+
 LABELS = ("entailment", "neutral", "contradiction")
 
 
@@ -56,6 +59,17 @@ class Reading(NamedTuple):
 Document = tuple[Clause | Question, ...]
 
 
+class Bilingual(NamedTuple):
+    """A sentence in one language, then in the other; with `switched`, only these parts of it are in the other.
+
+    `switched` names word groups of `xtr.demo.languages`: "Anna sleeps in the garden. Anna slipit in de garden."
+    """
+
+    sentence: Clause | Question
+    english_first: bool
+    switched: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class World:
     """Everything that is said. Corpus documents and retrieval sentences differ from language to language."""
@@ -69,7 +83,7 @@ class World:
     xquad: list[Reading]
     tatoeba: dict[str, list[Clause]]  # by language; each is said in that language and in English
     monolingual: dict[str, list[Document]]  # by language
-    bilingual: dict[str, list[Document]]  # by foreign language; said in English and in that language
+    bilingual: dict[str, list[Bilingual]]  # by foreign language; said in English and in that language
 
 
 def make_world(seed: int, sizes: WorldSizes, foreign: tuple[str, ...], english: str = "en") -> World:
@@ -90,8 +104,11 @@ def make_world(seed: int, sizes: WorldSizes, foreign: tuple[str, ...], english: 
         sizes = [2] * (n // 2) + [1] * (n % 2)
         return several(name, len(sizes), lambda rng, i: _reading(rng, sizes[i]), lambda x: x.context, hold)
 
-    def documents(name: str, n: int, draw: Callable[[Random], Document]) -> list[Document]:
-        return several(name, n, lambda rng, _: draw(rng), _clauses, False)
+    def documents(name: str, n: int) -> list[Document]:
+        return several(name, n, lambda rng, _: _document(rng), _clauses, False)
+
+    def bilingual(name: str, n: int) -> list[Bilingual]:
+        return several(name, n, lambda rng, _: _bilingual(rng), lambda x: _clauses(x[:1]), False)
 
     # what is held out comes first
     xnli_test = inferences("xnli test", sizes.xnli_test, hold=True)
@@ -112,8 +129,8 @@ def make_world(seed: int, sizes: WorldSizes, foreign: tuple[str, ...], english: 
         squad_dev=squad_dev,
         xquad=xquad,
         tatoeba=tatoeba,
-        monolingual={c: documents(f"text {c}", sizes.monolingual, _document) for c in (english, *foreign)},
-        bilingual={c: documents(f"text {english}-{c}", sizes.bilingual, _bilingual) for c in foreign},
+        monolingual={c: documents(f"text {c}", sizes.monolingual) for c in (english, *foreign)},
+        bilingual={c: bilingual(f"text {english}-{c}", sizes.bilingual) for c in foreign},
     )
 
 
@@ -199,9 +216,13 @@ def _document(rng: Random) -> Document:
     return (first, question) if rng.random() < 0.5 else (question, first)
 
 
-def _bilingual(rng: Random) -> Document:
-    """One sentence, at times a question, or two short sentences."""
+def _bilingual(rng: Random) -> Bilingual:
+    """A sentence, at times a question, said twice."""
     clause = grammar.sample_clause(rng, negated=0.2, reason=0.3)
-    if rng.random() < 0.15:
-        return (pick(rng, _questions(clause)),)
-    return (clause,)
+    english_first = rng.random() < 0.5
+    if rng.random() < 0.1:
+        return Bilingual(pick(rng, _questions(clause)), english_first)
+    if rng.random() >= SWITCHED:
+        return Bilingual(clause, english_first)
+    parts = ("subject", "verb", "object", "place", "time", "reason")
+    return Bilingual(clause, english_first, tuple(part for part in parts if rng.random() < 0.5))

@@ -18,7 +18,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from sentencepiece import sentencepiece_model_pb2
 
 from xtr.demo.grammar import Clause, Question
 from xtr.demo.languages import ENGLISH, FOREIGN, LANGUAGES, Language
-from xtr.demo.world import Document, Inference, Reading, World, WorldSizes, make_world
+from xtr.demo.world import Bilingual, Document, Inference, Reading, World, WorldSizes, make_world
 from xtr.errors import UserError
 
 MANIFEST = "world.json"
@@ -147,8 +147,8 @@ def _write_files(root: Path, world: World) -> dict[str, int]:
         stem, pairs = f"tatoeba/v1/tatoeba.{language.iso3}-{ENGLISH.iso3}", world.tatoeba[language.code]
         lines(f"{stem}.{language.iso3}", map(language.say, pairs))
         lines(f"{stem}.{ENGLISH.iso3}", map(ENGLISH.say, pairs))
-        documents = world.bilingual[language.code]
-        lines(f"text/corpus/{ENGLISH.code}-{language.code}.txt", _bilingual(documents, language))
+        documents = (_bilingual(d, language) for d in world.bilingual[language.code])
+        lines(f"text/corpus/{ENGLISH.code}-{language.code}.txt", documents)
     return counts
 
 
@@ -187,10 +187,13 @@ def _document(document: Document, language: Language) -> str:
     return " ".join(_render(s, language) for s in document)
 
 
-def _bilingual(documents: list[Document], language: Language) -> Iterator[str]:
-    for i, document in enumerate(documents):
-        pair = (_document(document, ENGLISH), _document(document, language))
-        yield " ".join(pair if i % 2 else pair[::-1])
+def _bilingual(document: Bilingual, language: Language) -> str:
+    first, second = (ENGLISH, language) if document.english_first else (language, ENGLISH)
+    if document.switched:
+        again = first.say_mixed(document.sentence, second, document.switched)
+    else:
+        again = _render(document.sentence, second)
+    return f"{_render(document.sentence, first)} {again}"
 
 
 # ----------------------------------------------------------------------------------------------------- tokenizer

@@ -49,14 +49,23 @@ class Context:
         if key is None or self.dropout_rate == 0.0:
             return [None] * len(sizes)
         keep = jax.random.bernoulli(key, 1.0 - self.dropout_rate, (batch, sum(sizes)))
-        return jnp.split(keep, np.cumsum(sizes)[:-1], axis=1)
+        return jnp.split(self.constrain(keep, ("batch", None)), np.cumsum(sizes)[:-1], axis=1)
+
+    def stack_masks(
+        self, key: jax.Array | None, batch: int, first: int, layers: int, sizes: tuple[int, ...], last: int
+    ) -> tuple[jax.Array | None, list[jax.Array | None], jax.Array | None]:
+        """Masks of a whole stack: of its input, of its layers (each [L, batch, size]) and of its output.
+
+        One draw, outside the loop over layers: random bits are long programs, and the backward pass need not draw again.
+        """
+        keep_first, *keep_layers, keep_last = self.masks(key, batch, first, *(layers * n for n in sizes), last)
+        stacked = [None if k is None else k.reshape(batch, layers, -1).swapaxes(0, 1) for k in keep_layers]
+        return keep_first, stacked, keep_last
 
     def dropout(self, x: jax.Array, keep: jax.Array | None) -> jax.Array:
-        """Dropout of [B, ..., T, D] with a mask [B, ...*D] that all T share (T5's), or [B, ...*T*D] that they do not."""
+        """Dropout of [B, ..., T, D] with a mask [B, ...*D] that all T share (T5's way) or one [B, ...*T*D]."""
         if keep is None:
             return x
-        if keep.size < x.size:
-            keep = keep.reshape(*x.shape[:-2], 1, x.shape[-1])
         scaled = x / jnp.asarray(1.0 - self.dropout_rate, x.dtype)
         return jnp.where(keep.reshape(*x.shape[:-2], -1, x.shape[-1]), scaled, jnp.zeros((), x.dtype))
 
@@ -116,7 +125,7 @@ class Attention(nnx.Module):
         *,
         mask: jax.Array,
         bias_HQM: jax.Array | None = None,
-        keep_BHM: jax.Array | None = None,
+        keep: jax.Array | None = None,
     ) -> jax.Array:
         """Attends from x to `memory` (keys, values: BHMK). `mask`: bool, broadcastable to BHQM, True at seen keys."""
         key_BHMK, value_BHMK = memory
@@ -126,7 +135,7 @@ class Attention(nnx.Module):
         if bias_HQM is not None:
             scores_BHQM += bias_HQM
         probs_BHQM = jax.nn.softmax(jnp.where(mask, scores_BHQM, MASKED), axis=-1).astype(self.context.dtype)
-        probs_BHQM = self.context.dropout(probs_BHQM, keep_BHM)
+        probs_BHQM = self.context.dropout(probs_BHQM, keep)
         mixed_BHQK = jnp.einsum("bhqm,bhmk->bhqk", probs_BHQM, value_BHMK)
         mixed_BQN = mixed_BHQK.swapaxes(1, 2).reshape(*x_BQD.shape[:2], -1)
         return self.out(mixed_BQN)
@@ -141,9 +150,9 @@ class GatedMLP(nnx.Module):
         self.wo = Dense(params["wo"], ("mlp", "embed"), context)
         self.context = context
 
-    def __call__(self, x_BTD: jax.Array, keep_BF: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, keep: jax.Array | None = None) -> jax.Array:
         hidden_BTF = jax.nn.gelu(self.wi_0(x_BTD), approximate=True) * self.wi_1(x_BTD)
-        hidden_BTF = self.context.dropout(hidden_BTF, keep_BF)
+        hidden_BTF = self.context.dropout(hidden_BTF, keep)
         return self.wo(self.context.constrain(hidden_BTF, ("batch", "length", "mlp")))
 
 

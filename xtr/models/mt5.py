@@ -6,7 +6,7 @@ table a stack, shared by its layers.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from flax import nnx
 
 from xtr.errors import UserError, did_you_mean
 from xtr.models import spec as spec_lib
-from xtr.models.layers import Attention, Constrain, Context, GatedMLP, RelativeBias, RMSNorm, split_keys, unconstrained
+from xtr.models.layers import Attention, Constrain, Context, GatedMLP, RelativeBias, RMSNorm, unconstrained
 from xtr.models.spec import Initializer, ParamSpec, variance_scaling
 
 # What the backward pass keeps of a layer: everything; only its input; its input and the products with weights.
@@ -27,6 +27,7 @@ REMAT_POLICIES = {
     "minimal": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 DTYPES = ("float32", "bfloat16")
+Masks = Sequence[jax.Array | None]  # dropout masks of one layer, in the order of their use
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ class MT5Config:
       dropout_rate: share of activations dropped while training, in [0, 1).
       dtype: compute dtype, 'bfloat16' or 'float32' (parameters, logits and loss are f32 always).
       relpos_buckets, relpos_max_distance: of the relative position bias.
-      remat: what the backward pass recomputes: 'none', 'minimal' (all but products with weights) or 'full' (all but
-        each layer's input).
+      remat: what the backward pass recomputes: 'none', 'minimal' (all but products with weights: faster than 'none',
+        which stores every intermediate of every layer) or 'full' (all but each layer's input).
 
     Raises:
       UserError: a value that no mT5 can have.
@@ -55,7 +56,7 @@ class MT5Config:
     dtype: str = "bfloat16"
     relpos_buckets: int = 32
     relpos_max_distance: int = 128
-    remat: str = "none"
+    remat: str = "minimal"
 
     def __post_init__(self):
         sizes = ("vocab_size", "emb_dim", "num_heads", "head_dim", "mlp_dim")
@@ -185,12 +186,12 @@ class EncoderLayer(nnx.Module):
         self.mlp = GatedMLP(params["mlp"], context)
         self.context = context
 
-    def __call__(self, x_BSD: jax.Array, mask: jax.Array, bias_HSS: jax.Array, key: jax.Array | None) -> jax.Array:
-        drop, keys = self.context.dropout, split_keys(key, 4)
+    def __call__(self, x_BSD: jax.Array, mask: jax.Array, bias_HSS: jax.Array, keep: Masks) -> jax.Array:
+        drop = self.context.dropout
         y_BSD = self.pre_attention_layer_norm(x_BSD)
-        y_BSD = self.attention(y_BSD, self.attention.memory(y_BSD), mask=mask, bias_HQM=bias_HSS, dropout_key=keys[0])
-        x_BSD = x_BSD + drop(y_BSD, keys[1])
-        x_BSD = x_BSD + drop(self.mlp(self.pre_mlp_layer_norm(x_BSD), keys[2]), keys[3])
+        y_BSD = self.attention(y_BSD, self.attention.memory(y_BSD), mask=mask, bias_HQM=bias_HSS, keep=keep[0])
+        x_BSD = x_BSD + drop(y_BSD, keep[1])
+        x_BSD = x_BSD + drop(self.mlp(self.pre_mlp_layer_norm(x_BSD), keep[2]), keep[3])
         return self.context.constrain(x_BSD, ("batch", "length", "embed"))
 
 
@@ -207,14 +208,14 @@ class DecoderLayer(nnx.Module):
         self.context = context
 
     def after_self_attention(
-        self, x_BTD: jax.Array, cross: tuple[jax.Array, jax.Array], cross_mask: jax.Array, keys: Any
+        self, x_BTD: jax.Array, cross: tuple[jax.Array, jax.Array], cross_mask: jax.Array, keep: Masks
     ) -> jax.Array:
-        """Attention to the encoder's keys and values, then the MLP; four dropout keys."""
+        """Attention to the encoder's keys and values, then the MLP; four dropout masks."""
         drop = self.context.dropout
         y_BTD = self.pre_cross_attention_layer_norm(x_BTD)
-        y_BTD = self.encoder_decoder_attention(y_BTD, cross, mask=cross_mask, dropout_key=keys[0])
-        x_BTD = x_BTD + drop(y_BTD, keys[1])
-        x_BTD = x_BTD + drop(self.mlp(self.pre_mlp_layer_norm(x_BTD), keys[2]), keys[3])
+        y_BTD = self.encoder_decoder_attention(y_BTD, cross, mask=cross_mask, keep=keep[0])
+        x_BTD = x_BTD + drop(y_BTD, keep[1])
+        x_BTD = x_BTD + drop(self.mlp(self.pre_mlp_layer_norm(x_BTD), keep[2]), keep[3])
         return self.context.constrain(x_BTD, ("batch", "length", "embed"))
 
     def __call__(
@@ -224,15 +225,14 @@ class DecoderLayer(nnx.Module):
         mask: jax.Array,
         cross_mask: jax.Array,
         bias_HTT: jax.Array,
-        key: jax.Array | None,
+        keep: Masks,
     ) -> jax.Array:
-        keys = split_keys(key, 6)
         y_BTD = self.pre_self_attention_layer_norm(x_BTD)
         memory = self.self_attention.memory(y_BTD)
-        y_BTD = self.self_attention(y_BTD, memory, mask=mask, bias_HQM=bias_HTT, dropout_key=keys[0])
-        x_BTD = x_BTD + self.context.dropout(y_BTD, keys[1])
+        y_BTD = self.self_attention(y_BTD, memory, mask=mask, bias_HQM=bias_HTT, keep=keep[0])
+        x_BTD = x_BTD + self.context.dropout(y_BTD, keep[1])
         cross = self.encoder_decoder_attention.memory(encoded_BSD)
-        return self.after_self_attention(x_BTD, cross, cross_mask, keys[2:])
+        return self.after_self_attention(x_BTD, cross, cross_mask, keep[2:])
 
 
 class Cache(NamedTuple):
@@ -275,14 +275,14 @@ class MT5(nnx.Module):
         self.decoder_norm = RMSNorm(decoder["decoder_norm"], context)
         self.logits_kernel = nnx.Param(decoder["logits_dense"]["kernel"])
 
-    def _embed(self, tokens_BT: jax.Array, key: jax.Array | None) -> jax.Array:
+    def _embed(self, tokens_BT: jax.Array, keep: jax.Array | None) -> jax.Array:
         """Embeds tokens. Ids outside the vocabulary give NaN."""
         # Look up every row's slice of the embedding axis where that slice lives, then move rows to their batch shard:
         # what travels is the activations, never the table, and the table's gradient stays local.
         constrain = self.context.constrain
         tokens_BT = constrain(tokens_BT, (None, None))
         x_BTD = constrain(jnp.take(self.embedding[...], tokens_BT, axis=0), (None, None, "embed"))
-        x_BTD = self.context.dropout(x_BTD, key).astype(self.context.dtype)
+        x_BTD = self.context.dropout(x_BTD, keep).astype(self.context.dtype)
         return constrain(x_BTD, ("batch", "length", "embed"))
 
     def _remat(self, body: Any) -> Any:
@@ -307,7 +307,7 @@ class MT5(nnx.Module):
           positions_BS: part of every family's interface; mT5 sees offsets inside a run only, which need no positions.
           dropout_key: None for no dropout.
           all_layers: return every layer's output.
-          readout: with `all_layers`, what to keep of each layer's x_BSD (say, a mean over S), so that the large array is
+          readout: with `all_layers`, what to keep of each layer's x_BSD (say, a mean over S): the large array is then
             never held for all layers.
 
         Returns:
@@ -315,20 +315,28 @@ class MT5(nnx.Module):
           output of layer i, the last one after the final norm. Vectors at padding hold nothing of use.
         """
         del positions_BS
-        keys = split_keys(None if dropout_key is None else jax.random.fold_in(dropout_key, 0), 3)
+        c, (batch, length) = self.config, tokens_BS.shape
+        keep_first, keep_layers, keep_last = self.context.stack_masks(
+            None if dropout_key is None else jax.random.fold_in(dropout_key, 0),
+            batch,
+            c.emb_dim,
+            c.num_encoder_layers,
+            (c.num_heads * length, c.emb_dim, c.mlp_dim, c.emb_dim),
+            # As in T5X, dropout of the encoder's output alone has a mask of its own for each position.
+            length * c.emb_dim,
+        )
         ids_BS = (tokens_BS != 0).astype(jnp.int32) if segment_ids_BS is None else segment_ids_BS
         mask = same_segment(ids_BS, ids_BS)
-        bias_HSS = self.encoder_bias(tokens_BS.shape[1])
-        embedded_BSD = self._embed(tokens_BS, keys[0])
+        bias_HSS = self.encoder_bias(length)
+        embedded_BSD = self._embed(tokens_BS, keep_first)
 
-        def body(x_BSD, layer_and_key):
-            layer, key = layer_and_key
-            x_BSD = layer(x_BSD, mask, bias_HSS, key)
+        def body(x_BSD, layer_and_masks):
+            layer, keep = layer_and_masks
+            x_BSD = layer(x_BSD, mask, bias_HSS, keep)
             return x_BSD, readout(x_BSD) if all_layers else None
 
-        layer_keys = None if dropout_key is None else jax.random.split(keys[1], self.config.num_encoder_layers)
-        x_BSD, outputs = jax.lax.scan(self._remat(body), embedded_BSD, (self.encoder_layers, layer_keys))
-        x_BSD = self.context.dropout(self.encoder_norm(x_BSD), keys[2], broadcast_axis=None)
+        x_BSD, outputs = jax.lax.scan(self._remat(body), embedded_BSD, (self.encoder_layers, keep_layers))
+        x_BSD = self.context.dropout(self.encoder_norm(x_BSD), keep_last)
         x_BSD = self.context.constrain(x_BSD, ("batch", "length", "embed"))
         if not all_layers:
             return x_BSD
@@ -363,8 +371,15 @@ class MT5(nnx.Module):
           y_BTD after the final norm, in the compute dtype.
         """
         del positions_BT
-        length = tokens_BT.shape[1]
-        keys = split_keys(None if dropout_key is None else jax.random.fold_in(dropout_key, 1), 3)
+        c, (batch, length) = self.config, tokens_BT.shape
+        keep_first, keep_layers, keep_last = self.context.stack_masks(
+            None if dropout_key is None else jax.random.fold_in(dropout_key, 1),
+            batch,
+            c.emb_dim,
+            c.num_decoder_layers,
+            (c.num_heads * length, c.emb_dim, c.num_heads * encoded_BSD.shape[1], c.emb_dim, c.mlp_dim, c.emb_dim),
+            c.emb_dim,
+        )
         mask = jnp.asarray(np.tri(length, dtype=bool))[None, None]
         cross_mask = encoder_mask_BS[:, None, None, :]
         if target_mask_BT is not None:
@@ -376,13 +391,13 @@ class MT5(nnx.Module):
                 cross_mask = cross_mask & same_segment(segment_ids_BT, encoder_segment_ids_BS)
         bias_HTT = self.decoder_bias(length)
 
-        def body(x_BTD, layer_and_key):
-            layer, key = layer_and_key
-            return layer(x_BTD, encoded_BSD, mask, cross_mask, bias_HTT, key), None
+        def body(x_BTD, layer_and_masks):
+            layer, keep = layer_and_masks
+            return layer(x_BTD, encoded_BSD, mask, cross_mask, bias_HTT, keep), None
 
-        layer_keys = None if dropout_key is None else jax.random.split(keys[1], self.config.num_decoder_layers)
-        x_BTD, _ = jax.lax.scan(self._remat(body), self._embed(tokens_BT, keys[0]), (self.decoder_layers, layer_keys))
-        y_BTD = self.context.dropout(self.decoder_norm(x_BTD), keys[2])
+        embedded_BTD = self._embed(tokens_BT, keep_first)
+        x_BTD, _ = jax.lax.scan(self._remat(body), embedded_BTD, (self.decoder_layers, keep_layers))
+        y_BTD = self.context.dropout(self.decoder_norm(x_BTD), keep_last)
         return self.context.constrain(y_BTD, ("batch", "length", "embed"))
 
     def head(self) -> jax.Array:
@@ -391,7 +406,8 @@ class MT5(nnx.Module):
 
     def logits(self, y_BTD: jax.Array) -> jax.Array:
         """f32 logits [..., V] of decoder outputs [..., D]."""
-        return y_BTD.astype(jnp.float32) @ self.head()
+        flat = y_BTD.astype(jnp.float32).reshape(-1, y_BTD.shape[-1])
+        return (flat @ self.head()).reshape(*y_BTD.shape[:-1], -1)
 
     def init_cache(self, encoded_BSD: jax.Array, encoder_mask_BS: jax.Array, max_length: int) -> Cache:
         """An empty cache for `max_length` steps. The encoder's keys and values are computed here, once."""

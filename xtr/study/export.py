@@ -16,7 +16,7 @@ import pandas as pd
 
 from xtr.errors import DataError
 from xtr.evaluate.results import ResultStore
-from xtr.evaluate.tensorboard import SummaryWriter, markdown_table
+from xtr.tensorboard import SummaryWriter, markdown_table
 from xtr.study import plots
 from xtr.study.transfer import ENGLISH, NONE, POOLED, ZERO_SHOT, Cell, Model, TransferTable
 from xtr.study.words import answer, marks

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.colors import TwoSlopeNorm
+from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -36,6 +36,7 @@ _STYLE = {
     "legend.frameon": False,
     "svg.fonttype": "none",
     "svg.hashsalt": "xtr",
+    "figure.constrained_layout.w_pad": 0.12,  # the page's font may be wider than the one measured here
 }
 
 
@@ -59,7 +60,7 @@ def to_svg(figure: Figure, title: str) -> str:
     svg = svg.replace(_INK, "currentColor")
     svg = re.sub(r"font:\s*([\d.]+)px [^;\"]*", r"font-size: \1px", svg)
     width = figure.get_figwidth() * 72
-    style = f"width:100%;max-width:{width * 1.25:.0f}px;height:auto"
+    style = f"overflow:visible;width:100%;max-width:{width * 1.25:.0f}px;height:auto"
     opening = f'<svg role="img" aria-label="{html.escape(title)}" style="{style}"'
     head, rest = svg.split(">", 1)  # the <svg> tag; its own size would keep it from scaling
     head = re.sub(r' (width|height)="[^"]*"', "", head)
@@ -81,14 +82,14 @@ def gain_heat_map(table: TransferTable, model: Model) -> Figure:
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(2.2 + 1.15 * len(columns), 1.6 + 0.55 * max(1, len(names))), layout="constrained")
         axes = figure.subplots()
-        colors = matplotlib.colormaps["PuOr_r"]
+        colors = LinearSegmentedColormap.from_list("gain", ["#c4690f", "#f5f5f3", "#1b66b8"])
         for y, name in enumerate(names):
             for x, column in enumerate(columns):
                 cell = gains.get((name, column))
                 face = "#dddddd" if cell is None else colors(norm(cell.gain.value))
                 axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=face, edgecolor="white"))
-                text = "–" if cell is None else f"{cell.gain.value:+.1f}" + "*" * cell.significant + "†" * cell.overlap
-                strong = cell is not None and abs(cell.gain.value) > 0.7 * extent
+                text = "–" if cell is None else f"{cell.gain.value:+z.1f}" + "*" * cell.significant + "†" * cell.overlap
+                strong = cell is not None and abs(cell.gain.value) > 0.55 * extent
                 axes.text(x, y, text, ha="center", va="center", color="white" if strong else "black")
         axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(names) - 0.5, -0.5))
         axes.set_xticks(range(len(columns)), [heading(c) for c in columns])

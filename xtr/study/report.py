@@ -148,7 +148,7 @@ def _heat_map(table: TransferTable, model: Model) -> str:
             line.append(
                 f'<td class="heat{" strong" if strong else ""}" title="{_text(cell.gain.text(signed=True))}"'
                 f' style="background:color-mix(in srgb, {color} {share:.0f}%, transparent)">'
-                f"{cell.gain.value:+.1f}{marks(cell)}{'‡' * bool(cell.missing)}</td>"
+                f"{cell.gain.value:+z.1f}{marks(cell)}{'‡' * bool(cell.missing)}</td>"
             )
         lines.append(line)
     note = (
@@ -171,7 +171,7 @@ def _entry(cell: Cell | None, english: Cell | None = None) -> str:
     if cell.gain is not None:
         sign = "up" if cell.gain.value >= 0 else "down"
         g = cell.gain
-        text = f"{g.value:+.1f}{marks(cell)}"
+        text = f"{g.value:+z.1f}{marks(cell)}"
         gain = f'<span class="gain {sign}">{text} <small>[{g.low:+.1f}, {g.high:+.1f}]</small></span>'
     beside = f'<span class="chance">en {english.score.value:.1f}</span>' if english else ""
     s = cell.score
@@ -339,7 +339,7 @@ def _terminal_entry(cell: Cell | None) -> str:
     s, g = cell.score, cell.gain
     lines = [f"{s.value:.1f}{'‡' * bool(cell.missing)}", f"\\[{s.low:.1f}, {s.high:.1f}]"]
     if g is not None:
-        lines += [f"{g.value:+.1f}{marks(cell)}", f"\\[{g.low:.1f}, {g.high:.1f}]"]
+        lines += [f"{g.value:+z.1f}{marks(cell)}", f"\\[{g.low:.1f}, {g.high:.1f}]"]
     if cell.against_chance in ("below", "not distinguishable"):
         lines.append(f"chance {cell.chance:.1f}")
     return "\n".join(lines)

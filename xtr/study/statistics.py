@@ -61,7 +61,7 @@ class Estimate:
 
     def text(self, signed: bool = False, digits: int = 1) -> str:
         """'71.2 [70.1, 72.4]', or with signs for a difference."""
-        form = f"{'+' if signed else ''}.{digits}f"
+        form = f"{'+' if signed else ''}z.{digits}f"
         return f"{self.value:{form}} [{self.low:{form}}, {self.high:{form}}]"
 
 

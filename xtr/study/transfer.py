@@ -201,7 +201,8 @@ def build(
                 continue
             panels[target] = _load(of_target, load_contributions, metrics[target], expected_languages[target])
             panels[target].resample(resamples, seed)
-        maker = _Maker(model, panels, expected_languages, chance or {}, overlaps, resamples, seed, confidence, problems)
+        sampling = (resamples, seed, confidence)
+        maker = _Maker(model, intermediates, panels, expected_languages, chance or {}, overlaps, *sampling, problems)
         cells += maker.cells([name for name in intermediates if (mine["intermediate"] == name).any()])
         absent = [name for name in intermediates if not (mine["intermediate"] == name).any()]
         problems += [f"{model.name}: no results for the intermediate {name}" for name in absent]
@@ -293,7 +294,7 @@ def _load(rows: pd.DataFrame, load_contributions, metrics: tuple[str, ...], lang
 
 def _vector(rows: pd.DataFrame, load_contributions, ids: dict[str, tuple[str, ...]], language: str) -> np.ndarray:
     """[N] contributions of one run, averaged over the score's metrics, after comparing them with the rows."""
-    total_N = np.zeros(0)
+    vectors = []
     for row in rows.to_dict("records"):
         key = ContributionKey(*(row[name] for name in ContributionKey._fields))
         where = f"run {key.run_id}, {key.target}.{key.language}.{key.split}, {key.metric}"
@@ -310,21 +311,23 @@ def _vector(rows: pd.DataFrame, load_contributions, ids: dict[str, tuple[str, ..
                 f"{where}: the row says {row['value']:.4f}, its predictions {values_N.mean():.4f}: they come from"
                 " different evaluations; evaluate this run again"
             )
-        total_N = values_N / len(rows) + (total_N if total_N.size else 0)
-    return total_N
+        vectors.append(values_N)
+    return np.mean(vectors, axis=0)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Cells: every one of them is a weighted sum of language means
 # ---------------------------------------------------------------------------------------------------------------------
 
-_Terms = list[tuple[_Panel, str, float]]  # (target, language, weight)
-_Sides = list[tuple[str, float]]  # (intermediate, weight)
+_Terms = list[tuple[_Panel, str, str, float]]  # (target, language, intermediate, weight)
 
 
 @dataclass
 class _Maker:
+    """Makes the cells of one model; `names` are all intermediates of the study, the rest as in `build`."""
+
     model: Model
+    names: list[str]
     panels: dict[str, _Panel]
     expected: Mapping[str, Sequence[str]]
     chance: Mapping[str, float | Mapping[str, float]]
@@ -337,15 +340,19 @@ class _Maker:
     def cells(self, intermediates: list[str]) -> list[Cell]:
         """All cells of one model."""
         cells = []
-        most = max((len(self._seeds([(p, lang, 1.0)], [(name, 1.0)])) for p in self.panels.values()
-                    for lang in p.column for name in intermediates), default=0)  # fmt: skip
+        counts = [
+            len(self._seeds([(panel, language, name, 1.0)]))
+            for panel in self.panels.values()
+            for language in panel.column
+            for name in intermediates
+        ]
         for intermediate in intermediates:
             for panel in self.panels.values():
-                cells += self._of_target(intermediate, panel, most)
-            cells += self._averages([intermediate])
+                cells += self._of_target(intermediate, panel, max(counts, default=0))
+            cells += self._averages([intermediate], intermediate)
         trained = [name for name in intermediates if name != NONE]
         if len(trained) > 1:
-            cells += [dataclasses.replace(c, intermediate=POOLED) for c in self._averages(trained)]
+            cells += self._averages(trained, POOLED)
         single = [i for i, c in enumerate(cells) if c.view == ZERO_SHOT and c.target in self.panels and c.gain]
         for i, p in zip(single, holm([cells[i].gain.p_value for i in single]), strict=True):
             cells[i] = dataclasses.replace(cells[i], p_adjusted=float(p))
@@ -362,76 +369,82 @@ class _Maker:
         if absent:
             self.problems.append(f"{place}: no results in {', '.join(absent)}")
         foreign = [language for language in have if language != ENGLISH]
-        views = [(language, [(panel, language, 1.0)], 1, ()) for language in have]
+        views = [(language, [(panel, language, intermediate, 1.0)], 1, ()) for language in have]
         if foreign:
-            mean = [(panel, language, 1 / len(foreign)) for language in foreign]
+            mean = [(panel, language, intermediate, 1 / len(foreign)) for language in foreign]
             short = tuple(language for language in absent if language != ENGLISH)
             whole = len(foreign) + len(short)
             views.insert(0, (ZERO_SHOT, mean, whole, short))
             if ENGLISH in have:
-                views.append((GAP, [(panel, ENGLISH, 1.0), *((p, lang, -w) for p, lang, w in mean)], whole, short))
+                gap = [(panel, ENGLISH, intermediate, 1.0), *((*term[:3], -term[3]) for term in mean)]
+                views.append((GAP, gap, whole, short))
         cells = []
         for view, terms, whole, missing in views:
-            cell = self._cell([intermediate], target, view, terms, whole, missing)
+            cell = self._cell(intermediate, target, view, terms, whole, missing)
             if cell:
                 cells.append(cell)
         seeds = {seed for language in have for name, seed in panel.column[language] if name == intermediate}
-        if len(seeds) < most and len(self._seeds(views[0][1], [(intermediate, 1.0)])) < len(seeds):
+        if len(seeds) < most and len(self._seeds(views[0][1])) < len(seeds):
             self.problems.append(f"{place}: the languages do not have the same seeds; means use those that all have")
         elif len(seeds) < most:
             self.problems.append(f"{place}: {len(seeds)} of {most} seeds")
         return cells
 
-    def _averages(self, intermediates: list[str]) -> list[Cell]:
-        """Means over targets of the zero-shot mean (over `intermediates` too, where there are several)."""
+    def _averages(self, intermediates: list[str], title: str) -> list[Cell]:
+        """Means over targets of the zero-shot means; with several intermediates, the mean of what each would get."""
+        overlapping = {name: set(self.overlaps.get(name, ())) & set(self.panels) for name in self.overlaps}
+        choices = {AVERAGE: lambda name, target: True}
+        if RETRIEVAL & set(self.panels):
+            choices[WITHOUT_RETRIEVAL] = lambda name, target: target not in RETRIEVAL
+        if any(overlapping.get(name) for name in self.names):
+            choices[WITHOUT_OVERLAPS] = lambda name, target: target not in overlapping.get(name, ())
         cells = []
-        overlapping = {target for name in intermediates for target in self.overlaps.get(name, ())}
-        choices = {
-            AVERAGE: list(self.panels),
-            WITHOUT_RETRIEVAL: [t for t in self.panels if t not in RETRIEVAL],
-            WITHOUT_OVERLAPS: [t for t in self.panels if t not in overlapping],
-        }
-        for name, targets in choices.items():
-            if len(targets) < 2 or (name != AVERAGE and len(targets) == len(self.panels)):
-                continue  # it would repeat a column
-            terms: _Terms = []
-            missing = []
-            for target in targets:
-                panel = self.panels[target]
-                have = set.intersection(*(panel.languages(i) for i in intermediates))
-                have = [lang for lang in self.expected[target] if lang in have and lang != ENGLISH]
-                if not have:
-                    missing.append(target)
-                terms += [(panel, language, 1 / len(have)) for language in have]
-            present = len(targets) - len(missing)
-            terms = [(panel, language, weight / present) for panel, language, weight in terms]
-            whole = len(targets)
-            cell = self._cell(intermediates, name, ZERO_SHOT, terms, whole, tuple(missing)) if terms else None
-            if cell:
-                cells.append(cell)
-        return cells
+        for average, counts in choices.items():
+            means: list[_Terms] = []
+            missing: dict[str, None] = {}
+            wanted: dict[str, None] = {}
+            for name in intermediates:
+                have = {target: self._foreign(name, target) for target in self.panels if counts(name, target)}
+                present = [target for target, languages in have.items() if languages]
+                wanted |= dict.fromkeys(have)
+                missing |= {target: None for target in have if target not in present}
+                means.append(
+                    [
+                        (self.panels[target], language, name, 1 / len(present) / len(have[target]))
+                        for target in present
+                        for language in have[target]
+                    ]
+                )
+            means = [mean for mean in means if mean]
+            terms = [(*term[:3], term[3] / len(means)) for mean in means for term in mean]
+            if len(self.panels) > 1 and terms:
+                cells.append(self._cell(title, average, ZERO_SHOT, terms, len(wanted), tuple(missing)))
+        return [cell for cell in cells if cell]
 
-    def _cell(self, intermediates, target: str, view: str, terms: _Terms, whole: int, missing) -> Cell | None:
-        sides: _Sides = [(name, 1 / len(intermediates)) for name in intermediates]
-        score = self._estimate(terms, sides)
+    def _foreign(self, intermediate: str, target: str) -> list[str]:
+        """Languages but English with results, in the expected order."""
+        have = self.panels[target].languages(intermediate)
+        return [language for language in self.expected[target] if language in have and language != ENGLISH]
+
+    def _cell(self, intermediate: str, target: str, view: str, terms: _Terms, whole: int, missing) -> Cell | None:
+        place = f"{self.model.name}, {intermediate} -> {target} ({view})"
+        score = self._estimate(terms)
         if score is None:
-            self.problems.append(f"{self.model.name}, {', '.join(intermediates)} -> {target} ({view}): no common seed")
+            self.problems.append(f"{place}: no common seed")
             return None
         gain = None
-        if intermediates != [NONE]:
-            paired = [term for term in terms if term[1] in term[0].languages(NONE)]
-            if len(paired) == len(terms):
-                gain = self._estimate(terms, [*sides, (NONE, -1.0)])
+        if intermediate != NONE:
+            if all(language in panel.languages(NONE) for panel, language, _, _ in terms):
+                gain = self._estimate(terms + [(panel, language, NONE, -w) for panel, language, _, w in terms])
             if gain is None:
-                self.problems.append(f"{self.model.name}, {', '.join(intermediates)} -> {target} ({view}): no baseline")
+                self.problems.append(f"{place}: no baseline")
             elif gain.seeds < score.seeds:
                 self.problems.append(
-                    f"{self.model.name}, {', '.join(intermediates)} -> {target} ({view}): the gain is over"
-                    f" {gain.seeds} of {score.seeds} seeds, those that the baseline has"
+                    f"{place}: the gain is over {gain.seeds} of {score.seeds} seeds, those that the baseline has"
                 )
         return Cell(
             model=self.model,
-            intermediate=intermediates[0],
+            intermediate=intermediate,
             target=target,
             view=view,
             score=score,
@@ -439,7 +452,7 @@ class _Maker:
             chance=self._chance(target, view, terms),
             expected=whole,
             missing=missing,
-            overlap=any(target in self.overlaps.get(name, ()) for name in intermediates),
+            overlap=target in self.overlaps.get(intermediate, ()),
         )
 
     def _chance(self, target: str, view: str, terms: _Terms) -> float | None:
@@ -448,36 +461,31 @@ class _Maker:
             return None
         if not isinstance(chance, Mapping):
             return float(chance)
-        if any(language not in chance for _, language, _ in terms):
+        if any(language not in chance for _, language, _, _ in terms):
             return None
-        return float(sum(weight * chance[language] for _, language, weight in terms))
+        return float(sum(weight * chance[language] for _, language, _, weight in terms))
 
-    def _seeds(self, terms: _Terms, sides: _Sides) -> list[int]:
-        """Seeds that every language and side has; of seeds that name the same runs everywhere only the first."""
-        common = None
-        for panel, language, _ in terms:
-            for name, _ in sides:
-                seeds = {s for i, s in panel.column[language] if i == name}
-                common = seeds if common is None else common & seeds
+    def _seeds(self, terms: _Terms) -> list[int]:
+        """Seeds that every term has; of seeds that name the same runs everywhere only the first."""
+        found = [{s for i, s in panel.column[language] if i == name} for panel, language, name, _ in terms]
         distinct = {}
-        for s in sorted(common or ()):
-            runs = tuple(panel.column[language][name, s] for panel, language, _ in terms for name, _ in sides)
+        for s in sorted(set.intersection(*found)):
+            runs = tuple(panel.column[language][name, s] for panel, language, name, _ in terms)
             distinct.setdefault(runs, s)
         return list(distinct.values())
 
-    def _estimate(self, terms: _Terms, sides: _Sides) -> Estimate | None:
-        seeds = self._seeds(terms, sides)
+    def _estimate(self, terms: _Terms) -> Estimate | None:
+        seeds = self._seeds(terms)
         if not seeds:
             return None
         value_S = np.zeros(len(seeds))
         draws_RS = np.zeros((self.resamples, len(seeds)))
-        for panel, language, weight in terms:
-            for name, sign in sides:
-                rows_S = [panel.column[language][name, s] for s in seeds]
-                value_S += weight * sign * panel.values[language][rows_S].mean(axis=1)
-                draws_RS += weight * sign * panel.draws[language][:, rows_S]
+        for panel, language, name, weight in terms:
+            rows_S = [panel.column[language][name, s] for s in seeds]
+            value_S += weight * panel.values[language][rows_S].mean(axis=1)
+            draws_RS += weight * panel.draws[language][:, rows_S]
         # One draw of seeds for all languages and targets: a seed names one chain of trainings.
         rng = np.random.default_rng([self.seed, len(seeds)])
-        examples = sum(len(panel.ids[language]) for panel, language, _ in terms)
+        examples = sum(len(panel.ids[lang]) for panel, lang in {(id(p), x): (p, x) for p, x, _, _ in terms}.values())
         weights_RS = seed_weights(len(seeds), self.resamples, rng)
         return estimate(value_S, draws_RS, weights_RS, examples, self.confidence)

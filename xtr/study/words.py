@@ -28,9 +28,9 @@ def _answer(table: TransferTable, model: Model) -> str:
         return f"{model.name}: no gain can be computed yet; see what is missing."
     gain = whole.gain
     does = "has no clear effect on" if not gain.excludes(0) else "raises" if gain.value > 0 else "lowers"
-    what = f"the zero-shot average of {count(whole)} targets" if target == AVERAGE else f"zero-shot {target}"
+    what = f"the zero-shot average of {whole.expected} targets" if target == AVERAGE else f"zero-shot {target}"
     if whole.missing:
-        what += f" (without {', '.join(whole.missing)})"
+        what += f" (incomplete: {', '.join(whole.missing)})"
     by = f"on {trained[0]} " if len(trained) == 1 else f"(mean of {len(trained)} tasks) "
     sentence = (
         f"{model.name}: English intermediate training {by}{does} {what}: {gain.text(signed=True)} points"
@@ -50,16 +50,11 @@ def marks(cell: Cell) -> str:
     return "*" * cell.significant + "†" * cell.overlap
 
 
-def count(cell: Cell) -> str:
-    """'3', or '2 of 3' where something is missing from the mean."""
-    return f"{cell.expected - len(cell.missing)} of {cell.expected}" if cell.missing else str(cell.expected)
-
-
 def incomplete(table: TransferTable) -> list[str]:
     """What ‡ stands for, one sentence a mean over targets (those over languages are among the problems)."""
     return [
-        f"{cell.model.name}, {cell.intermediate}, {cell.target}: mean over {count(cell)} targets, without"
-        f" {', '.join(cell.missing)}"
+        f"{cell.model.name}, {cell.intermediate}, {cell.target}: incomplete mean of {cell.expected} targets, without"
+        f" {', '.join(cell.missing)}" + " for some intermediate tasks" * (cell.intermediate == POOLED)
         for cell in table.cells
         if cell.missing and cell.target in AVERAGES
     ]

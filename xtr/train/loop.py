@@ -18,7 +18,7 @@ from xtr.data.cache import ensure_cached
 from xtr.data.pipeline import TrainData, train_batches
 from xtr.data.vocabulary import SentencePieceVocabulary
 from xtr.errors import Preempted, UserError
-from xtr.evaluate.tensorboard import SummaryWriter
+from xtr.tensorboard import SummaryWriter
 from xtr.models import mt5
 from xtr.parallel.mesh import make_mesh
 from xtr.parallel.sharding import DEFAULT_RULES, global_batch

@@ -10,7 +10,7 @@ from PIL import Image
 from tensorboard.compat.proto import event_pb2, summary_pb2
 
 from xtr.errors import DataError
-from xtr.evaluate.tensorboard import SummaryWriter, markdown_table
+from xtr.tensorboard import SummaryWriter, markdown_table
 
 
 def read(path):
@@ -60,7 +60,7 @@ def test_two_writers_of_one_run_do_not_share_a_file(tmp_path):
 
 def test_writing_starts_no_tensorflow(tmp_path):
     code = (
-        "import sys; from xtr.evaluate.tensorboard import SummaryWriter\n"
+        "import sys; from xtr.tensorboard import SummaryWriter\n"
         f"with SummaryWriter({str(tmp_path)!r}) as w:\n"
         "    w.scalar('a', 1.0, 1); w.text('b', 'c'); w.hparams({'d': 1}, 'e')\n"
         "assert not {'tensorflow', 'jax'} & set(sys.modules)"

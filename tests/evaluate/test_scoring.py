@@ -1,0 +1,73 @@
+"""Scores of given targets: against T5X's numbers, and the same for every batch, padding and number of choices."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from xtr.evaluate.scoring import rank_scores, score_targets, shift_right
+from xtr.models import spec as spec_lib
+from xtr.models.mt5 import MT5, MT5Config, param_specs
+
+CONFIG = MT5Config(96, 32, 2, 16, 64, 2, 2, dtype="float32")
+RNG = np.random.default_rng(0)
+INPUTS = [RNG.integers(2, 96, n).tolist() + [1] for n in (3, 11, 7)]
+CHOICES = [[RNG.integers(2, 96, n).tolist() + [1] for n in row] for row in ((1, 4, 2), (2, 2, 5), (3, 1, 1))]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return MT5(CONFIG, jax.jit(lambda key: spec_lib.init_params(param_specs(CONFIG), key))(jax.random.key(0)))
+
+
+def padded(rows: list[list[int]], length: int) -> np.ndarray:
+    return np.array([row + [0] * (length - len(row)) for row in rows], np.int32)
+
+
+@pytest.fixture(scope="module")
+def alone(model):
+    """Score of each choice by itself, without padding."""
+    score = jax.jit(lambda x, y: score_targets(model, x, y))
+    return np.array(
+        [[score(np.array([x]), np.array([c]))[0] for c in row] for x, row in zip(INPUTS, CHOICES, strict=True)]
+    )
+
+
+def test_shift_right():
+    np.testing.assert_array_equal(shift_right(np.array([[5, 6, 1, 0]])), [[0, 5, 6, 1]])
+
+
+def test_scores_do_not_depend_on_batch_or_padding(model, alone):
+    targets = padded([c for row in CHOICES for c in row], 9)
+    inputs = padded([x for x in INPUTS for _ in range(3)], 20)
+    scores = jax.jit(lambda x, y: score_targets(model, x, y))(inputs, targets)
+    np.testing.assert_allclose(scores.reshape(3, 3), alone, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("input_length", "choice_length"), [(12, 6), (24, 11)])
+def test_ranking_gives_each_choice_its_own_score(model, alone, input_length, choice_length):
+    choices = np.stack([padded(row, choice_length) for row in CHOICES])
+    # One more choice for every row, that no row has.
+    choices = np.concatenate([choices, np.zeros_like(choices[:, :1])], axis=1)
+    scores = jax.jit(lambda x, c: rank_scores(model, x, c))(padded(INPUTS, input_length), choices)
+    np.testing.assert_allclose(scores[:, :3], alone, rtol=1e-6)
+    assert np.all(np.isneginf(scores[:, 3]))
+
+
+def test_scores_are_t5x_s(oracles):
+    tensorstore = pytest.importorskip("tensorstore")
+    folder = oracles / "t5x_mt5_micro"
+    config = json.loads((folder / "config.json").read_text())
+    config = MT5Config(**{k: v for k, v in config.items() if k in MT5Config.__dataclass_fields__})
+    params = {}
+    for path in (folder / "t5x_legacy" / "checkpoint_0").glob("target.*"):
+        store = {"driver": "zarr", "kvstore": {"driver": "file", "path": str(path)}}
+        params[path.name.removeprefix("target.")] = np.asarray(tensorstore.open(store).result().read().result())
+    params = spec_lib.from_layers(param_specs(config), params)
+    arrays = np.load(folder / "oracle.npz")
+    inputs, targets = arrays["infer/encoder_input_tokens"], arrays["infer/decoder_target_tokens"]
+    scores = jax.jit(lambda p: score_targets(MT5(config, p), inputs, targets))(params)
+    measured = np.abs(scores / arrays["infer/score"] - 1).max()
+    print(f"largest relative deviation of a score: {measured:.2e}")
+    assert measured < 1e-6
