@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from xtr.checkpoints.load import load_params
 from xtr.evaluate.scoring import rank_scores, score_targets, shift_right
 from xtr.models import spec as spec_lib
 from xtr.models.mt5 import MT5, MT5Config, param_specs
@@ -56,15 +57,10 @@ def test_ranking_gives_each_choice_its_own_score(model, alone, input_length, cho
 
 
 def test_scores_are_t5x_s(oracles):
-    tensorstore = pytest.importorskip("tensorstore")
     folder = oracles / "t5x_mt5_micro"
     config = json.loads((folder / "config.json").read_text())
     config = MT5Config(**{k: v for k, v in config.items() if k in MT5Config.__dataclass_fields__})
-    params = {}
-    for path in (folder / "t5x_legacy" / "checkpoint_0").glob("target.*"):
-        store = {"driver": "zarr", "kvstore": {"driver": "file", "path": str(path)}}
-        params[path.name.removeprefix("target.")] = np.asarray(tensorstore.open(store).result().read().result())
-    params = spec_lib.from_layers(param_specs(config), params)
+    params, _ = load_params(folder / "t5x_legacy" / "checkpoint_0", param_specs(config))
     arrays = np.load(folder / "oracle.npz")
     inputs, targets = arrays["infer/encoder_input_tokens"], arrays["infer/decoder_target_tokens"]
     scores = jax.jit(lambda p: score_targets(MT5(config, p), inputs, targets))(params)

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tensorstore
 
+from xtr.checkpoints.load import load_params
 from xtr.models import spec as spec_lib
 from xtr.models.mt5 import MT5, MT5Config, param_specs
 
@@ -18,11 +18,8 @@ def recorded(oracles):
     folder = oracles / "t5x_mt5_micro"
     config = json.loads((folder / "config.json").read_text())
     config = MT5Config(**{k: v for k, v in config.items() if k in MT5Config.__dataclass_fields__})
-    arrays = {}
-    for path in (folder / "t5x_legacy" / "checkpoint_0").glob("target.*"):
-        store = {"driver": "zarr", "kvstore": {"driver": "file", "path": str(path)}}
-        arrays[path.name.removeprefix("target.")] = np.asarray(tensorstore.open(store).result().read().result())
-    return np.load(folder / "oracle.npz"), config, spec_lib.from_layers(param_specs(config), arrays)
+    params, _ = load_params(folder / "t5x_legacy" / "checkpoint_0", param_specs(config))
+    return np.load(folder / "oracle.npz"), config, params
 
 
 def logits_of(config, params, batch):

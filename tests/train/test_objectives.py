@@ -7,8 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from xtr.errors import UserError
 from xtr.train.objectives import check_normalizer, cross_entropy, loss_weights, normalize
@@ -44,29 +42,26 @@ def test_values_and_gradients(label_smoothing, chunk_bytes):
     y, head, targets, weights = problem(0)
     ours = functools.partial(cross_entropy, z_loss=1e-2, label_smoothing=label_smoothing, max_logits_bytes=chunk_bytes)
     expected = reference(y, head, targets, weights, 1e-2, label_smoothing)
-    np.testing.assert_allclose(ours(y, head, targets, weights), expected, rtol=2e-6)
+    np.testing.assert_allclose(jax.jit(ours)(y, head, targets, weights), expected, rtol=2e-6)
 
     def scaled(loss, y, head):  # a factor after the loss must reach the gradients
         return 3.0 * loss(y, head, targets, weights)[0]
 
-    value, grads = jax.value_and_grad(functools.partial(scaled, ours), (0, 1))(y, head)
-    expected_value, expected_grads = jax.value_and_grad(
-        functools.partial(scaled, lambda *a: reference(*a, 1e-2, label_smoothing)), (0, 1)
+    value, grads = jax.jit(jax.value_and_grad(functools.partial(scaled, ours), (0, 1)))(y, head)
+    expected_value, expected_grads = jax.jit(
+        jax.value_and_grad(functools.partial(scaled, lambda *a: reference(*a, 1e-2, label_smoothing)), (0, 1))
     )(y, head)
     np.testing.assert_allclose(value, expected_value, rtol=2e-6)
     for a, b in zip(grads, expected_grads, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-@settings(max_examples=15)
-@given(st.integers(1, 9), st.integers(1, 12), st.integers(0, 100))
-def test_chunks_change_nothing(length, chunks, seed):
-    y, head, targets, weights = problem(seed, length)
-    whole = cross_entropy(y, head, targets, weights, z_loss=1e-3)
-    bytes_ = max(1, targets.size * V * 4 // chunks)
-    np.testing.assert_allclose(
-        cross_entropy(y, head, targets, weights, z_loss=1e-3, max_logits_bytes=bytes_), whole, rtol=1e-5
-    )
+@pytest.mark.parametrize(("length", "chunks"), [(7, 3), (9, 4), (5, 12)])
+def test_chunks_that_do_not_divide_the_length_change_nothing(length, chunks):
+    y, head, targets, weights = problem(3, length)
+    ours = functools.partial(cross_entropy, z_loss=1e-3, max_logits_bytes=max(1, targets.size * V * 4 // chunks))
+    whole = reference(y, head, targets, weights, 1e-3, 0.0)
+    np.testing.assert_allclose(jax.jit(ours)(y, head, targets, weights), whole, rtol=2e-6)
 
 
 def test_gradients_keep_their_dtypes():
@@ -90,7 +85,7 @@ def test_ties_go_to_the_first_index_as_with_argmax():
 @pytest.mark.parametrize("chunks", [1, 4])
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
 def test_one_array_of_tokens_by_vocabulary_at_a_time(chunks, label_smoothing):
-    """The compiled gradient's scratch memory holds one [tokens, V] array, or one chunk of it, and nothing else of that size."""
+    """The compiled gradient's scratch memory holds one [tokens, V] array (or chunk) and nothing else of that size."""
     batch, length, dim, vocab = 8, 64, 16, 4096
     logits_bytes = batch * length * vocab * 4
     shapes = (
@@ -113,7 +108,7 @@ def test_one_array_of_tokens_by_vocabulary_at_a_time(chunks, label_smoothing):
 
     memory = jax.jit(jax.grad(loss, (0, 1))).lower(*shapes).compile().memory_analysis()
     one_array = logits_bytes / chunks
-    assert one_array <= memory.temp_size_in_bytes < 1.2 * one_array + 4 * dim * vocab * 4
+    assert one_array <= memory.temp_size_in_bytes < 1.1 * one_array + 2 * dim * vocab * 4
 
 
 def packed_batch():

@@ -1,4 +1,4 @@
-"""The training step on simulated devices: every mesh and every number of microbatches gives the result of one device."""
+"""The training step on simulated devices: any mesh and any number of microbatches gives the result of one device."""
 
 import dataclasses
 
@@ -6,10 +6,12 @@ import jax
 import numpy as np
 import pytest
 
+from xtr.checkpoints.manager import CheckpointManager
 from xtr.errors import UserError
 from xtr.models import mt5
 from xtr.parallel.mesh import MeshConfig, make_mesh
 from xtr.parallel.sharding import DEFAULT_RULES, batch_sharding, global_batch, tree_shardings
+from xtr.train import objectives
 from xtr.train.adafactor import AdafactorConfig
 from xtr.train.step import (
     TrainOptions,
@@ -63,13 +65,15 @@ def make_batch(rows=16, seed=0):
     return batch
 
 
-def start(mesh, options=OPTIONS, config=CONFIG):
-    return init_state(mt5.param_specs(config), options, mesh, DEFAULT_RULES, jax.random.key(0))
+def start(mesh):
+    """The same fresh state on any mesh; drawn on one device, which compiles once."""
+    state = init_state(SPECS, OPTIONS, one_device(), DEFAULT_RULES, jax.random.key(0))
+    return jax.device_put(state, state_shardings(SPECS, OPTIONS, mesh, DEFAULT_RULES))
 
 
 def run(mesh, options=OPTIONS, steps=2):
     """(state, metrics of each step), on the host."""
-    step, state, history = make_train_step(CONFIG, options, mesh, DEFAULT_RULES), start(mesh, options), []
+    step, state, history = make_train_step(CONFIG, options, mesh, DEFAULT_RULES), start(mesh), []
     for i in range(steps):
         state, metrics = step(state, global_batch(make_batch(seed=i), mesh), None, LEARNING_RATE)
         history.append(metrics)
@@ -131,7 +135,10 @@ def test_training_learns():
 def test_a_step_that_is_not_finite_is_skipped_and_counted():
     mesh = one_device()
     step, state = make_train_step(CONFIG, OPTIONS, mesh, DEFAULT_RULES), start(mesh)
-    state.params["decoder"]["decoder_norm"]["scale"] *= np.inf
+    scale = state.params["decoder"]["decoder_norm"]["scale"]
+    state.params["decoder"]["decoder_norm"]["scale"] = jax.device_put(
+        np.full(scale.shape, np.inf, "f4"), scale.sharding
+    )
     before = jax.device_get(state)
     state, metrics = step(state, make_batch(), None, LEARNING_RATE)
     assert metrics["skipped_updates"] == 1
@@ -148,26 +155,37 @@ def test_equal_arguments_share_one_compiled_step():
     assert first is not make_train_step(CONFIG, TrainOptions(), one_device(), DEFAULT_RULES)
 
 
-def test_the_learning_rate_compiles_nothing_anew_and_the_state_is_donated():
+def test_nothing_compiles_twice(tmp_path):
+    """Not for another learning rate, a NumPy batch, a key that is not needed, or a state from a checkpoint."""
     mesh = one_device()
     step, state = make_train_step(CONFIG, OPTIONS, mesh, DEFAULT_RULES), start(mesh)
-    batch = make_batch()
-    old = state
-    state, _ = step(state, batch, None, 0.1)
-    compiled = step._cache_size()
-    state, _ = step(state, batch, None, 0.2)
-    assert step._cache_size() == compiled
-    assert all(x.is_deleted() for x in jax.tree.leaves(old.params))
+    state, _ = step(state, global_batch(make_batch(), mesh), None, 0.1)
+    manager = CheckpointManager(tmp_path)
+    manager.save(1, state, {})
+    restored, _ = manager.restore(1, abstract_state(SPECS, OPTIONS, mesh, DEFAULT_RULES))
+    manager.close()
+    key, traces = jax.random.key(0), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(objectives, "seq2seq", lambda *a, **k: traces.append(a))
+        state, _ = step(state, make_batch(), None, np.float32(0.2))
+        state, _ = step(state, make_batch(), key, 0.3)
+        state, _ = step(restored, global_batch(make_batch(), mesh), None, 0.2)
+    assert traces == []
+
+
+def test_the_state_is_donated():
+    mesh = one_device()
+    state = start(mesh)
+    make_train_step(CONFIG, OPTIONS, mesh, DEFAULT_RULES)(state, make_batch(), None, 0.1)
+    assert all(x.is_deleted() for x in jax.tree.leaves(state.params))
 
 
 def test_dropout_needs_a_key_and_depends_on_nothing_else():
     config, mesh = dataclasses.replace(CONFIG, dropout_rate=0.3), one_device()
     step = make_train_step(config, OPTIONS, mesh, DEFAULT_RULES)
     with pytest.raises(ValueError, match="pass a dropout key"):
-        step(start(mesh, config=config), make_batch(), None, 0.1)
-    losses = [
-        float(step(start(mesh, config=config), make_batch(), jax.random.key(key), 0.1)[1]["loss"]) for key in (0, 0, 1)
-    ]
+        step(start(mesh), make_batch(), None, 0.1)
+    losses = [float(step(start(mesh), make_batch(), jax.random.key(key), 0.1)[1]["loss"]) for key in (0, 0, 1)]
     assert losses[0] == losses[1] != losses[2]
 
 
@@ -180,14 +198,14 @@ def test_an_uneven_batch_is_refused_with_the_number_to_use():
 
 def test_parameters_and_statistics_are_sharded_and_weights_gathered_layer_by_layer():
     mesh = make_mesh(MeshConfig(fsdp=4, tensor=2))
-    state = start(mesh)
+    state = init_state(SPECS, OPTIONS, mesh, DEFAULT_RULES, jax.random.key(0))
     kernel = state.params["encoder"]["layers"]["mlp"]["wi_0"]["kernel"]
     assert kernel.sharding.shard_shape(kernel.shape) == (2, 8, 24)
     table = state.opt_state["token_embedder"]["embedding"]["v"]
     assert table.sharding.shard_shape(table.shape) == (32, 8)
     assert jax.tree.map(lambda x: x.sharding, state) == state_shardings(SPECS, OPTIONS, mesh, DEFAULT_RULES)
-    batch = jax.eval_shape(lambda: make_batch())
-    lowered = make_train_step(CONFIG, OPTIONS, mesh, DEFAULT_RULES).lower(
+    batch = jax.eval_shape(make_batch)
+    lowered = make_train_step(CONFIG, OPTIONS, mesh, DEFAULT_RULES).jitted.lower(
         abstract_state(SPECS, OPTIONS, mesh, DEFAULT_RULES), batch, None, 0.1
     )
     # The gather is in the program as written, one for each layer's weight, whole along 'embed' and split along 'mlp'.
@@ -205,7 +223,8 @@ def test_abstract_state_describes_the_state():
 
 
 def test_the_same_key_gives_the_same_parameters_on_every_mesh():
-    alone, spread = start(one_device()), start(make_mesh(MeshConfig(fsdp=4, tensor=2)))
+    alone = start(one_device())
+    spread = init_state(SPECS, OPTIONS, make_mesh(MeshConfig(fsdp=4, tensor=2)), DEFAULT_RULES, jax.random.key(0))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), alone.params, spread.params)
 
 

@@ -216,7 +216,7 @@ def entailment(rng: Random, premise: Clause) -> Clause:
     if roll < 0.25 and described:
         phrase = pick(rng, described)
         return _is(phrase, pick(rng, [v for v in (phrase.colour, phrase.quality) if v]))
-    if roll < 0.5:
+    if roll < 0.5 and not premise.negated:
         less = simplify(rng, premise)
         above_subject, above_object = _general(premise.subject), _general(premise.object)
         if above_subject is not None and (above_object is None or rng.random() < 0.5):

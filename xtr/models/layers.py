@@ -56,7 +56,7 @@ class Context:
     ) -> tuple[jax.Array | None, list[jax.Array | None], jax.Array | None]:
         """Masks of a whole stack: of its input, of its layers (each [L, batch, size]) and of its output.
 
-        One draw, outside the loop over layers: random bits are long programs, and the backward pass need not draw again.
+        One draw, outside the loop over layers: random bits are long programs, and the backward pass draws none again.
         """
         keep_first, *keep_layers, keep_last = self.masks(key, batch, first, *(layers * n for n in sizes), last)
         stacked = [None if k is None else k.reshape(batch, layers, -1).swapaxes(0, 1) for k in keep_layers]

@@ -182,15 +182,16 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
                 raise Preempted(f"saved step {step} of {run.train_steps} in {run.model_dir}")
 
     # ------------------------------------------------------------------------------------------------------------- end
-    checkpoints.wait()
     checkpoints.close()
+    stats = batches.stats()
+    batches.close()
     if writer:
         writer.close()
     seconds = time.monotonic() - started
     summary = {
         "steps": step,
         "seconds": round(seconds, 3),
-        "data": batches.stats(),
+        "data": stats,
         "loss_normalizing_factor": options.loss_normalizing_factor,
     }
     if process == 0:

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from xtr.errors import UserError
@@ -16,6 +17,7 @@ from xtr.parallel.sharding import (
     Rules,
     batch_sharding,
     batch_shards,
+    global_batch,
     make_constrain,
     named_sharding,
     replicated,
@@ -34,6 +36,13 @@ __all__ = [
     "make_train_step",
     "state_shardings",
 ]
+
+
+def _placed(batch: dict[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
+    """The batch on the mesh; global arrays that lie there already are passed on."""
+    if all(isinstance(x, jax.Array) for x in batch.values()):
+        return batch
+    return global_batch(batch, mesh)
 
 
 def _microbatches(batch: dict[str, jax.Array], count: int, mesh: Mesh) -> dict[str, jax.Array]:
@@ -135,9 +144,7 @@ def make_train_step(
     whole = replicated(mesh)
 
     def train_step(state, batch, dropout_key, learning_rate):
-        if model_config.dropout_rate == 0.0:
-            dropout_key = None
-        elif dropout_key is None:
+        if model_config.dropout_rate > 0.0 and dropout_key is None:
             raise ValueError(f"dropout_rate is {model_config.dropout_rate}: pass a dropout key")
         metrics, grads = loss_and_gradient(model_config, options, mesh, rules, state.params, batch, dropout_key)
         metrics["grad_norm"] = adafactor.global_norm(grads)
@@ -151,12 +158,22 @@ def make_train_step(
         )
         return TrainState(step=state.step + 1, params=params, opt_state=opt_state), metrics
 
-    return jax.jit(
+    compiled = jax.jit(
         train_step,
         donate_argnums=0,
         in_shardings=(shardings, batch_sharding(mesh), whole, whole),
         out_shardings=(shardings, whole),
     )
+
+    def step(state, batch, dropout_key, learning_rate):
+        # Arguments in one form only: jit compiles anew for a NumPy array in the place of a jax.Array, or a float of
+        # another kind.
+        if model_config.dropout_rate == 0.0:
+            dropout_key = None
+        return compiled(state, _placed(batch, mesh), dropout_key, np.float32(learning_rate))
+
+    step.jitted = compiled
+    return step
 
 
 @functools.lru_cache(maxsize=32)
@@ -178,4 +195,5 @@ def make_eval_step(
         return metrics
 
     shardings = tree_shardings(mt5.param_specs(model_config), mesh, rules)
-    return jax.jit(eval_step, in_shardings=(shardings, batch_sharding(mesh)), out_shardings=replicated(mesh))
+    compiled = jax.jit(eval_step, in_shardings=(shardings, batch_sharding(mesh)), out_shardings=replicated(mesh))
+    return lambda params, batch: compiled(params, _placed(batch, mesh))
