@@ -274,7 +274,8 @@ def _bind(binding: Binding) -> None:
     parameters = inspect.signature(known[matches[0]]).parameters
     if len(matches) == 1 and binding.arg not in parameters:
         raise UserError(
-            f"{binding.where}: {binding.selector} has no parameter {binding.arg!r}.{did_you_mean(binding.arg, parameters)}"
+            f"{binding.where}: {binding.selector} has no parameter {binding.arg!r}."
+            + did_you_mean(binding.arg, parameters)
         )
     try:
         gin.bind_parameter((binding.scope, binding.selector, binding.arg), binding.value)
@@ -354,7 +355,7 @@ def _check_entry(config: Config, entry: str) -> None:
         example = {"train": "runs/finetune.gin", "evaluate": "runs/eval.gin", "infer": "runs/infer.gin"}
         raise UserError(
             f"{entry} needs {', '.join(unset)}, and no gin file given sets it."
-            f" Add --gin_file={example.get(entry, 'studies/demo.gin')} or one like it; `xtr list gin` shows the shipped ones."
+            f" Add --gin_file={example.get(entry, 'studies/demo.gin')} or one like it; `xtr list gin` lists them."
         )
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+import threading
 import time
 from collections.abc import Iterator
 
@@ -48,20 +49,51 @@ class _BarReporter(Reporter):
         self.bar.update(self.task, completed=self.done, note=self.note)
 
 
+class _Display:
+    """The one live display of a process: works may be nested or run in several threads, each is a line of it."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._users = 0
+        self._bar: Progress | None = None
+
+    def enter(self) -> Progress:
+        with self._lock:
+            if self._users == 0:
+                columns = (
+                    TextColumn("{task.description}"),
+                    BarColumn(),
+                    MofNCompleteColumn(),
+                    TimeElapsedColumn(),
+                    TextColumn("ETA"),
+                    TimeRemainingColumn(),
+                    TextColumn("{task.fields[note]}"),
+                )
+                self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+                self._bar.start()
+            self._users += 1
+            return self._bar
+
+    def leave(self, reporter: _BarReporter) -> None:
+        with self._lock:
+            self._users -= 1
+            reporter.bar.remove_task(reporter.task)
+            if self._users == 0:
+                reporter.bar.stop()
+                self._bar = None
+
+
+_display = _Display()
+
+
 @contextlib.contextmanager
 def progress(name: str, total: int, done: int = 0) -> Iterator[Reporter]:
     """Shows the progress of `total` items, `done` of them already finished."""
     if not sys.stderr.isatty():
         yield Reporter(name, total, done)
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("ETA"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        yield _BarReporter(name, total, done, bar)
+    reporter = _BarReporter(name, total, done, _display.enter())
+    try:
+        yield reporter
+    finally:
+        _display.leave(reporter)

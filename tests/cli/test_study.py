@@ -86,7 +86,8 @@ def test_killed_and_run_again_gives_the_same_bits(moment, undisturbed, study_arg
         "in a target's training": lambda: list(directory.glob("stages/target.*nli*/checkpoints/[12]")),
         "in an evaluation": lambda: list(directory.glob("stages/evaluate.*/run.json")),
     }[moment]
-    process = subprocess.Popen([*XTR, *study_arguments(directory)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    command = [*XTR, *study_arguments(directory)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     try:
         wait_for(reached, process)
     finally:

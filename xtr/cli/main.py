@@ -114,9 +114,11 @@ def run(argv: Sequence[str]) -> int:
         arguments.search_paths = [path for path in arguments.gin_search_paths.split(",") if path]
     elif overrides:
         raise UserError(f"`xtr {arguments.command}` takes no gin overrides (--gin.{overrides[0].partition('=')[0]}).")
+    from xtr import preemption
     from xtr.cli import commands
 
-    return commands.COMMANDS[arguments.command](arguments)
+    with preemption.watch():
+        return commands.COMMANDS[arguments.command](arguments)
 
 
 def main() -> None:

@@ -66,7 +66,7 @@ def run(spec: StudySpec, texts: Mapping[str, str], arguments: argparse.Namespace
     jobs, cells = _prepare(spec, arguments)
     for name, text in texts.items():
         rundir.write_atomic(Path(spec.study_dir) / name, text)
-    outcome = runner.run_jobs(jobs, train, evaluate, stop_on=(Preempted, UserError))
+    outcome = runner.run_jobs(jobs, train, evaluate, (Preempted, UserError), spec.workers)
     console.print(
         f"study {spec.name}: {outcome.ran} stages run, {outcome.reused} done before,"
         f" {len(outcome.failed)} failed, {outcome.seconds:.1f} s"

@@ -9,12 +9,12 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from xtr import rundir
+from xtr import preemption, rundir
 from xtr.checkpoints import load
 from xtr.data.cache import ensure_cached
 from xtr.data.cached_task import CachedTask, eval_examples
 from xtr.data.vocabulary import SentencePieceVocabulary
-from xtr.errors import UserError, did_you_mean
+from xtr.errors import Preempted, UserError, did_you_mean
 from xtr.evaluate import batching, decoding, embedding, scoring
 from xtr.evaluate.metrics import METRICS, nearest, unpad_answer
 from xtr.evaluate.results import ResultRow, ResultStore
@@ -65,6 +65,8 @@ class Predictor:
 
         multiple = int(np.prod([self.mesh.shape[name] for name in ("replica", "fsdp")]))
         for indices_b, tokens_BS in batching.batches(sequences, self.length_buckets, self.tokens_per_batch, multiple):
+            if preemption.requested():
+                raise Preempted("the evaluation under way was abandoned; it starts again with the next run")
             rows = np.concatenate([indices_b, np.repeat(indices_b[:1], len(tokens_BS) - len(indices_b))])
             extra = [array[rows] for array in arrays]
             # One batch is always in flight, so that the host collects a result while the device works on the next.

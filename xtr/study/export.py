@@ -16,10 +16,10 @@ import pandas as pd
 
 from xtr.errors import DataError
 from xtr.evaluate.results import ResultStore
-from xtr.tensorboard import SummaryWriter, markdown_table
 from xtr.study import plots
 from xtr.study.transfer import ENGLISH, NONE, POOLED, ZERO_SHOT, Cell, Model, TransferTable
 from xtr.study.words import answer, marks
+from xtr.tensorboard import SummaryWriter, markdown_table
 
 _SUFFIX = ".study"
 _SCORE, _ENGLISH, _GAIN = "score/zero-shot", "score/English", "gain/zero-shot"

@@ -1,5 +1,6 @@
 """Runs a study's stages, each once; goes on where it was; a failed stage keeps its reason and the rest goes on."""
 
+import concurrent.futures
 import dataclasses
 import json
 import time
@@ -139,40 +140,63 @@ class Outcome:
 
 
 def run_jobs(
-    jobs: Sequence[Job], train: Callable, evaluate: Callable, stop_on: tuple[type[BaseException], ...]
+    jobs: Sequence[Job],
+    train: Callable,
+    evaluate: Callable,
+    stop_on: tuple[type[BaseException], ...],
+    workers: int = 1,
 ) -> Outcome:
-    """Runs every job that is not done, parents first.
+    """Runs every job that is not done, each after its parent.
 
     Args:
       jobs: from `prepare`, in order.
       train, evaluate: run one stage: f(run, gin_texts).
       stop_on: exceptions that end the whole pass (preemption) instead of marking one stage as failed.
+      workers: stages run at a time, in threads: small models leave cores idle, and what is compiled is shared.
     """
     started = time.monotonic()
     outcome = Outcome()
+    finished = {job.stage for job in jobs if job.status == "done"}
+    outcome.reused = len(finished)
     failed: set[Stage] = set()
-    done = sum(job.status == "done" for job in jobs)
-    with progress("study stages", len(jobs), done) as bar:
-        for job in jobs:
-            if job.status == "done":
-                outcome.reused += 1
-                continue
-            if job.stage.parent in failed:
+    waiting = [job for job in jobs if job.stage not in finished]
+    running: dict[concurrent.futures.Future, Job] = {}
+
+    def run(job: Job) -> None:
+        (job.directory / FAILED).unlink(missing_ok=True)
+        (evaluate if job.stage.kind == "evaluate" else train)(job.run, job.gin_texts)
+
+    def settle(job: Job, error: BaseException | None) -> None:
+        if error is None:
+            finished.add(job.stage)
+            outcome.ran += 1
+        elif isinstance(error, stop_on):
+            raise error
+        else:  # one stage's failure must not stop the others; it is kept and reported
+            failed.add(job.stage)
+            outcome.failed[job.stage.name] = f"{type(error).__name__}: {error}"
+            detail = {"error": str(error), "traceback": "".join(traceback.format_exception(error))}
+            rundir.write_atomic(job.directory / FAILED, json.dumps(detail, indent=1) + "\n")
+
+    with (
+        progress("study stages", len(jobs), len(finished)) as bar,
+        concurrent.futures.ThreadPoolExecutor(workers) as pool,
+    ):
+        while waiting or running:
+            for job in [job for job in waiting if job.stage.parent in failed]:
+                waiting.remove(job)
                 failed.add(job.stage)
                 outcome.failed[job.stage.name] = f"its parent {job.stage.parent.name} failed"
-                continue
-            (job.directory / FAILED).unlink(missing_ok=True)
-            try:
-                (evaluate if job.stage.kind == "evaluate" else train)(job.run, job.gin_texts)
-                outcome.ran += 1
-            except stop_on:
-                raise
-            except Exception as error:  # one stage's failure must not stop the others; it is kept and reported
-                failed.add(job.stage)
-                outcome.failed[job.stage.name] = f"{type(error).__name__}: {error}"
-                detail = {"error": str(error), "traceback": traceback.format_exc()}
-                rundir.write_atomic(job.directory / FAILED, json.dumps(detail, indent=1) + "\n")
-            bar.advance(note=job.stage.name)
+                bar.advance(note=job.stage.name)
+            ready = [job for job in waiting if job.stage.parent is None or job.stage.parent in finished]
+            for job in ready[: workers - len(running)]:
+                waiting.remove(job)
+                running[pool.submit(run, job)] = job
+            done, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
+            for future in done:
+                job = running.pop(future)
+                settle(job, future.exception())
+                bar.advance(note=job.stage.name)
     outcome.seconds = time.monotonic() - started
     return outcome
 

@@ -28,6 +28,7 @@ class StudySpec:
       overlaps: intermediate name -> targets whose training data it shares; flagged in the report.
       note: a sentence that the report must carry (for example that the models are toys).
       resamples: bootstrap resamples of every interval.
+      workers: stages that `study run` runs at a time on this machine.
     """
 
     name: str
@@ -44,6 +45,7 @@ class StudySpec:
     overlaps: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
     note: str = ""
     resamples: int = 2000
+    workers: int = 1
     task_modules: Sequence[str] = ()
     data_dir: str | None = None
     cache_dir: str | None = None

@@ -2,8 +2,6 @@
 
 import dataclasses
 import os
-import signal
-import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,18 +9,19 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from xtr import rundir
+from xtr import preemption, rundir
 from xtr.checkpoints import load
 from xtr.checkpoints.manager import CheckpointManager
 from xtr.data.cache import ensure_cached
+from xtr.data.denoising import SpanCorruption
 from xtr.data.pipeline import TrainData, train_batches
 from xtr.data.vocabulary import SentencePieceVocabulary
 from xtr.errors import Preempted, UserError
-from xtr.tensorboard import SummaryWriter
 from xtr.models import mt5
 from xtr.parallel.mesh import make_mesh
 from xtr.parallel.sharding import DEFAULT_RULES, global_batch
 from xtr.progress import progress
+from xtr.tensorboard import SummaryWriter
 from xtr.train import schedules
 from xtr.train.run import TrainRun
 from xtr.train.step import TrainOptions, abstract_state, init_state, make_eval_step, make_train_step
@@ -41,26 +40,6 @@ class TrainResult:
     steps: int
     seconds: float
     reused: bool
-
-
-class _StopSignal:
-    """Remembers a SIGTERM until the next safe moment."""
-
-    def __init__(self):
-        self.received = False
-        self._previous = None
-
-    def __enter__(self):
-        if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGTERM, self._receive)
-        return self
-
-    def _receive(self, signum, frame):
-        self.received = True
-
-    def __exit__(self, *exc):
-        if self._previous is not None:
-            signal.signal(signal.SIGTERM, self._previous)
 
 
 def check_vocabulary(path: str, vocab_size: int) -> SentencePieceVocabulary:
@@ -111,6 +90,7 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
         seed=run.random_seed,
         pack=run.pack,
         objective=run.objective,
+        corruption=SpanCorruption(run.noise_density, run.mean_span_length),
         vocabulary=vocabulary,
     )
 
@@ -161,7 +141,7 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
         return f"loss {scalars['loss']:.3f}"
 
     name = f"train {run.mixture_or_task_name}"
-    with _StopSignal() as stop, progress(name, run.train_steps, step) as bar:
+    with progress(name, run.train_steps, step) as bar:
         while step < run.train_steps:
             asked = time.monotonic()
             batch = global_batch(next(batches), mesh)
@@ -174,10 +154,10 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
             bar.advance(note=flush() if step % LOG_PERIOD == 0 or step == run.train_steps else "")
             if run.eval_period and (step % run.eval_period == 0 or step == run.train_steps):
                 validate(run, data, state.params, mesh, writer, step)
-            last = step == run.train_steps
-            if last or stop.received or (run.checkpoint.period and step % run.checkpoint.period == 0):
+            last, stop = step == run.train_steps, preemption.requested()
+            if last or stop or (run.checkpoint.period and step % run.checkpoint.period == 0):
                 checkpoints.save(step, state, {"data": batches.get_state()})
-            if stop.received and not last:
+            if stop and not last:
                 checkpoints.wait()
                 raise Preempted(f"saved step {step} of {run.train_steps} in {run.model_dir}")
 

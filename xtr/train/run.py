@@ -41,6 +41,9 @@ class TrainRun:
       initial_checkpoint_path: a run directory, one of its checkpoints, or a T5X checkpoint; None trains from scratch.
       objective: 'seq2seq' (inputs -> targets) or 'denoise' (span corruption of a text mixture).
       loss_normalizing_factor: T5X's; 'auto' follows the checkpoint's origin (see `train.loop`).
+      pack: several examples a row, or one.
+      noise_density, mean_span_length: of span corruption; T5's are 0.15 and 3.
+      z_loss, label_smoothing: of the loss; T5X's are 1e-4 and 0.
       num_microbatches: parts that a batch's gradient is accumulated over.
       eval_period: steps between teacher-forced evaluations on the `validation` split; 0 for none.
       eval_steps: batches of such an evaluation.
@@ -65,6 +68,8 @@ class TrainRun:
     num_microbatches: int = 1
     random_seed: int = 0
     pack: bool = True
+    noise_density: float = 0.15
+    mean_span_length: float = 3.0
     eval_period: int = 0
     eval_steps: int = 20
     use_cached_tasks: bool = True
