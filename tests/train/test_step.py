@@ -95,17 +95,16 @@ def assert_same_training(got, expected):
 
 
 @pytest.mark.parametrize(
-    "config",
-    [MeshConfig(fsdp=8), MeshConfig(fsdp=4, tensor=2), MeshConfig(replica=2, fsdp=4)],
-    ids=["fsdp 8", "fsdp 4 x tensor 2", "replica 2 x fsdp 4"],
+    ("config", "microbatches"),
+    [
+        (MeshConfig(fsdp=4, tensor=2), 4),
+        pytest.param(MeshConfig(fsdp=8), 1, marks=pytest.mark.slow),
+        pytest.param(MeshConfig(replica=2, fsdp=4), 1, marks=pytest.mark.slow),
+    ],
+    ids=["fsdp 4 x tensor 2, 4 microbatches", "fsdp 8", "replica 2 x fsdp 4"],
 )
-def test_every_mesh_gives_the_training_of_one_device(config, expected):
-    assert_same_training(run(make_mesh(config)), expected)
-
-
-def test_microbatches_give_the_training_of_the_whole_batch(expected):
-    mesh = make_mesh(MeshConfig(fsdp=2), jax.devices()[:2])
-    assert_same_training(run(mesh, dataclasses.replace(OPTIONS, microbatches=4)), expected)
+def test_every_mesh_and_accumulation_gives_the_training_of_one_device(config, microbatches, expected):
+    assert_same_training(run(make_mesh(config), dataclasses.replace(OPTIONS, microbatches=microbatches)), expected)
 
 
 def test_metrics_are_sums_over_the_batch(expected):

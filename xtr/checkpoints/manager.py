@@ -14,6 +14,7 @@ when it is read.
 import dataclasses
 import json
 import os
+import threading
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -175,6 +176,17 @@ def read_arrays(
     }
 
 
+# Orbax numbers the saves of a process with one counter and signals by those numbers, so that two managers (two stages
+# of a study in two threads) may not save at once: a save first waits for the one before it.
+_saving = threading.Lock()
+_unsettled: list[ocp.CheckpointManager] = []
+
+
+def _settle_saves() -> None:
+    while _unsettled:
+        _unsettled.pop().wait_until_finished()
+
+
 class CheckpointManager:
     """The checkpoints of one run.
 
@@ -208,6 +220,13 @@ class CheckpointManager:
         self.wait()
         if step in committed_steps(self._directory):
             return False
+        with _saving:
+            _settle_saves()
+            started = self._start_save(step, state, extras)
+            _unsettled.append(self._manager)
+        return started
+
+    def _start_save(self, step: int, state: Any, extras: Mapping[str, Any]) -> bool:
         arrays = {name: x if isinstance(x, jax.Array) else np.asarray(x) for name, x in named_leaves(state).items()}
         for array in arrays.values():
             if isinstance(array, jax.Array) and _held_whole(array):
@@ -252,8 +271,11 @@ class CheckpointManager:
 
     def wait(self) -> None:
         """Waits until the save in progress is complete; raises its error if it failed."""
-        self._manager.wait_until_finished()
+        with _saving:
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits, then frees threads."""
-        self._manager.close()
+        with _saving:
+            _unsettled[:] = [manager for manager in _unsettled if manager is not self._manager]
+            self._manager.close()

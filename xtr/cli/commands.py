@@ -32,7 +32,7 @@ def load(arguments: argparse.Namespace, entry: str) -> tuple[object, dict[str, s
     return built, gin_texts(loaded)
 
 
-# ---------------------------------------------------------------------------------------------------------------- runs
+# ---------------------------------------------------------------------------------------------------- runs
 
 
 def train(arguments: argparse.Namespace) -> int:
@@ -67,7 +67,7 @@ def infer(arguments: argparse.Namespace) -> int:
     return 0
 
 
-# --------------------------------------------------------------------------------------------------------------- config
+# ---------------------------------------------------------------------------------------------------- config
 
 
 def _entry(loaded_files: Iterable[str], search_paths) -> str:
@@ -95,7 +95,7 @@ def show_config(arguments: argparse.Namespace) -> int:
     return 0
 
 
-# ----------------------------------------------------------------------------------------------------------------- lists
+# ---------------------------------------------------------------------------------------------------- lists
 
 
 def list_what(arguments: argparse.Namespace) -> int:

@@ -59,6 +59,11 @@ class Language:
         length = len(" ".join(w.text for w in words[first : last + 1]))
         return start, self.say(question.clause)[start : start + length]
 
+    def reply(self, question: Question) -> str:
+        """The answer as a sentence of its own."""
+        text = self.answer(question)[1]
+        return (text[0].upper() + text[1:] if self.capitals else text) + "."
+
     def say_mixed(self, clause: Clause, other: "Language", groups: Collection[str]) -> str:
         """The sentence in this language's order, with the parts named in `groups` said in another (code-switching)."""
         foreign = other.clause(clause)

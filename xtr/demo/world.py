@@ -13,7 +13,7 @@ from xtr.demo.grammar import Clause, Question, pick
 
 T = TypeVar("T")
 
-# share of bilingual documents whose second sentence switches languages instead of being a translation
+# share of bilingual statements one of whose sentences switches languages
 SWITCHED = 0.5
 
 LABELS = ("entailment", "neutral", "contradiction")
@@ -31,8 +31,8 @@ class WorldSizes:
     squad_dev: int = 200
     xquad: int = 200  # each language
     tatoeba: int = 200  # each foreign language
-    monolingual: int = 3000  # documents, each language
-    bilingual: int = 3000  # documents, each foreign language
+    monolingual: int = 1000  # documents, each language
+    bilingual: int = 5000  # documents, each foreign language
     vocabulary: int = 1000  # pieces, without the 100 sentinels
 
     def __post_init__(self) -> None:
@@ -56,18 +56,31 @@ class Reading(NamedTuple):
     questions: tuple[tuple[int, Question], ...]
 
 
-Document = tuple[Clause | Question, ...]
+class Reply(NamedTuple):
+    """The answer to a question, in a sentence of its own."""
+
+    question: Question
+
+
+Document = tuple[Clause | Question | Reply, ...]
+
+
+class Wording(NamedTuple):
+    """A sentence in English or the foreign language, with the parts named in `switched` in the other (code-switching).
+
+    The parts are word groups of `xtr.demo.languages`: "Anna slipit in the garden" switches the verb.
+    """
+
+    english: bool
+    switched: tuple[str, ...] = ()
 
 
 class Bilingual(NamedTuple):
-    """A sentence in one language, then in the other; with `switched`, only these parts of it are in the other.
-
-    `switched` names word groups of `xtr.demo.languages`: "Anna sleeps in the garden. Anna slipit in de garden."
-    """
+    """One sentence said twice, at least once without switching."""
 
     sentence: Clause | Question
-    english_first: bool
-    switched: tuple[str, ...] = ()
+    first: Wording
+    second: Wording
 
 
 @dataclass(frozen=True)
@@ -203,26 +216,30 @@ def _retrieval(rng: Random) -> Clause:
 
 
 def _document(rng: Random) -> Document:
-    """Two or three sentences: a story of one participant, a fact said again briefly, or a question and its answer."""
+    """Two or three sentences: a story of one participant, a fact said again briefly, or a question with its reply."""
     roll = rng.random()
-    if roll < 0.5:
+    if roll < 0.35:
         first = grammar.sample_clause(rng)
         again = first.subject.bare
         return (first, grammar.sample_clause(rng, subject=again), *[grammar.sample_clause(rng)] * (rng.random() < 0.3))
     first = grammar.sample_clause(rng, modifiers=0.6, place=0.7, negated=0)
-    if roll < 0.8:
+    if roll < 0.6:
         return (first, grammar.entailment(rng, first))
     question = pick(rng, _questions(first))
-    return (first, question) if rng.random() < 0.5 else (question, first)
+    pair = (first, question) if rng.random() < 0.5 else (question, first)
+    return (*pair, Reply(question))
 
 
 def _bilingual(rng: Random) -> Bilingual:
-    """A sentence, at times a question, said twice."""
+    """A sentence or question and its translation, or a code-switched sentence and the same in one language."""
     clause = grammar.sample_clause(rng, negated=0.2, reason=0.3)
     english_first = rng.random() < 0.5
+    translation = (Wording(english_first), Wording(not english_first))
     if rng.random() < 0.1:
-        return Bilingual(pick(rng, _questions(clause)), english_first)
+        return Bilingual(pick(rng, _questions(clause)), *translation)
     if rng.random() >= SWITCHED:
-        return Bilingual(clause, english_first)
+        return Bilingual(clause, *translation)
     parts = ("subject", "verb", "object", "place", "time", "reason")
-    return Bilingual(clause, english_first, tuple(part for part in parts if rng.random() < 0.5))
+    switched = Wording(rng.random() < 0.5, tuple(part for part in parts if rng.random() < 0.5))
+    plain = Wording(rng.random() < 0.5)
+    return Bilingual(clause, *((switched, plain) if rng.random() < 0.5 else (plain, switched)))

@@ -18,6 +18,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ from sentencepiece import sentencepiece_model_pb2
 
 from xtr.demo.grammar import Clause, Question
 from xtr.demo.languages import ENGLISH, FOREIGN, LANGUAGES, Language
-from xtr.demo.world import Bilingual, Document, Inference, Reading, World, WorldSizes, make_world
+from xtr.demo.world import Bilingual, Document, Inference, Reading, Reply, Wording, World, WorldSizes, make_world
 from xtr.errors import UserError
 
 MANIFEST = "world.json"
@@ -35,6 +36,8 @@ TOKENIZER = "tokenizer/sentencepiece.model"
 SENTINELS = 100
 # sentences the tokenizer learns from; more change its pieces little and cost time
 _TOKENIZER_LINES = 6000
+# how often a word must come for a piece of its own
+_GLOSSARY_COUNT = 25
 
 
 @dataclass(frozen=True)
@@ -179,7 +182,9 @@ def _squad(readings: list[Reading], language: Language, name: str) -> list[dict]
     ]
 
 
-def _render(sentence: Clause | Question, language: Language) -> str:
+def _render(sentence: Clause | Question | Reply, language: Language) -> str:
+    if isinstance(sentence, Reply):
+        return language.reply(sentence.question)
     return language.ask(sentence) if isinstance(sentence, Question) else language.say(sentence)
 
 
@@ -188,12 +193,13 @@ def _document(document: Document, language: Language) -> str:
 
 
 def _bilingual(document: Bilingual, language: Language) -> str:
-    first, second = (ENGLISH, language) if document.english_first else (language, ENGLISH)
-    if document.switched:
-        again = first.say_mixed(document.sentence, second, document.switched)
-    else:
-        again = _render(document.sentence, second)
-    return f"{_render(document.sentence, first)} {again}"
+    def say(wording: Wording) -> str:
+        base, other = (ENGLISH, language) if wording.english else (language, ENGLISH)
+        if wording.switched:
+            return base.say_mixed(document.sentence, other, wording.switched)
+        return _render(document.sentence, base)
+
+    return f"{say(document.first)} {say(document.second)}"
 
 
 # ----------------------------------------------------------------------------------------------------- tokenizer
@@ -237,10 +243,11 @@ def _tokenizer_text(root: Path) -> list[str]:
         premise, hypothesis, _ = row.split("\t")
         lines.append(f"xnli: premise: {premise} hypothesis: {hypothesis} {i % 3}")
         lines.append(f"question: {hypothesis} context: {premise}")
-    # Only strings found in two different words become candidates for pieces. The whole words of a small world are
-    # found in one, themselves; a glossary shows each once more with a comma glued to it.
-    words = sorted({word.strip(".?:") for line in lines for word in line.split(" ")})
-    return [*lines, *(f"{word}, {word}" for word in words)]
+    # Only strings found in two different words become candidates for pieces, and the words of a small world are found
+    # in one, themselves. A glossary shows the frequent ones again with a comma glued to them; rare ones, mostly
+    # inflected forms, are left to be put together from stem and ending.
+    counts = Counter(word.strip(".?:") for line in lines for word in line.split(" "))
+    return [*lines, *(f"{word}, {word}" for word, n in sorted(counts.items()) if n >= _GLOSSARY_COUNT)]
 
 
 def _read_lines(path: Path) -> list[str]:

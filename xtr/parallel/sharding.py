@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -103,8 +102,7 @@ def batch_shards(mesh: Mesh) -> int:
 
 
 def global_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Puts this process's rows of a batch on its devices and returns the global arrays ([rows of all processes,
-    ...])."""
+    """Puts this process's rows of a batch on its devices; returns the global arrays, [rows of all processes, ...]."""
     sharding = batch_sharding(mesh)
     if jax.process_count() == 1:
         return jax.device_put(dict(batch), sharding)
@@ -118,29 +116,13 @@ def make_constrain(
     """The hook `constrain(array, logical axes)` that a model calls on its activations and on a layer's weights.
 
     The array is pinned to its rules. A model names a weight with None in the place of 'embed', which gathers it over
-    'fsdp' where it is used; the gradient of such a weight is pinned to the parameter's own sharding ('embed' again),
-    which makes its reduction a reduce-scatter. Writing the gather down matters: left to XLA, a product with an
-    fsdp-sharded weight becomes a windowed einsum, which costs far more matmul time on a TPU. On a mesh of one device
-    the hook does nothing.
+    'fsdp' where it is used. Writing the gather down matters: left to XLA, a product with an fsdp-sharded weight becomes
+    a windowed einsum on a TPU, which costs far more matmul time. On a mesh of one device the hook does nothing.
     """
 
-    def pin(x, axes):
-        return jax.lax.with_sharding_constraint(x, named_sharding(mesh, axes, rules, x.shape))
-
-    @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-    def gather(weight, axes):
-        return pin(weight, axes)
-
-    def gather_backward(axes, _, gradient):
-        return (pin(gradient, tuple("embed" if name is None else name for name in axes)),)
-
-    gather.defvjp(lambda weight, axes: (pin(weight, axes), None), gather_backward)
-
-    def constrain(x, axes):
-        axes = tuple(axes)
+    def constrain(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
         if mesh.size == 1:
             return x
-        is_weight = not {"batch", "embed"} & set(axes) and jnp.issubdtype(x.dtype, jnp.floating)
-        return gather(x, axes) if is_weight else pin(x, axes)
+        return jax.lax.with_sharding_constraint(x, named_sharding(mesh, tuple(axes), rules, x.shape))
 
     return constrain

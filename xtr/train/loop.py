@@ -163,6 +163,8 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
 
     # ------------------------------------------------------------------------------------------------------------- end
     checkpoints.close()
+    if checkpoints.latest_step() != run.train_steps:
+        raise RuntimeError(f"the checkpoint of step {run.train_steps} in {run.model_dir} was not written")
     stats = batches.stats()
     batches.close()
     if writer:
