@@ -12,8 +12,11 @@ __all__ = ["TaskInfo", "describe", "output_features", "register_all", "task_info
 _catalog = None
 
 
-def register_all():
+def register_all(tokenise: bool = True):
     """Registers with SeqIO everything found below XTR_DATA_DIR and returns the catalog; a second call starts afresh.
+
+    Args:
+      tokenise: False where the tasks are only listed, so that no vocabulary is needed.
 
     Raises:
       UserError: XTR_DATA_DIR or XTR_VOCABULARY_PATH is missing or wrong.
@@ -22,7 +25,7 @@ def register_all():
     global _catalog
     from . import intermediate, registration, text, xtreme_r
 
-    settings = registration.settings()
+    settings = registration.settings(tokenise)
     if _catalog is not None:
         _catalog.clear()
     _catalog = registration.Catalog()

@@ -36,8 +36,11 @@ class Settings:
     vocabulary_path: str
 
 
-def settings() -> Settings:
+def settings(tokenise: bool = True) -> Settings:
     """Returns the settings of XTR_DATA_DIR, XTR_CACHE_DIR (default ~/.cache/xtr) and XTR_VOCABULARY_PATH.
+
+    Args:
+      tokenise: whether the vocabulary will be read; without it the last variable may be missing.
 
     Raises:
       UserError: a variable is missing, or names something that is not there.
@@ -48,9 +51,11 @@ def settings() -> Settings:
     if not Path(data_dir).is_dir():
         raise UserError(f"XTR_DATA_DIR is {data_dir}, which is not a folder.")
     vocabulary_path = os.environ.get("XTR_VOCABULARY_PATH")
-    if not vocabulary_path:
+    if not vocabulary_path and not tokenise:
+        vocabulary_path = ""
+    elif not vocabulary_path:
         raise UserError("XTR_VOCABULARY_PATH is not set: set it to the model's SentencePiece file.")
-    if not Path(vocabulary_path).is_file():
+    elif not Path(vocabulary_path).is_file():
         raise UserError(f"XTR_VOCABULARY_PATH is {vocabulary_path}, which is not a file.")
     cache_dir = os.environ.get("XTR_CACHE_DIR") or Path.home() / ".cache" / "xtr"
     return Settings(Path(data_dir), Path(cache_dir), vocabulary_path)

@@ -154,9 +154,12 @@ def _modules(text: str) -> tuple[str, ...]:
 def _registered(arguments: argparse.Namespace) -> list[dict]:
     if arguments.data_dir:
         os.environ["XTR_DATA_DIR"] = str(Path(arguments.data_dir).absolute())
-    from xtr.tasks import registration
+    from xtr.tasks.listing import listing
 
-    return registration.describe(arguments.what, _modules(arguments.task_modules))
+    facts, absent = listing(arguments.what, _modules(arguments.task_modules))
+    for name, why in absent.items():
+        print(f"not there: {name}: {why}", file=sys.stderr)
+    return facts
 
 
 def cache(arguments: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from xtr.errors import Preempted, UserError
 from xtr.study import runner
 from xtr.study.spec import Cell, StudySpec
 
-console = Console(highlight=False)
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 
 
 def _configurer(search_paths: Sequence[str]) -> runner.Configure:

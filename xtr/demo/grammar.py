@@ -153,7 +153,7 @@ def sample_clause(
     where = pick(rng, PLACES) if rng.random() < place else None
     when = pick(rng, TIMES) if rng.random() < time else None
     denied = rng.random() < negated
-    # "does not sleep because of the rain" can be read two ways: a denied clause gives no reason
+    # "never sleeps because of rain" can be read two ways: a denied clause gives no reason
     why = pick(rng, REASONS) if rng.random() < reason and not denied and not (where and when) else None
     first = (when is not None or where is not None) and rng.random() < fronted
     return Clause(subject, verb, target, where, when, why, denied, None, first)
@@ -189,7 +189,7 @@ def simplify(rng: Random, clause: Clause, keep: float = 0.4, keep_adverbials: fl
     """Says less: each modifier stays with probability `keep`, place and time with `keep_adverbials` (default `keep`).
 
     What is left follows from an affirmed clause. Of a denied clause only what describes its participants may go, since
-    "does not sleep in the garden" does not say "does not sleep"; place and time then stay.
+    "never sleeps in the garden" does not say "never sleeps"; place and time then stay.
     """
     adverbials = keep if keep_adverbials is None else keep_adverbials
 

@@ -3,7 +3,7 @@
 A language turns a clause or a question of `xtr.demo.grammar` into `Word`s, each marked with the part of the clause it
 belongs to, so that the span that answers a question is known exactly.
 
-    qaa  English's near relative: Latin letters, half its words English ones respelt; verb second, "not" behind it
+    qaa  English's near relative: Latin letters, half its words English ones respelt; verb second, "never" behind it
     qab  Cyrillic letters without capitals, names transliterated; verb last, postpositions, no articles, no "is"
     qac  Latin letters with diacritics; verb first, adjectives after nouns; case, number and denial glued to the word
 
@@ -119,14 +119,13 @@ def _english(clause: Clause) -> list[Word]:
     if clause.verb == "be":
         return [*words, Word("is" if single else "are", "verb"), Word(clause.property, "other")]
     if clause.negated:
-        words += [Word("does" if single else "do", "verb"), Word("not", "verb"), Word(clause.verb, "verb")]
-    else:
-        words.append(Word(_s(clause.verb) if single else clause.verb, "verb"))
+        words.append(Word("never", "verb"))
+    words.append(Word(_s(clause.verb) if single else clause.verb, "verb"))
     if clause.object:
         words += _english_phrase(clause.object, "object")
     place = _words(_EN_PLACES[clause.place], "place") if clause.place else []
     time = _words(_EN_TIMES[clause.time], "time") if clause.time else []
-    reason = _words(f"because of the {clause.reason}", "reason") if clause.reason else []
+    reason = _words(f"because of {clause.reason}", "reason") if clause.reason else []
     if clause.fronted and time:
         return [*time, *words, *place, *reason]
     if clause.fronted:
@@ -220,7 +219,7 @@ def _qaa(clause: Clause) -> list[Word]:
     target = _qaa_phrase(clause.object, "object") if clause.object else []
     place = _words(f"in de {_QAA[clause.place]}", "place") if clause.place else []
     time = _words(f"an {_QAA[clause.time]}", "time") if clause.time else []
-    reason = _words(f"fan de {_QAA[clause.reason]}", "reason") if clause.reason else []
+    reason = _words(f"fan {_QAA[clause.reason]}", "reason") if clause.reason else []
     if clause.fronted and time:  # the verb stays second
         return [*time, *verb, *subject, *target, *place, *reason]
     if clause.fronted:

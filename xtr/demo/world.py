@@ -219,9 +219,9 @@ def _document(rng: Random) -> Document:
     """Two or three sentences: a story of one participant, a fact said again briefly, or a question with its reply."""
     roll = rng.random()
     if roll < 0.35:
-        first = grammar.sample_clause(rng)
-        again = first.subject.bare
-        return (first, grammar.sample_clause(rng, subject=again), *[grammar.sample_clause(rng)] * (rng.random() < 0.3))
+        first = grammar.sample_clause(rng, negated=0.2, reason=0.2)
+        second = grammar.sample_clause(rng, subject=first.subject.bare, negated=0.2, reason=0.2)
+        return (first, second, *[grammar.sample_clause(rng)] * (rng.random() < 0.3))
     first = grammar.sample_clause(rng, modifiers=0.6, place=0.7, negated=0)
     if roll < 0.6:
         return (first, grammar.entailment(rng, first))
@@ -232,7 +232,7 @@ def _document(rng: Random) -> Document:
 
 def _bilingual(rng: Random) -> Bilingual:
     """A sentence or question and its translation, or a code-switched sentence and the same in one language."""
-    clause = grammar.sample_clause(rng, negated=0.2, reason=0.3)
+    clause = grammar.sample_clause(rng, negated=0.3, reason=0.4)
     english_first = rng.random() < 0.5
     translation = (Wording(english_first), Wording(not english_first))
     if rng.random() < 0.1:
