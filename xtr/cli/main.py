@@ -14,6 +14,9 @@ GIN_PREFIX = "--gin."
 class _Parser(argparse.ArgumentParser):
     """Says what was wrong in one message and leaves with 2, as every user's mistake does."""
 
+    def __init__(self, **settings):
+        super().__init__(allow_abbrev=False, **settings)
+
     def error(self, message):
         raise UserError(f"{message}. `{self.prog} --help` shows how.")
 

@@ -239,7 +239,7 @@ def _bilingual(rng: Random) -> Bilingual:
         return Bilingual(pick(rng, _questions(clause)), *translation)
     if rng.random() >= SWITCHED:
         return Bilingual(clause, *translation)
-    parts = ("subject", "verb", "object", "place", "time", "reason")
-    switched = Wording(rng.random() < 0.5, tuple(part for part in parts if rng.random() < 0.5))
+    parts = [p for p in ("subject", "verb", "object", "place", "time", "reason") if getattr(clause, p) is not None]
+    switched = Wording(rng.random() < 0.5, tuple(p for p in parts if rng.random() < 0.5) or (pick(rng, parts),))
     plain = Wording(rng.random() < 0.5)
     return Bilingual(clause, *((switched, plain) if rng.random() < 0.5 else (plain, switched)))

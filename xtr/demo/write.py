@@ -36,8 +36,8 @@ TOKENIZER = "tokenizer/sentencepiece.model"
 SENTINELS = 100
 # sentences the tokenizer learns from; more change its pieces little and cost time
 _TOKENIZER_LINES = 6000
-# how often a word must come for a piece of its own
-_GLOSSARY_COUNT = 25
+# a word that comes once in so many lines may be a piece of its own
+_GLOSSARY_LINES = 300
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def write_world(directory: str | os.PathLike, seed: int = 0, sizes: WorldSizes |
     found = _manifest(directory)
     if found is None and directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UserError(f"{directory} is not an empty folder and holds no demo world. Name another folder for it.")
-    if found is not None and all(found.get(k) == v for k, v in wanted.items()):
+    if _is_world(directory, wanted):
         return _summary(directory, found, True, started)
     directory.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
@@ -77,6 +77,8 @@ def write_world(directory: str | os.PathLike, seed: int = 0, sizes: WorldSizes |
         vocabulary = _write_tokenizer(temporary / "new", sizes.vocabulary)
         manifest = {**wanted, "files": files, "vocabulary_size": vocabulary, "languages": [x.code for x in LANGUAGES]}
         (temporary / "new" / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", "utf-8")
+        if _is_world(directory, wanted):  # another process was faster
+            return _summary(directory, manifest, True, started)
         if directory.exists():
             directory.rename(temporary / "old")
         (temporary / "new").rename(directory)
@@ -90,6 +92,11 @@ def generator_version() -> str:
     names = ("grammar.py", "languages.py", "world.py", "write.py")
     sources = [Path(__file__).with_name(name).read_bytes() for name in names]
     return hashlib.sha256(b"\0".join([*sources, sentencepiece.__version__.encode()])).hexdigest()[:12]
+
+
+def _is_world(directory: Path, wanted: dict) -> bool:
+    found = _manifest(directory)
+    return found is not None and all(found.get(key) == value for key, value in wanted.items())
 
 
 def _manifest(directory: Path) -> dict | None:
@@ -247,7 +254,7 @@ def _tokenizer_text(root: Path) -> list[str]:
     # in one, themselves. A glossary shows the frequent ones again with a comma glued to them; rare ones, mostly
     # inflected forms, are left to be put together from stem and ending.
     counts = Counter(word.strip(".?:") for line in lines for word in line.split(" "))
-    return [*lines, *(f"{word}, {word}" for word, n in sorted(counts.items()) if n >= _GLOSSARY_COUNT)]
+    return [*lines, *(f"{word}, {word}" for word, n in sorted(counts.items()) if n * _GLOSSARY_LINES >= len(lines))]
 
 
 def _read_lines(path: Path) -> list[str]:

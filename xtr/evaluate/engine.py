@@ -166,20 +166,29 @@ def classify(predictor: Predictor, examples, run: EvaluateRun, length: int, metr
 
 
 def answer(predictor: Predictor, examples, run: EvaluateRun, length: int, metrics, advance):
-    """Greedy answers, matched back into the passage (mT5's rendering pads punctuation), scored officially."""
+    """Greedy answers. Those to a passage are matched back into it (mT5's rendering pads punctuation) and scored
+    officially; those of any other text-to-text task are compared with the target as it is."""
     texts, log_probs = predictor.generate(_inputs(examples, length), run.max_decode_length, advance)
-    answers = [unpad_answer(text, example["meta"]["context"]) for text, example in zip(texts, examples, strict=True)]
-    golds = [example["meta"]["answers"] for example in examples]
+    answers, golds = [], []
+    for text, example in zip(texts, examples, strict=True):
+        if "answers" in example["meta"]:
+            answers.append(unpad_answer(text, example["meta"]["context"]))
+            golds.append(example["meta"]["answers"])
+        else:
+            answers.append(text)
+            golds.append([predictor.vocabulary.decode(example["targets"].tolist())])
     records = [
         {
-            "id": example["meta"]["id"],
+            "id": example["meta"].get("id", str(number)),
             "prediction": text,
             "gold": gold,
             "raw_prediction": raw,
             "log_prob": float(log_prob),
             "contributions": {},
         }
-        for example, text, gold, raw, log_prob in zip(examples, answers, golds, texts, log_probs, strict=True)
+        for number, (example, text, gold, raw, log_prob) in enumerate(
+            zip(examples, answers, golds, texts, log_probs, strict=True)
+        )
     ]
     return records, _score(records, metrics, answers, golds)
 

@@ -1,0 +1,121 @@
+"""train, eval, infer and cache as commands, on the tiny world."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from xtr.cli.main import run
+from xtr.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def common(world, cache_dir, study_arguments, tmp_path_factory):
+    model = next(a for a in study_arguments("x") if a.startswith("--gin_file=")).replace("study.gin", "tiny.gin")
+    places = [
+        f"--gin.VOCABULARY_PATH={world.vocabulary_path}",
+        f"--gin.VOCAB_SIZE={-(-world.vocabulary_size // 128) * 128}",
+    ]
+    data = [f"--gin.DATA_DIR={world.directory}", f"--gin.CACHE_DIR={cache_dir}"]
+    return model, places, data
+
+
+@pytest.fixture(scope="module")
+def trained(common, tmp_path_factory):
+    model, places, data = common
+    directory = tmp_path_factory.mktemp("runs") / "trained"
+    arguments = [
+        *("train", model, "--gin_file=runs/finetune.gin", "--gin_file=targets/xnli.gin", *places, *data),
+        f"--gin.MODEL_DIR={directory}",
+        *("--gin.TRAIN_STEPS=3", "--gin.BATCH_SIZE=8", "--gin.TASK_FEATURE_LENGTHS={'inputs': 64, 'targets': 16}"),
+        *("--gin.EVAL_PERIOD=3", "--gin.EVAL_STEPS=2"),
+    ]
+    assert run(arguments) == 0
+    return directory, arguments
+
+
+def test_run_directory(trained):
+    directory, _ = trained
+    names = {path.name for path in directory.iterdir()}
+    assert {"config.gin", "operative_config.gin", "overrides.gin", "environment.json", "checkpoints", "DONE"} <= names
+    done = json.loads((directory / "DONE").read_text())
+    assert done["steps"] == 3 and done["loss_normalizing_factor"] == "NUM_REAL_TARGET_TOKENS"
+    assert "TRAIN_STEPS = 3" in (directory / "overrides.gin").read_text()
+    assert json.loads((directory / "environment.json").read_text())["packages"]["jax"]
+
+
+def test_a_finished_run_is_recognised_and_another_one_refused(trained, capsys):
+    _, arguments = trained
+    assert run(arguments) == 0
+    assert "was done already" in capsys.readouterr().out
+    with pytest.raises(UserError, match="batch_size: 8 -> 16"):
+        run([*arguments, "--gin.BATCH_SIZE=16"])
+
+
+def test_a_vocabulary_that_does_not_fit_is_refused(trained, tmp_path):
+    _, arguments = trained
+    with pytest.raises(UserError, match="more than the 128 rows"):
+        run([*arguments, f"--gin.MODEL_DIR={tmp_path / 'run'}", "--gin.VOCAB_SIZE=128"])
+
+
+def evaluation(common, trained, target, directory, *more):
+    model, places, data = common
+    files = ("--gin_file=runs/eval.gin", f"--gin_file=targets/{target}.gin")
+    where = (f"--gin.CHECKPOINT_PATH={trained[0]}", f"--gin.EVAL_OUTPUT_DIR={directory}")
+    return ["eval", model, *files, *where, *places, *data, "--gin.LENGTH_BUCKETS=(64, 128)", *more]
+
+
+TARGETS = [("xnli", ["accuracy"]), ("xquad", ["em", "f1"]), ("tatoeba", ["accuracy"])]
+
+
+@pytest.mark.parametrize(("target", "metrics"), TARGETS)
+def test_eval_scores_every_language(common, trained, target, metrics, tmp_path):
+    assert run(evaluation(common, trained, target, tmp_path / "eval")) == 0
+    rows = pd.read_parquet(tmp_path / "eval" / "results.parquet")
+    test = rows[rows["split"] == ("queries" if target == "tatoeba" else "test")]
+    expected = {"qaa", "qab", "qac"} | ({"en"} if target != "tatoeba" else set())
+    assert set(test["language"]) == expected
+    assert set(metrics) <= set(test["metric"]) and test["value"].between(0, 100).all()
+    for row in test[test["metric"].isin(metrics)].itertuples():
+        path = tmp_path / "eval" / "predictions" / "run" / f"{target}.{row.language}.{row.split}.jsonl"
+        records = [json.loads(line) for line in path.read_text().removesuffix("\n").split("\n")]
+        assert len(records) == row.n and row.step == 3
+        assert np.isclose(np.mean([r["contributions"][row.metric] for r in records]), row.value)
+
+
+def test_eval_does_not_depend_on_batches_or_buckets(common, trained, tmp_path):
+    values = []
+    for i, more in enumerate(["--gin.TOKENS_PER_BATCH=512", "--gin.LENGTH_BUCKETS=(128,)"]):
+        assert run(evaluation(common, trained, "xnli", tmp_path / str(i), more)) == 0
+        values.append((tmp_path / str(i) / "predictions" / "run" / "xnli.qab.test.jsonl").read_text())
+    first, second = ([json.loads(line) for line in text.split("\n") if line] for text in values)
+    assert [r["prediction"] for r in first] == [r["prediction"] for r in second]
+    np.testing.assert_allclose([r["scores"] for r in first], [r["scores"] for r in second], rtol=1e-5)
+
+
+def test_eval_limit_and_languages(common, trained, tmp_path):
+    more = ("--gin.LIMIT=5", "--gin.LANGUAGES=('qaa', 'en')")
+    assert run(evaluation(common, trained, "xnli", tmp_path / "eval", *more)) == 0
+    rows = pd.read_parquet(tmp_path / "eval" / "results.parquet")
+    assert set(rows["language"]) == {"qaa", "en"} and set(rows["n"]) == {5}
+    with pytest.raises(UserError, match="xnli has no qa; found: en, qaa, qab, qac. Did you mean"):
+        run(evaluation(common, trained, "xnli", tmp_path / "other", "--gin.LANGUAGES=('qa',)"))
+
+
+def test_infer(common, trained, tmp_path):
+    model, places, _ = common
+    (tmp_path / "in.txt").write_text("xnli: premise: a hypothesis: b\nsecond\u2028line\n")
+    where = [f"--gin.INPUT_FILE={tmp_path / 'in.txt'}", f"--gin.OUTPUT_FILE={tmp_path / 'out.jsonl'}"]
+    checkpoint = f"--gin.CHECKPOINT_PATH={trained[0]}"
+    assert run(["infer", model, "--gin_file=runs/infer.gin", checkpoint, *places, *where]) == 0
+    records = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().removesuffix("\n").split("\n")]
+    assert [r["input"] for r in records] == ["xnli: premise: a hypothesis: b", "second\u2028line"]
+    assert all(r["log_prob"] <= 0 for r in records)
+
+
+def test_cache_lists_what_it_wrote(world, cache_dir, capsys):
+    arguments = ["cache", "mnli", f"--vocabulary_path={world.vocabulary_path}", f"--data_dir={world.directory}"]
+    assert run([*arguments, f"--cache_dir={cache_dir}", "--json"]) == 0
+    (fact,) = json.loads(capsys.readouterr().out)
+    assert fact["task"] == "mnli" and fact["examples"] == {"train": 60, "validation": 20}
