@@ -72,6 +72,14 @@ class Config:
     def overrides_gin(self) -> str:
         return "".join(line + "\n" for line in self.overrides)
 
+    def texts(self) -> dict[str, str]:
+        """The files that a run directory keeps of its configuration; call it once the run is built."""
+        return {
+            "config.gin": self.config_gin(),
+            "operative_config.gin": operative_config(),
+            "overrides.gin": self.overrides_gin(),
+        }
+
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Registration

@@ -16,20 +16,11 @@ from xtr.errors import UserError
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 
 
-def gin_texts(loaded: config.Config) -> dict[str, str]:
-    """The configuration files of a run directory."""
-    return {
-        "config.gin": loaded.config_gin(),
-        "operative_config.gin": config.operative_config(),
-        "overrides.gin": loaded.overrides_gin(),
-    }
-
-
 def load(arguments: argparse.Namespace, entry: str) -> tuple[object, dict[str, str]]:
     """Loads and builds the run that a command line describes."""
     loaded = config.load(arguments.gin_file, arguments.overrides, arguments.search_paths, entry=entry)
     built = config.build(entry)
-    return built, gin_texts(loaded)
+    return built, loaded.texts()
 
 
 # ---------------------------------------------------------------------------------------------------- runs

@@ -22,12 +22,7 @@ def _configurer(search_paths: Sequence[str]) -> runner.Configure:
     def configure(entry: str, gin_files: Sequence[str], overrides: Mapping[str, object]):
         texts = [f"{name}={value!r}" for name, value in overrides.items()]
         loaded = config.load(gin_files, texts, search_paths, entry=entry)
-        run = config.build(entry)
-        return run, {
-            "config.gin": loaded.config_gin(),
-            "operative_config.gin": config.operative_config(),
-            "overrides.gin": loaded.overrides_gin(),
-        }
+        return config.build(entry), loaded.texts()
 
     return configure
 
