@@ -78,7 +78,14 @@ def wait_for(path_of, process: subprocess.Popen, seconds: float = 180.0) -> None
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("moment", ["in pretraining", "in a target's training", "in an evaluation"])
+MOMENTS = [
+    pytest.param("in pretraining", marks=pytest.mark.slow),
+    "in a target's training",
+    pytest.param("in an evaluation", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
 def test_killed_and_run_again_gives_the_same_bits(moment, undisturbed, study_arguments, tmp_path):
     directory = tmp_path / "study"
     reached = {
