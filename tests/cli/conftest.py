@@ -28,6 +28,7 @@ study.seeds = (0, 1)
 study.intermediates = {{'none': (), 'nli': ('intermediate/mnli.gin',)}}
 study.overlaps = {{'nli': ('xnli',)}}
 study.resamples = 200
+study.overrides = {{'VOCAB_SIZE': %VOCAB_SIZE, 'TASK_FEATURE_LENGTHS': {{'inputs': 64, 'targets': 32}}}}
 study.stage_overrides = {{
     'pretrain': {{'MIXTURE_OR_TASK_NAME': 'text.corpus', 'TRAIN_STEPS': 6, 'BATCH_SIZE': 8, 'SAVE_PERIOD': 2}},
     'intermediate': {{'TRAIN_STEPS': 4, 'BATCH_SIZE': 8, 'SAVE_PERIOD': 1, 'DROPOUT_RATE': 0.1}},
