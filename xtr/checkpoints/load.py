@@ -38,6 +38,8 @@ class Origin:
 
 def _resolve(path: str) -> tuple[str, str]:
     """(kind, folder of one checkpoint)."""
+    if "://" not in path:
+        path = os.path.abspath(path)  # Orbax and TensorStore take no relative paths
     root = epath.Path(path)
     if is_step_directory(root):
         return XTR, path
