@@ -137,6 +137,15 @@ def test_t5x(t5x, params):
 
 
 @pytest.mark.parametrize("kind", ["run", "t5x"])
+def test_a_relative_path(kind, request, params, monkeypatch):
+    directory = request.getfixturevalue(kind)
+    monkeypatch.chdir(directory.parent)
+    loaded, origin = load.load_params(directory.name, SPECS)
+    assert_same(loaded, params)
+    assert origin.path.startswith(str(directory))
+
+
+@pytest.mark.parametrize("kind", ["run", "t5x"])
 def test_parameters_arrive_sharded(kind, request, params):
     shardings = tree_shardings(SPECS, make_mesh(MeshConfig(fsdp=4, tensor=2)))
     loaded, _ = load.load_params(request.getfixturevalue(kind), SPECS, shardings)
