@@ -26,6 +26,7 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers, future
 
 from xtr.errors import UserError
+from xtr.models.spec import unflatten
 
 STATE, INDEX = "state", "index"
 
@@ -34,17 +35,6 @@ def named_leaves(tree: Any) -> dict[str, Any]:
     """{'params/encoder/...': leaf} of any pytree of dicts and dataclasses."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
-
-
-def _nest(named: Mapping[str, Any]) -> dict[str, Any]:
-    nested: dict[str, Any] = {}
-    for name, leaf in named.items():
-        *parents, last = name.split("/")
-        node = nested
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = leaf
-    return nested
 
 
 def _crc32(array: np.ndarray) -> int:
@@ -153,7 +143,7 @@ def read_arrays(
             nested = reader.restore(
                 epath.Path(step_directory) / STATE,
                 args=ocp.args.PyTreeRestore(
-                    item=_nest(abstract), restore_args=_nest(restore_args), partial_restore=True
+                    item=unflatten(abstract), restore_args=unflatten(restore_args), partial_restore=True
                 ),
             )
     except Exception as error:  # whatever the storage layers raise, the reader's reason is one: unreadable data
@@ -237,7 +227,7 @@ class CheckpointManager:
             for name, x in arrays.items()
         }
         args = ocp.args.Composite(
-            **{STATE: ocp.args.PyTreeSave(_nest(arrays)), INDEX: _IndexSave(index, json.dumps(dict(extras)))}
+            **{STATE: ocp.args.PyTreeSave(unflatten(arrays)), INDEX: _IndexSave(index, json.dumps(dict(extras)))}
         )
         return self._manager.save(step, args=args, force=True)
 

@@ -107,3 +107,18 @@ class SentencePieceVocabulary:
 
     def __reduce__(self):
         return SentencePieceVocabulary, (self.path,)
+
+
+def open_vocabulary(path: str | os.PathLike, rows: int) -> SentencePieceVocabulary:
+    """Opens a vocabulary for a model whose embedding has `rows` rows.
+
+    Raises:
+      UserError: as `SentencePieceVocabulary`; or the embedding has fewer rows than the vocabulary has pieces.
+    """
+    vocabulary = SentencePieceVocabulary(path)
+    if vocabulary.size > rows:
+        raise UserError(
+            f"the vocabulary {path} has {vocabulary.size} pieces, more than the {rows} rows of the model's"
+            " embedding: set mt5.MT5Config.vocab_size (VOCAB_SIZE) or choose another VOCABULARY_PATH."
+        )
+    return vocabulary

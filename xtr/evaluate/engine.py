@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from xtr import preemption, rundir
 from xtr.checkpoints import load
 from xtr.data.cache import ensure_cached
 from xtr.data.cached_task import CachedTask, eval_examples
-from xtr.data.vocabulary import SentencePieceVocabulary
+from xtr.data.vocabulary import EOS_ID, SentencePieceVocabulary, open_vocabulary
 from xtr.errors import Preempted, UserError, did_you_mean
 from xtr.evaluate import batching, decoding, embedding, scoring
 from xtr.evaluate.metrics import METRICS, nearest, unpad_answer
@@ -81,7 +82,7 @@ class Predictor:
 
     def rank(self, inputs: Sequence[np.ndarray], choices: Sequence[Sequence[str]], advance) -> np.ndarray:
         """Log-probability of each choice (EOS included): float [N, C]; -inf where an example has fewer choices."""
-        encoded = [[self.vocabulary.encode(text) + [1] for text in texts] for texts in choices]
+        encoded = [[self.vocabulary.encode(text) + [EOS_ID] for text in texts] for texts in choices]
         most = max(len(texts) for texts in encoded)
         longest = max(len(tokens) for texts in encoded for tokens in texts)
         tokens_NCT = np.zeros((len(encoded), most, longest), np.int32)
@@ -114,12 +115,7 @@ def _embed_all(config: mt5.MT5Config) -> Callable:
 
 def open_predictor(run: EvaluateRun | InferRun) -> tuple[Predictor, int]:
     """Loads a checkpoint for prediction; returns the predictor and the checkpoint's step."""
-    vocabulary = SentencePieceVocabulary(run.vocabulary_path)
-    if vocabulary.size > run.model.vocab_size:
-        raise UserError(
-            f"the vocabulary {run.vocabulary_path} has {vocabulary.size} pieces, more than the model's"
-            f" {run.model.vocab_size} embedding rows."
-        )
+    vocabulary = open_vocabulary(run.vocabulary_path, run.model.vocab_size)
     mesh = make_mesh(run.mesh)
     specs = mt5.param_specs(run.model)
     params, origin = load.load_params(run.checkpoint_path, specs, tree_shardings(specs, mesh, DEFAULT_RULES))
@@ -297,8 +293,7 @@ def _evaluate_task(run: EvaluateRun, predictor: Predictor, step: int, task: Cach
         raise UserError(f"{task.name} is not evaluated by prediction (its predictor is {task.info['predictor']!r}).")
     records, values = methods[task.info["predictor"]](predictor, *sides, run, length, metrics, advance)
     target, language = run.target or task.info["group"], task.info["language"]
-    name = run.split if len(sides) == 1 and split == run.split else split
-    store.write_predictions(run.run_id, target, language, name, records)
+    store.write_predictions(run.run_id, target, language, split, records)
     shared = {
         "run_id": run.run_id,
         "family": run.model.family,
@@ -308,7 +303,7 @@ def _evaluate_task(run: EvaluateRun, predictor: Predictor, step: int, task: Cach
         "intermediate": run.intermediate,
         "target": target,
         "language": language,
-        "split": name,
+        "split": split,
         "seed": run.random_seed,
         "step": step,
         "n": len(records),
@@ -330,14 +325,12 @@ def _chance(sides: Sequence[Sequence[Mapping]]) -> float | None:
 
 def infer(run: InferRun) -> int:
     """Generates an answer for each line of a text file; returns the number of lines."""
-    import json
-
     source = Path(run.input_file)
     if not source.is_file():
         raise UserError(f"no input file {source}")
     lines = source.read_bytes().decode().removesuffix("\n").split("\n")
     predictor, _ = open_predictor(run)
-    inputs = [np.array(predictor.vocabulary.encode(line) + [1], np.int32) for line in lines]
+    inputs = [np.array(predictor.vocabulary.encode(line) + [EOS_ID], np.int32) for line in lines]
     with progress("infer", len(lines)) as bar:
         texts, log_probs = predictor.generate(inputs, run.max_decode_length, bar.advance)
     records = (

@@ -15,8 +15,8 @@ from xtr.checkpoints.manager import CheckpointManager
 from xtr.data.cache import ensure_cached
 from xtr.data.denoising import SpanCorruption
 from xtr.data.pipeline import TrainData, train_batches
-from xtr.data.vocabulary import SentencePieceVocabulary
-from xtr.errors import Preempted, UserError
+from xtr.data.vocabulary import open_vocabulary
+from xtr.errors import Preempted
 from xtr.models import mt5
 from xtr.parallel.mesh import make_mesh
 from xtr.parallel.sharding import DEFAULT_RULES, global_batch
@@ -42,17 +42,6 @@ class TrainResult:
     reused: bool
 
 
-def check_vocabulary(path: str, vocab_size: int) -> SentencePieceVocabulary:
-    """Opens a vocabulary and checks that its pieces fit an embedding of `vocab_size` rows."""
-    vocabulary = SentencePieceVocabulary(path)
-    if vocabulary.size > vocab_size:
-        raise UserError(
-            f"the vocabulary {path} has {vocabulary.size} pieces, more than the {vocab_size} rows of the model's"
-            " embedding: set mt5.MT5Config.vocab_size (VOCAB_SIZE) or choose another VOCABULARY_PATH."
-        )
-    return vocabulary
-
-
 def checkpoint_path(model_dir: str | os.PathLike, step: int) -> str:
     return str(Path(model_dir) / "checkpoints" / str(step))
 
@@ -74,7 +63,7 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
         return TrainResult(checkpoint_path(run.model_dir, run.train_steps), run.train_steps, 0.0, reused=True)
 
     # ------------------------------------------------------------------------------------------------------------ data
-    vocabulary = check_vocabulary(run.vocabulary_path, run.model.vocab_size)
+    vocabulary = open_vocabulary(run.vocabulary_path, run.model.vocab_size)
     cache_dir = rundir.cache_dir(run.cache_dir) if run.use_cached_tasks else str(Path(run.model_dir) / "cache")
     tasks = ensure_cached(
         [run.mixture_or_task_name],
