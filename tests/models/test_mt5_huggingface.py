@@ -42,18 +42,14 @@ def pair():
     with torch.no_grad():
         state = theirs.state_dict()
         for spec in flat.values():
-            for name in spec.layer_names(spec.hf):
+            for name in spec_lib.layer_names(spec, "hf"):
                 scale = 1.0 if spec.init is spec_lib.ones else 0.0
                 state[name].copy_(scale + torch.randn_like(state[name]) * (0.2 if state[name].ndim > 1 else 0.1))
-    named = {name for spec in flat.values() for name in spec.layer_names(spec.hf)}
+    named = {name for spec in flat.values() for name in spec_lib.layer_names(spec, "hf")}
     aliases = {"encoder.embed_tokens.weight", "decoder.embed_tokens.weight"}
     assert set(state) - aliases == named
-    arrays = {}
-    for spec in flat.values():
-        for t5x, hf in zip(spec.layer_names(spec.t5x), spec.layer_names(spec.hf), strict=True):
-            array = state[hf].numpy()
-            arrays[t5x] = array.T if spec.hf_transpose else array
-    return theirs, MT5(CONFIG, spec_lib.from_layers(specs, arrays))
+    arrays = {name: state[name].numpy() for name in named}
+    return theirs, MT5(CONFIG, spec_lib.from_layers(specs, arrays, "hf"))
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from jax.sharding import SingleDeviceSharding
 from xtr.checkpoints import t5x_legacy
 from xtr.checkpoints.manager import committed_steps, compare, is_step_directory, named_leaves, read_arrays, read_index
 from xtr.errors import UserError
-from xtr.models.spec import ParamSpec, abstract, flatten, map_specs, unflatten
+from xtr.models.spec import ParamSpec, abstract, flatten, layer_names, map_specs, unflatten
 
 XTR, T5X = "xtr", "t5x"
 
@@ -87,13 +87,13 @@ def _place(array: np.ndarray, dtype: Any, sharding: jax.sharding.Sharding) -> ja
 
 
 def _stack(folder: str, spec: ParamSpec, of_layer: Callable[[str], t5x_legacy.StoredArray]) -> np.ndarray:
-    arrays = t5x_legacy.read(folder, [of_layer(name) for name in spec.layer_names(spec.t5x)])
+    arrays = t5x_legacy.read(folder, [of_layer(name) for name in layer_names(spec, "t5x")])
     return np.stack(arrays) if spec.stacked else arrays[0]
 
 
 def _load_t5x(folder: str, specs: Any, shardings: Any) -> Any:
     checkpoint = t5x_legacy.open_checkpoint(folder)
-    expected = {name: spec.layer_shape for spec in flatten(specs).values() for name in spec.layer_names(spec.t5x)}
+    expected = {name: spec.layer_shape for spec in flatten(specs).values() for name in layer_names(spec, "t5x")}
     compare(expected, {name: array.shape for name, array in checkpoint.target.items()}, f"The T5X checkpoint {folder}")
     # One parameter at a time: the host never holds more than one of them besides what is placed already.
     return map_specs(
@@ -147,7 +147,7 @@ def load_slots(path: str | os.PathLike, specs: Any) -> Any:
     checkpoint = t5x_legacy.open_checkpoint(origin.path)
 
     def slots(spec: ParamSpec) -> dict[str, np.ndarray]:
-        names = spec.layer_names(spec.t5x)
+        names = layer_names(spec, "t5x")
         kinds = {tuple(sorted(checkpoint.slots.get(name, {}))) for name in names}
         if kinds not in ({("v",)}, {("v_col", "v_row")}):
             raise UserError(

@@ -109,7 +109,7 @@ def list_what(arguments: argparse.Namespace) -> int:
 
 
 def _models() -> list[dict]:
-    from xtr.models import mt5, spec
+    from xtr.models import spec
 
     facts = []
     for name in config.shipped_gin_files():
@@ -123,7 +123,7 @@ def _models() -> list[dict]:
                 [name], ["train.model=%MODEL", "DROPOUT_RATE=0.0", "VOCAB_SIZE=250112"], entry="train", required=False
             )
             model = config.build_macro("MODEL")
-        specs = mt5.param_specs(model)
+        specs = model.param_specs()
         parameters = spec.count(specs)
         facts.append(
             {

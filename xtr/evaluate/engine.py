@@ -20,7 +20,8 @@ from xtr.evaluate import batching, decoding, embedding, scoring
 from xtr.evaluate.metrics import METRICS, nearest, unpad_answer
 from xtr.evaluate.results import ResultRow, ResultStore
 from xtr.evaluate.run import EvaluateRun, InferRun
-from xtr.models import mt5, spec
+from xtr.models import spec
+from xtr.models.interface import ModelConfig
 from xtr.parallel.mesh import make_mesh
 from xtr.parallel.sharding import DEFAULT_RULES, batch_sharding, tree_shardings
 from xtr.progress import progress
@@ -34,18 +35,18 @@ SPLITS_OF_RETRIEVAL = ("queries", "candidates")
 
 
 @functools.lru_cache(maxsize=64)
-def compiled(config: mt5.MT5Config, purpose: str, **static) -> Callable:
+def compiled(config: ModelConfig, purpose: str, **static) -> Callable:
     """A jitted `f(params, tokens_BS, ...)` for 'rank', 'generate' or 'embed'; `static` goes to what it calls."""
     functions = {"rank": scoring.rank_scores, "generate": decoding.greedy_decode, "embed": embedding.mean_pooled}
     function = functions[purpose]
-    return jax.jit(lambda params, *arrays: function(mt5.MT5(config, params), *arrays, **static))
+    return jax.jit(lambda params, *arrays: function(config.network(params), *arrays, **static))
 
 
 @dataclasses.dataclass(frozen=True)
 class Predictor:
     """A checkpoint ready to predict: parameters on their devices, vocabulary, and how to batch."""
 
-    config: mt5.MT5Config
+    config: ModelConfig
     params: Mapping
     vocabulary: SentencePieceVocabulary
     mesh: jax.sharding.Mesh
@@ -107,7 +108,7 @@ class Predictor:
 
 
 @functools.lru_cache(maxsize=8)
-def _embed_all(config: mt5.MT5Config) -> Callable:
+def _embed_all(config: ModelConfig) -> Callable:
     """All layers with the batch in front ([B, L+1, D]), so that rows can be told apart."""
     pooled = compiled(config, "embed", layer="all")
     return jax.jit(lambda params, tokens_BS: pooled(params, tokens_BS).swapaxes(0, 1))
@@ -117,7 +118,7 @@ def open_predictor(run: EvaluateRun | InferRun) -> tuple[Predictor, int]:
     """Loads a checkpoint for prediction; returns the predictor and the checkpoint's step."""
     vocabulary = open_vocabulary(run.vocabulary_path, run.model.vocab_size)
     mesh = make_mesh(run.mesh)
-    specs = mt5.param_specs(run.model)
+    specs = run.model.param_specs()
     params, origin = load.load_params(run.checkpoint_path, specs, tree_shardings(specs, mesh, DEFAULT_RULES))
     predictor = Predictor(run.model, params, vocabulary, mesh, run.length_buckets, run.tokens_per_batch)
     return predictor, origin.step
@@ -298,7 +299,7 @@ def _evaluate_task(run: EvaluateRun, predictor: Predictor, step: int, task: Cach
         "run_id": run.run_id,
         "family": run.model.family,
         "model": run.model_name or run.model.family,
-        "parameters": spec.count(mt5.param_specs(run.model)),
+        "parameters": spec.count(run.model.param_specs()),
         "stage": run.stage,
         "intermediate": run.intermediate,
         "target": target,

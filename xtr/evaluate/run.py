@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from xtr.errors import UserError
-from xtr.models.mt5 import MT5Config
+from xtr.models.interface import ModelConfig
 from xtr.parallel.mesh import MeshConfig
 
 
@@ -31,7 +31,7 @@ class EvaluateRun:
       run_id, stage, intermediate, seed: what the rows say of the model's history.
     """
 
-    model: MT5Config
+    model: ModelConfig
     checkpoint_path: str
     mixture_or_task_name: str
     eval_output_dir: str
@@ -74,7 +74,7 @@ class InferRun:
       output_file: JSON lines {"input", "prediction", "log_prob"} in the same order.
     """
 
-    model: MT5Config
+    model: ModelConfig
     checkpoint_path: str
     vocabulary_path: str
     input_file: str

@@ -1,4 +1,4 @@
-"""Layers of the T5 family: RMS norm, dense, attention, gated MLP, relative position bias.
+"""Layers that the families share: norms, dense, attention, MLPs, relative position bias.
 
 Axes: B batch, S encoder length, T decoder length, Q query length, M key (memory) length, D embedding, H heads,
 K head size, N = H*K joined, F MLP hidden, V vocabulary, L layers, R relative position buckets.
@@ -16,10 +16,37 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from xtr.errors import UserError, did_you_mean
+
+# What the backward pass keeps of a layer: everything; only its input; its input and the products with weights.
+REMAT_POLICIES = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "minimal": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+DTYPES = ("float32", "bfloat16")
 MASKED = -1e10  # T5's score of a masked pair: finite, so that a row with nothing to attend to is uniform, not NaN
 NORM_EPSILON = 1e-6
 
 Constrain = Callable[[jax.Array, tuple[str | None, ...]], jax.Array]
+
+
+def check_settings(config: Any) -> None:
+    """Checks the settings that every family's config has: dropout_rate, dtype, remat. UserError for a wrong one."""
+    kind = type(config).__name__
+    if not 0.0 <= config.dropout_rate < 1.0:
+        raise UserError(f"{kind}.dropout_rate must lie in [0, 1), not {config.dropout_rate!r}.")
+    if config.dtype not in DTYPES:
+        raise UserError(f"{kind}.dtype must be one of {', '.join(DTYPES)}, not {config.dtype!r}.")
+    if config.remat not in REMAT_POLICIES:
+        hint = did_you_mean(str(config.remat), REMAT_POLICIES)
+        raise UserError(f"{kind}.remat must be one of {', '.join(REMAT_POLICIES)}, not {config.remat!r}.{hint}")
+
+
+def remat(body: Callable, policy: str) -> Callable:
+    """The body of a scan over layers, of which the backward pass keeps what REMAT_POLICIES[policy] says."""
+    keep = REMAT_POLICIES[policy]
+    return body if keep is None else jax.checkpoint(body, policy=keep, prevent_cse=False)
 
 
 def unconstrained(array: jax.Array, logical_axes: tuple[str | None, ...]) -> jax.Array:
@@ -68,6 +95,20 @@ class Context:
             return x
         scaled = x / jnp.asarray(1.0 - self.dropout_rate, x.dtype)
         return jnp.where(keep.reshape(*x.shape[:-2], -1, x.shape[-1]), scaled, jnp.zeros((), x.dtype))
+
+
+def embed(table_VD: jax.Array, tokens_BT: jax.Array, context: Context) -> jax.Array:
+    """Rows of an embedding table, [B, T, D] in the table's dtype. Ids outside the vocabulary give NaN."""
+    # Look up every row's slice of the embedding axis where that slice lives; the caller then moves rows to their batch
+    # shard: what travels is the activations, never the table, and the table's gradient stays local.
+    tokens_BT = context.constrain(tokens_BT, (None, None))
+    return context.constrain(jnp.take(table_VD, tokens_BT, axis=0), (None, None, "embed"))
+
+
+def same_segment(query_ids_BQ: jax.Array, key_ids_BM: jax.Array) -> jax.Array:
+    """Attention mask [B, 1, Q, M], bool: pairs of one segment, id 0 (padding) excluded."""
+    query_B1Q1, key_B11M = query_ids_BQ[:, None, :, None], key_ids_BM[:, None, None, :]
+    return (query_B1Q1 == key_B11M) & (key_B11M != 0)
 
 
 class RMSNorm(nnx.Module):

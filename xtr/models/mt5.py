@@ -1,10 +1,12 @@
-"""mT5 (arXiv 2010.11934): T5 1.1 with a multilingual vocabulary and an output head of its own.
+"""mT5 (arXiv 2010.11934): T5 1.1 with a multilingual vocabulary and an output head of its own; and umT5 (arXiv
+2304.09151), which has a relative position bias in every layer.
 
 Axes: B batch, S encoder length, T decoder length, M cache length, D embedding, H heads, K head size, F MLP hidden,
 V vocabulary, L layers. Numerics follow T5X's network and Hugging Face's MT5: pre-norm, gated GELU, one relative bias
-table a stack, shared by its layers.
+table a stack, shared by its layers (umT5: one a layer).
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,29 +17,37 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from xtr.errors import UserError, did_you_mean
+from xtr.errors import UserError
 from xtr.models import spec as spec_lib
-from xtr.models.layers import Attention, Constrain, Context, GatedMLP, RelativeBias, RMSNorm, unconstrained
-from xtr.models.spec import Initializer, ParamSpec, variance_scaling
+from xtr.models.layers import (
+    NORM_EPSILON,
+    Attention,
+    Constrain,
+    Context,
+    GatedMLP,
+    RelativeBias,
+    RMSNorm,
+    check_settings,
+    embed,
+    remat,
+    same_segment,
+    unconstrained,
+)
+from xtr.models.spec import HuggingFaceLayout, Initializer, ParamSpec, variance_scaling
 
-# What the backward pass keeps of a layer: everything; only its input; its input and the products with weights.
-REMAT_POLICIES = {
-    "none": None,
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "minimal": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
-DTYPES = ("float32", "bfloat16")
 Masks = Sequence[jax.Array | None]  # dropout masks of one layer, in the order of their use
 
 
 @dataclass(frozen=True)
 class MT5Config:
-    """Sizes and settings of an mT5.
+    """Sizes and settings of an mT5 or umT5.
 
     Attributes:
+      num_decoder_layers: 0 for the encoder alone, without decoder and output head.
       dropout_rate: share of activations dropped while training, in [0, 1).
       dtype: compute dtype, 'bfloat16' or 'float32' (parameters, logits and loss are f32 always).
       relpos_buckets, relpos_max_distance: of the relative position bias.
+      relpos_per_layer: False: one bias table a stack (mT5); True: one a layer (umT5, T5X's `scalable_t5`).
       remat: what the backward pass recomputes: 'none', 'minimal' (all but products with weights: faster than 'none',
         which stores every intermediate of every layer) or 'full' (all but each layer's input).
 
@@ -56,31 +66,87 @@ class MT5Config:
     dtype: str = "bfloat16"
     relpos_buckets: int = 32
     relpos_max_distance: int = 128
+    relpos_per_layer: bool = False
     remat: str = "minimal"
 
     def __post_init__(self):
         sizes = ("vocab_size", "emb_dim", "num_heads", "head_dim", "mlp_dim")
         for name in (*sizes, "num_encoder_layers", "num_decoder_layers"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise UserError(f"MT5Config.{name} must be a whole number of at least 1, not {value!r}.")
-        if not 0.0 <= self.dropout_rate < 1.0:
-            raise UserError(f"MT5Config.dropout_rate must lie in [0, 1), not {self.dropout_rate!r}.")
-        if self.dtype not in DTYPES:
-            raise UserError(f"MT5Config.dtype must be one of {', '.join(DTYPES)}, not {self.dtype!r}.")
-        if self.remat not in REMAT_POLICIES:
-            hint = did_you_mean(str(self.remat), REMAT_POLICIES)
-            raise UserError(f"MT5Config.remat must be one of {', '.join(REMAT_POLICIES)}, not {self.remat!r}.{hint}")
+            least = 0 if name == "num_decoder_layers" else 1
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise UserError(f"MT5Config.{name} must be a whole number of at least {least}, not {value!r}.")
+        check_settings(self)
         if self.relpos_buckets < 4 or self.relpos_buckets % 4 or self.relpos_max_distance <= self.relpos_buckets // 2:
             raise UserError(
                 "MT5Config.relpos_buckets must be a multiple of 4 and relpos_max_distance more than half of it, not "
                 f"{self.relpos_buckets!r} and {self.relpos_max_distance!r}."
             )
 
+    vocabulary_kind = "t5"
+    pad_id = 0
+    causal = False
+
     @property
     def family(self) -> str:
         """The model family's name in results."""
-        return "mt5"
+        return "umt5" if self.relpos_per_layer else "mt5"
+
+    @property
+    def width(self) -> int:
+        """Size of a state."""
+        return self.emb_dim
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of the encoder."""
+        return self.num_encoder_layers
+
+    def encoder(self) -> "MT5Config":
+        """The config of the encoder alone."""
+        return dataclasses.replace(self, num_decoder_layers=0)
+
+    def param_specs(self) -> dict[str, Any]:
+        """The specs of all parameters, nested as the parameters are. Initialisers are T5X's."""
+        return param_specs(self)
+
+    def huggingface(self) -> HuggingFaceLayout:
+        """How Hugging Face stores this network."""
+        name = "UMT5" if self.relpos_per_layer else "MT5"
+        whole = self.num_decoder_layers > 0
+        copies = "a copy of shared.weight"
+        config = {
+            "model_type": name.lower(),
+            "vocab_size": self.vocab_size,
+            "d_model": self.emb_dim,
+            "d_kv": self.head_dim,
+            "d_ff": self.mlp_dim,
+            "num_layers": self.num_encoder_layers,
+            "num_decoder_layers": self.num_decoder_layers or self.num_encoder_layers,
+            "num_heads": self.num_heads,
+            "relative_attention_num_buckets": self.relpos_buckets,
+            "relative_attention_max_distance": self.relpos_max_distance,
+            "dropout_rate": 0.1,
+            "layer_norm_epsilon": NORM_EPSILON,
+            "feed_forward_proj": "gated-gelu",
+            "is_encoder_decoder": True,
+            "tie_word_embeddings": False,
+            "decoder_start_token_id": 0,
+            "pad_token_id": 0,
+            "eos_token_id": 1,
+        }
+        left_out = {r"(encoder|decoder)\.embed_tokens\.weight": copies}
+        if not whole:
+            left_out |= {r"decoder\..*": "this run has no decoder", r"lm_head\.weight": "this run has no decoder"}
+        return HuggingFaceLayout(
+            architecture=f"{name}ForConditionalGeneration" if whole else f"{name}EncoderModel",
+            config=config,
+            left_out=left_out,
+        )
+
+    def network(self, params: Mapping[str, Any], constrain: Constrain | None = None) -> "MT5":
+        """The network over `params`."""
+        return MT5(self, params, constrain)
 
 
 def _stack_specs(config: MT5Config, stack: str, num_layers: int) -> dict[str, Any]:
@@ -99,6 +165,9 @@ def _stack_specs(config: MT5Config, stack: str, num_layers: int) -> dict[str, An
             hf=f"{stack}.block.{{layer}}.layer.{hf}.weight",
             hf_transpose=len(shape) == 2,
         )
+
+    relpos_shape, relpos_axes = (c.num_heads, c.relpos_buckets), ("heads", "relpos_buckets")
+    relpos_hf = "0.SelfAttention.relative_attention_bias"
 
     def kernel(t5x: str, hf: str, axes: tuple[str, str], distribution: str, divide: float = 1.0):
         shape = tuple({"embed": c.emb_dim, "joined_kv": c.num_heads * c.head_dim, "mlp": c.mlp_dim}[a] for a in axes)
@@ -128,17 +197,22 @@ def _stack_specs(config: MT5Config, stack: str, num_layers: int) -> dict[str, An
             )
             for name, hf_name in hf_projections.items()
         }
-    return {
-        "relpos_bias": {
-            "rel_embedding": ParamSpec(
-                shape=(c.num_heads, c.relpos_buckets),
-                axes=("heads", "relpos_buckets"),
-                init=variance_scaling("fan_avg", "uniform"),
-                t5x=f"{stack}.relpos_bias.rel_embedding",
-                hf=f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
-                hf_transpose=True,
-            )
-        },
+    if c.relpos_per_layer:
+        init = variance_scaling("fan_avg", "uniform", stacked=True)
+        rel_embedding = stacked("relpos_bias.rel_embedding", relpos_hf, relpos_shape, relpos_axes, init)
+        shared = {}
+        layers["relpos_bias"] = {"rel_embedding": rel_embedding}
+    else:
+        rel_embedding = ParamSpec(
+            shape=relpos_shape,
+            axes=relpos_axes,
+            init=variance_scaling("fan_avg", "uniform"),
+            t5x=f"{stack}.relpos_bias.rel_embedding",
+            hf=f"{stack}.block.0.layer.{relpos_hf}.weight",
+            hf_transpose=True,
+        )
+        shared = {"relpos_bias": {"rel_embedding": rel_embedding}}
+    return shared | {
         "layers": layers,
         f"{stack}_norm": {
             "scale": ParamSpec(
@@ -155,6 +229,16 @@ def _stack_specs(config: MT5Config, stack: str, num_layers: int) -> dict[str, An
 def param_specs(config: MT5Config) -> dict[str, Any]:
     """The specs of all parameters, nested as the parameters are. Initialisers are T5X's."""
     encoder = _stack_specs(config, "encoder", config.num_encoder_layers)
+    embedding = ParamSpec(
+        shape=(config.vocab_size, config.emb_dim),
+        axes=("vocab", "embed"),
+        init=spec_lib.normal,
+        t5x="token_embedder.embedding",
+        hf="shared.weight",
+    )
+    specs = {"token_embedder": {"embedding": embedding}, "encoder": encoder}
+    if not config.num_decoder_layers:
+        return specs
     decoder = _stack_specs(config, "decoder", config.num_decoder_layers)
     decoder["logits_dense"] = {
         "kernel": ParamSpec(
@@ -166,14 +250,15 @@ def param_specs(config: MT5Config) -> dict[str, Any]:
             hf_transpose=True,
         )
     }
-    embedding = ParamSpec(
-        shape=(config.vocab_size, config.emb_dim),
-        axes=("vocab", "embed"),
-        init=spec_lib.normal,
-        t5x="token_embedder.embedding",
-        hf="shared.weight",
-    )
-    return {"token_embedder": {"embedding": embedding}, "encoder": encoder, "decoder": decoder}
+    return specs | {"decoder": decoder}
+
+
+def _own_bias(config: MT5Config, params: Mapping[str, Any], context: Context, *, bidirectional: bool):
+    """A layer's own relative bias where every layer has one (umT5), else None."""
+    if not config.relpos_per_layer:
+        return None
+    distance = config.relpos_max_distance
+    return RelativeBias(params["relpos_bias"], bidirectional=bidirectional, max_distance=distance, context=context)
 
 
 class EncoderLayer(nnx.Module):
@@ -184,10 +269,13 @@ class EncoderLayer(nnx.Module):
         self.attention = Attention(params["attention"], config.head_dim, context)
         self.pre_mlp_layer_norm = RMSNorm(params["pre_mlp_layer_norm"], context)
         self.mlp = GatedMLP(params["mlp"], context)
+        self.relpos_bias = _own_bias(config, params, context, bidirectional=True)
         self.context = context
 
-    def __call__(self, x_BSD: jax.Array, mask: jax.Array, bias_HSS: jax.Array, keep: Masks) -> jax.Array:
+    def __call__(self, x_BSD: jax.Array, mask: jax.Array, bias_HSS: jax.Array | None, keep: Masks) -> jax.Array:
         drop = self.context.dropout
+        if self.relpos_bias is not None:
+            bias_HSS = self.relpos_bias(x_BSD.shape[1])
         y_BSD = self.pre_attention_layer_norm(x_BSD)
         y_BSD = self.attention(y_BSD, self.attention.memory(y_BSD), mask=mask, bias_HQM=bias_HSS, keep=keep[0])
         x_BSD = x_BSD + drop(y_BSD, keep[1])
@@ -205,6 +293,7 @@ class DecoderLayer(nnx.Module):
         self.encoder_decoder_attention = Attention(params["encoder_decoder_attention"], config.head_dim, context)
         self.pre_mlp_layer_norm = RMSNorm(params["pre_mlp_layer_norm"], context)
         self.mlp = GatedMLP(params["mlp"], context)
+        self.relpos_bias = _own_bias(config, params, context, bidirectional=False)
         self.context = context
 
     def after_self_attention(
@@ -224,9 +313,11 @@ class DecoderLayer(nnx.Module):
         encoded_BSD: jax.Array,
         mask: jax.Array,
         cross_mask: jax.Array,
-        bias_HTT: jax.Array,
+        bias_HTT: jax.Array | None,
         keep: Masks,
     ) -> jax.Array:
+        if self.relpos_bias is not None:
+            bias_HTT = self.relpos_bias(x_BTD.shape[1])
         y_BTD = self.pre_self_attention_layer_norm(x_BTD)
         memory = self.self_attention.memory(y_BTD)
         y_BTD = self.self_attention(y_BTD, memory, mask=mask, bias_HQM=bias_HTT, keep=keep[0])
@@ -238,7 +329,8 @@ class DecoderLayer(nnx.Module):
 class Cache(NamedTuple):
     """What incremental decoding keeps between steps; M is the greatest length, S the encoder's.
 
-    The bias holds the relative bias by distance, farthest first, then zeros: a window of it is the row of any step.
+    The bias holds the relative bias by distance, farthest first, then zeros: a window of it is the row of any step. It
+    has one layer where all share it.
     """
 
     key_LBHMK: jax.Array
@@ -246,7 +338,12 @@ class Cache(NamedTuple):
     cross_key_LBHSK: jax.Array
     cross_value_LBHSK: jax.Array
     encoder_mask_BS: jax.Array
-    bias_HW: jax.Array
+    bias_LHW: jax.Array
+
+    def select(self, rows_N: jax.Array) -> "Cache":
+        """The cache of other rows: row n of the result is row rows_N[n]."""
+        by_layer = {name: jnp.take(getattr(self, name), rows_N, axis=1) for name in self._fields[:4]}
+        return self._replace(**by_layer, encoder_mask_BS=jnp.take(self.encoder_mask_BS, rows_N, axis=0))
 
 
 class MT5(nnx.Module):
@@ -262,32 +359,26 @@ class MT5(nnx.Module):
 
     def __init__(self, config: MT5Config, params: Mapping[str, Any], constrain: Constrain | None = None):
         context = Context(jnp.dtype(config.dtype), config.dropout_rate, constrain or unconstrained)
-        encoder, decoder = params["encoder"], params["decoder"]
+        encoder = params["encoder"]
         biases = {"max_distance": config.relpos_max_distance, "context": context}
+        shared_bias = not config.relpos_per_layer
         self.config = config
         self.context = context
         self.embedding = nnx.Param(params["token_embedder"]["embedding"])
-        self.encoder_bias = RelativeBias(encoder["relpos_bias"], bidirectional=True, **biases)
+        self.encoder_bias = RelativeBias(encoder["relpos_bias"], bidirectional=True, **biases) if shared_bias else None
         self.encoder_layers = EncoderLayer(encoder["layers"], config, context)
         self.encoder_norm = RMSNorm(encoder["encoder_norm"], context)
-        self.decoder_bias = RelativeBias(decoder["relpos_bias"], bidirectional=False, **biases)
+        if not config.num_decoder_layers:
+            return
+        decoder = params["decoder"]
+        self.decoder_bias = RelativeBias(decoder["relpos_bias"], bidirectional=False, **biases) if shared_bias else None
         self.decoder_layers = DecoderLayer(decoder["layers"], config, context)
         self.decoder_norm = RMSNorm(decoder["decoder_norm"], context)
         self.logits_kernel = nnx.Param(decoder["logits_dense"]["kernel"])
 
     def _embed(self, tokens_BT: jax.Array, keep: jax.Array | None) -> jax.Array:
-        """Embeds tokens. Ids outside the vocabulary give NaN."""
-        # Look up every row's slice of the embedding axis where that slice lives, then move rows to their batch shard:
-        # what travels is the activations, never the table, and the table's gradient stays local.
-        constrain = self.context.constrain
-        tokens_BT = constrain(tokens_BT, (None, None))
-        x_BTD = constrain(jnp.take(self.embedding[...], tokens_BT, axis=0), (None, None, "embed"))
-        x_BTD = self.context.dropout(x_BTD, keep).astype(self.context.dtype)
-        return constrain(x_BTD, ("batch", "length", "embed"))
-
-    def _remat(self, body: Any) -> Any:
-        policy = REMAT_POLICIES[self.config.remat]
-        return body if policy is None else jax.checkpoint(body, policy=policy, prevent_cse=False)
+        x_BTD = self.context.dropout(embed(self.embedding[...], tokens_BT, self.context), keep)
+        return self.context.constrain(x_BTD.astype(self.context.dtype), ("batch", "length", "embed"))
 
     def encode(
         self,
@@ -295,6 +386,7 @@ class MT5(nnx.Module):
         *,
         segment_ids_BS: jax.Array | None = None,
         positions_BS: jax.Array | None = None,
+        token_types_BS: jax.Array | None = None,
         dropout_key: jax.Array | None = None,
         all_layers: bool = False,
         readout: Callable[[jax.Array], jax.Array] = lambda x_BSD: x_BSD,
@@ -304,7 +396,7 @@ class MT5(nnx.Module):
         Args:
           tokens_BS: int ids, 0 is padding.
           segment_ids_BS: packed examples, contiguous runs of one id >= 1, 0 for padding; None: one example a row.
-          positions_BS: part of every family's interface; mT5 sees offsets inside a run only, which need no positions.
+          positions_BS, token_types_BS: part of every family's interface; mT5 sees offsets inside a run only.
           dropout_key: None for no dropout.
           all_layers: return every layer's output.
           readout: with `all_layers`, what to keep of each layer's x_BSD (say, a mean over S): the large array is then
@@ -314,7 +406,7 @@ class MT5(nnx.Module):
           x_BSD after the final norm, in the compute dtype; with `all_layers` [L+1, B, S, D]: 0 the embeddings, i the
           output of layer i, the last one after the final norm. Vectors at padding hold nothing of use.
         """
-        del positions_BS
+        del positions_BS, token_types_BS
         c, (batch, length) = self.config, tokens_BS.shape
         keep_first, keep_layers, keep_last = self.context.stack_masks(
             None if dropout_key is None else jax.random.fold_in(dropout_key, 0),
@@ -327,7 +419,7 @@ class MT5(nnx.Module):
         )
         ids_BS = (tokens_BS != 0).astype(jnp.int32) if segment_ids_BS is None else segment_ids_BS
         mask = same_segment(ids_BS, ids_BS)
-        bias_HSS = self.encoder_bias(length)
+        bias_HSS = None if self.encoder_bias is None else self.encoder_bias(length)
         embedded_BSD = self._embed(tokens_BS, keep_first)
 
         def body(x_BSD, layer_and_masks):
@@ -335,7 +427,7 @@ class MT5(nnx.Module):
             x_BSD = layer(x_BSD, mask, bias_HSS, keep)
             return x_BSD, readout(x_BSD) if all_layers else None
 
-        x_BSD, outputs = jax.lax.scan(self._remat(body), embedded_BSD, (self.encoder_layers, keep_layers))
+        x_BSD, outputs = jax.lax.scan(remat(body, c.remat), embedded_BSD, (self.encoder_layers, keep_layers))
         x_BSD = self.context.dropout(self.encoder_norm(x_BSD), keep_last)
         x_BSD = self.context.constrain(x_BSD, ("batch", "length", "embed"))
         if not all_layers:
@@ -389,14 +481,14 @@ class MT5(nnx.Module):
             mask = mask & same_segment(segment_ids_BT, segment_ids_BT)
             if encoder_segment_ids_BS is not None:
                 cross_mask = cross_mask & same_segment(segment_ids_BT, encoder_segment_ids_BS)
-        bias_HTT = self.decoder_bias(length)
+        bias_HTT = None if self.decoder_bias is None else self.decoder_bias(length)
 
         def body(x_BTD, layer_and_masks):
             layer, keep = layer_and_masks
             return layer(x_BTD, encoded_BSD, mask, cross_mask, bias_HTT, keep), None
 
         embedded_BTD = self._embed(tokens_BT, keep_first)
-        x_BTD, _ = jax.lax.scan(self._remat(body), embedded_BTD, (self.decoder_layers, keep_layers))
+        x_BTD, _ = jax.lax.scan(remat(body, c.remat), embedded_BTD, (self.decoder_layers, keep_layers))
         y_BTD = self.context.dropout(self.decoder_norm(x_BTD), keep_last)
         return self.context.constrain(y_BTD, ("batch", "length", "embed"))
 
@@ -409,23 +501,32 @@ class MT5(nnx.Module):
         flat = y_BTD.astype(jnp.float32).reshape(-1, y_BTD.shape[-1])
         return (flat @ self.head()).reshape(*y_BTD.shape[:-1], -1)
 
+    def start(self, tokens_BS: jax.Array, max_length: int) -> tuple[Cache, jax.Array]:
+        """Encodes inputs; returns the empty cache for `max_length` steps and the token of index 0, which is 0."""
+        cache = self.init_cache(self.encode(tokens_BS), tokens_BS != 0, max_length)
+        return cache, jnp.zeros((tokens_BS.shape[0],), jnp.int32)
+
     def init_cache(self, encoded_BSD: jax.Array, encoder_mask_BS: jax.Array, max_length: int) -> Cache:
         """An empty cache for `max_length` steps. The encoder's keys and values are computed here, once."""
 
-        def body(_, layer):
-            return None, layer.encoder_decoder_attention.memory(encoded_BSD)
+        offsets = np.arange(-max_length + 1, 1)
 
-        _, (cross_key, cross_value) = jax.lax.scan(body, None, self.decoder_layers)
+        def body(_, layer):
+            own_bias_HM = None if layer.relpos_bias is None else layer.relpos_bias.of_offsets(offsets)
+            return None, (layer.encoder_decoder_attention.memory(encoded_BSD), own_bias_HM)
+
+        _, ((cross_key, cross_value), bias_LHM) = jax.lax.scan(body, None, self.decoder_layers)
+        if bias_LHM is None:
+            bias_LHM = self.decoder_bias.of_offsets(offsets)[None]
         c = self.config
         shape = (c.num_decoder_layers, encoded_BSD.shape[0], c.num_heads, max_length, c.head_dim)
-        bias_HM = self.decoder_bias.of_offsets(np.arange(-max_length + 1, 1))
         return Cache(
             key_LBHMK=jnp.zeros(shape, self.context.dtype),
             value_LBHMK=jnp.zeros(shape, self.context.dtype),
             cross_key_LBHSK=cross_key,
             cross_value_LBHSK=cross_value,
             encoder_mask_BS=encoder_mask_BS,
-            bias_HW=jnp.pad(bias_HM, ((0, 0), (0, max_length))),
+            bias_LHW=jnp.pad(bias_LHM, ((0, 0), (0, 0), (0, max_length))),
         )
 
     def decode_step(self, tokens_B: jax.Array, index: jax.Array | int, cache: Cache) -> tuple[jax.Array, Cache]:
@@ -443,7 +544,7 @@ class MT5(nnx.Module):
         max_length = cache.key_LBHMK.shape[3]
         mask = (jnp.arange(max_length) <= index)[None, None, None, :]
         cross_mask = cache.encoder_mask_BS[:, None, None, :]
-        bias_HM = jax.lax.dynamic_slice_in_dim(cache.bias_HW, max_length - 1 - index, max_length, axis=1)
+        bias_LHM = jax.lax.dynamic_slice_in_dim(cache.bias_LHW, max_length - 1 - index, max_length, axis=2)
         zero = jnp.zeros((), jnp.int32)
 
         # The caches of all layers ride in the carry: a step writes one position in place and copies nothing else.
@@ -456,7 +557,8 @@ class MT5(nnx.Module):
             keys_LBHMK = jax.lax.dynamic_update_slice(keys_LBHMK, key_BH1K[None], start)
             values_LBHMK = jax.lax.dynamic_update_slice(values_LBHMK, value_BH1K[None], start)
             memory = keys_LBHMK[i], values_LBHMK[i]
-            x_B1D = x_B1D + layer.self_attention(y_B1D, memory, mask=mask, bias_HQM=bias_HM[:, None, :])
+            bias_H1M = bias_LHM[i if self.decoder_bias is None else 0][:, None, :]
+            x_B1D = x_B1D + layer.self_attention(y_B1D, memory, mask=mask, bias_HQM=bias_H1M)
             x_B1D = layer.after_self_attention(x_B1D, (cross_key, cross_value), cross_mask, [None] * 4)
             return (x_B1D, keys_LBHMK, values_LBHMK), None
 
@@ -465,9 +567,3 @@ class MT5(nnx.Module):
         scanned = (self.decoder_layers, cache.cross_key_LBHSK, cache.cross_value_LBHSK, layer_ids)
         (x_B1D, keys_LBHMK, values_LBHMK), _ = jax.lax.scan(body, carry, scanned)
         return self.decoder_norm(x_B1D)[:, 0], cache._replace(key_LBHMK=keys_LBHMK, value_LBHMK=values_LBHMK)
-
-
-def same_segment(query_ids_BQ: jax.Array, key_ids_BM: jax.Array) -> jax.Array:
-    """Attention mask [B, 1, Q, M], bool: pairs of one segment, id 0 (padding) excluded."""
-    query_B1Q1, key_B11M = query_ids_BQ[:, None, :, None], key_ids_BM[:, None, None, :]
-    return (query_B1Q1 == key_B11M) & (key_B11M != 0)

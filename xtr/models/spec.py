@@ -4,6 +4,7 @@ A model's `param_specs(config)` returns a nested dict of `ParamSpec`; initialisa
 every checkpoint layout follow from it. Parameters of a stack of layers carry a leading axis named 'layers'.
 """
 
+import dataclasses
 import functools
 import hashlib
 import math
@@ -22,34 +23,58 @@ Initializer = Callable[[jax.Array, tuple[int, ...], Any], jax.Array]
 
 
 @dataclass(frozen=True)
+class HuggingFaceLayout:
+    """How Hugging Face stores a family, beyond the names in its `ParamSpec`s (which are those of `architecture`).
+
+    Attributes:
+      architecture: class whose state dict the specs name, e.g. 'MT5ForConditionalGeneration'.
+      config: contents of `config.json`.
+      base_prefix: prefix of the base model's arrays, which other classes' checkpoints may lack (or have), e.g.
+        'roberta.'.
+      aliases: (pattern, replacement) of `re.sub` on the names of older checkpoints, e.g. LayerNorm's gamma.
+      left_out: {pattern of `re.fullmatch` on a name: reason} of arrays that checkpoints hold and this network does
+        not need, such as copies of a tied embedding.
+    """
+
+    architecture: str
+    config: Mapping[str, Any]
+    base_prefix: str = ""
+    aliases: tuple[tuple[str, str], ...] = ()
+    left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class ParamSpec:
     """What is known of one parameter before it exists.
 
     Attributes:
       shape: sizes, the layer count first where the parameter is stacked.
       axes: logical axis names, one a dimension: 'layers', 'vocab', 'embed', 'joined_kv', 'mlp', 'heads',
-        'relpos_buckets'.
+        'relpos_buckets', 'positions', 'labels'.
       init: (key, shape, dtype) -> array.
-      t5x: name in a T5X checkpoint, with '{layer}' where stacked.
       hf: name in a Hugging Face state dict, with '{layer}' where stacked.
+      t5x: name in a T5X checkpoint, with '{layer}' where stacked; None for a family that T5X does not have.
       hf_transpose: True where Hugging Face stores the transpose of one layer's matrix.
       dtype: of the stored parameter.
+      fresh: a parameter of a head: a checkpoint that lacks it is no fault, it is drawn anew then.
     """
 
     shape: tuple[int, ...]
     axes: tuple[str, ...]
     init: Initializer
-    t5x: str
     hf: str
+    t5x: str | None = None
     hf_transpose: bool = False
     dtype: str = "float32"
+    fresh: bool = False
 
     def __post_init__(self):
         if len(self.shape) != len(self.axes):
-            raise ValueError(f"{self.t5x}: shape {self.shape} and axes {self.axes} differ in rank")
-        if ("{layer}" in self.t5x) != self.stacked or LAYERS in self.axes[1:]:
+            raise ValueError(f"{self.hf}: shape {self.shape} and axes {self.axes} differ in rank")
+        names = (self.hf,) if self.t5x is None else (self.hf, self.t5x)
+        if any(("{layer}" in name) != self.stacked for name in names) or LAYERS in self.axes[1:]:
             raise ValueError(
-                f"{self.t5x}: stacked parameters, and they alone, have '{{layer}}' in the name, 'layers' first"
+                f"{self.hf}: stacked parameters, and they alone, have '{{layer}}' in their names, 'layers' first"
             )
 
     @property
@@ -61,10 +86,6 @@ class ParamSpec:
     def layer_shape(self) -> tuple[int, ...]:
         """Shape of one layer's array (the whole shape where not stacked)."""
         return self.shape[1:] if self.stacked else self.shape
-
-    def layer_names(self, name: str) -> list[str]:
-        """Expands a name template: one name a layer where stacked, else the name itself."""
-        return [name.replace("{layer}", str(i)) for i in range(self.shape[0])] if self.stacked else [name]
 
 
 @functools.cache
@@ -78,7 +99,9 @@ def variance_scaling(mode: str, distribution: str, *, stacked: bool = False, div
 
 
 normal = jax.nn.initializers.normal(1.0)
+normal_02 = jax.nn.initializers.normal(0.02)  # of BERT and its kin
 ones = jax.nn.initializers.ones
+zeros = jax.nn.initializers.zeros
 
 
 def is_spec(x: Any) -> bool:
@@ -132,24 +155,37 @@ def count(specs: Any) -> int:
     return sum(math.prod(s.shape) for s in flatten(specs).values())
 
 
-def to_layers(specs: Any, params: Any) -> dict[str, Any]:
-    """Unstacks to T5X's layout: {T5X name: one layer's array}."""
+def layer_names(spec: ParamSpec, layout: str) -> list[str]:
+    """The names of a parameter's arrays in a layout, 't5x' or 'hf': one a layer where stacked."""
+    name = getattr(spec, layout)
+    return [name] if not spec.stacked else [name.replace("{layer}", str(i)) for i in range(spec.shape[0])]
+
+
+def stored_shape(spec: ParamSpec, layout: str) -> tuple[int, ...]:
+    """Shape of one layer's array in a layout."""
+    return spec.layer_shape[::-1] if layout == "hf" and spec.hf_transpose else spec.layer_shape
+
+
+def to_layers(specs: Any, params: Any, layout: str = "t5x") -> dict[str, Any]:
+    """Unstacks to the layout of T5X ('t5x') or of Hugging Face ('hf'): {name: one layer's array}."""
     arrays = flatten(params)
     out: dict[str, Any] = {}
     for path, spec in flatten(specs).items():
-        names = spec.layer_names(spec.t5x)
-        out |= dict(zip(names, arrays[path] if spec.stacked else [arrays[path]], strict=True))
+        layers = arrays[path] if spec.stacked else [arrays[path]]
+        if layout == "hf" and spec.hf_transpose:
+            layers = [array.T for array in layers]
+        out |= dict(zip(layer_names(spec, layout), layers, strict=True))
     return out
 
 
-def from_layers(specs: Any, arrays: Mapping[str, Any]) -> Any:
-    """Stacks {T5X name: one layer's array} to the nested parameters (NumPy stays NumPy).
+def from_layers(specs: Any, arrays: Mapping[str, Any], layout: str = "t5x") -> Any:
+    """Stacks {name: one layer's array} of a layout to the nested parameters (NumPy stays NumPy).
 
     Raises:
       UserError: naming every array that is missing, not expected, or of another shape.
     """
     flat = flatten(specs)
-    expected = {name: spec.layer_shape for spec in flat.values() for name in spec.layer_names(spec.t5x)}
+    expected = {name: stored_shape(spec, layout) for spec in flat.values() for name in layer_names(spec, layout)}
     faults = [f"missing: {name} {shape}" for name, shape in expected.items() if name not in arrays]
     faults += [f"not expected: {name} {tuple(np.shape(a))}" for name, a in arrays.items() if name not in expected]
     faults += [
@@ -161,7 +197,9 @@ def from_layers(specs: Any, arrays: Mapping[str, Any]) -> Any:
         raise UserError("These arrays do not fit the model:\n  " + "\n  ".join(faults))
 
     def gather(spec: ParamSpec) -> Any:
-        layers = [arrays[name] for name in spec.layer_names(spec.t5x)]
+        layers = [arrays[name] for name in layer_names(spec, layout)]
+        if layout == "hf" and spec.hf_transpose:
+            layers = [array.T for array in layers]
         if not spec.stacked:
             return layers[0]
         return np.stack(layers) if all(isinstance(a, np.ndarray) for a in layers) else jnp.stack(layers)

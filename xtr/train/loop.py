@@ -17,7 +17,6 @@ from xtr.data.denoising import SpanCorruption
 from xtr.data.pipeline import TrainData, train_batches
 from xtr.data.vocabulary import open_vocabulary
 from xtr.errors import Preempted
-from xtr.models import mt5
 from xtr.parallel.mesh import make_mesh
 from xtr.parallel.sharding import DEFAULT_RULES, global_batch
 from xtr.progress import progress
@@ -86,7 +85,7 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
     # ----------------------------------------------------------------------------------------------------------- state
     # In this order: a checkpoint of this very run, else the initial checkpoint, else from scratch.
     mesh = make_mesh(run.mesh)
-    specs = mt5.param_specs(run.model)
+    specs = run.model.param_specs()
     checkpoints = CheckpointManager(Path(run.model_dir) / "checkpoints", keep=run.checkpoint.keep)
     origin = load.inspect(run.initial_checkpoint_path) if run.initial_checkpoint_path else None
     options = options_for(run, origin)

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from xtr.errors import UserError
-from xtr.models.mt5 import MT5Config
+from xtr.models.interface import ModelConfig
 from xtr.parallel.mesh import MeshConfig
 from xtr.train.adafactor import AdafactorConfig
 from xtr.train.schedules import ScheduleConfig
@@ -53,7 +53,7 @@ class TrainRun:
       cache_dir: tokenised tasks (default: $XTR_CACHE_DIR or ~/.cache/xtr).
     """
 
-    model: MT5Config
+    model: ModelConfig
     model_dir: str
     mixture_or_task_name: str
     task_feature_lengths: Mapping[str, int]

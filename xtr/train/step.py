@@ -10,7 +10,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from xtr.errors import UserError
-from xtr.models import mt5
 from xtr.models.spec import map_specs
 from xtr.parallel.sharding import (
     DEFAULT_RULES,
@@ -73,7 +72,7 @@ def loss_and_gradient(
     Gradients of microbatches are added up in f32 and normalised once, by the count of the whole batch, so that the
     number of microbatches changes nothing but rounding (and dropout masks). Call it under `jax.jit`.
     """
-    specs = mt5.param_specs(model_config)
+    specs = model_config.param_specs()
     constrain = make_constrain(mesh, rules)
     rows, pieces = batch["decoder_target_tokens"].shape[0], options.microbatches
     if rows % (batch_shards(mesh) * pieces):
@@ -86,7 +85,7 @@ def loss_and_gradient(
 
     def loss_of(params, piece, key):
         loss, _, metrics = objectives.seq2seq(
-            mt5.MT5(model_config, params, constrain),
+            model_config.network(params, constrain),
             piece,
             dropout_key=key,
             z_loss=options.z_loss,
@@ -139,7 +138,7 @@ def make_train_step(
     Equal arguments give the same function object, compiled once. UserError (at the first call) for a batch that does
     not divide over the mesh, ValueError where a dropout key is missing.
     """
-    specs = mt5.param_specs(model_config)
+    specs = model_config.param_specs()
     shardings = state_shardings(specs, options, mesh, rules)
     whole = replicated(mesh)
 
@@ -185,7 +184,7 @@ def make_eval_step(
 
     def eval_step(params, batch):
         _, _, metrics = objectives.seq2seq(
-            mt5.MT5(model_config, params, make_constrain(mesh, rules)),
+            model_config.network(params, make_constrain(mesh, rules)),
             batch,
             dropout_key=None,
             z_loss=0.0,
@@ -194,6 +193,6 @@ def make_eval_step(
         )
         return metrics
 
-    shardings = tree_shardings(mt5.param_specs(model_config), mesh, rules)
+    shardings = tree_shardings(model_config.param_specs(), mesh, rules)
     compiled = jax.jit(eval_step, in_shardings=(shardings, batch_sharding(mesh)), out_shardings=replicated(mesh))
     return lambda params, batch: compiled(params, _placed(batch, mesh))
