@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from xtr.models.layers import Context, RelativeBias, RMSNorm, relative_buckets, unconstrained
+from xtr.models.layers import Context, Dense, LayerNorm, RelativeBias, RMSNorm, relative_buckets, unconstrained
 
 F32 = Context(jnp.dtype("float32"), 0.0, unconstrained)
 HALF = Context(jnp.dtype("float32"), 0.5, unconstrained)
@@ -42,6 +42,27 @@ def test_rms_norm_takes_statistics_in_f32_and_scales_in_the_compute_dtype():
     np.testing.assert_allclose(
         y.astype(np.float32), (normed * scale.astype(jnp.bfloat16)).astype(np.float32), rtol=2**-7
     )
+
+
+def test_layer_norm_computes_in_f32_and_returns_the_compute_dtype():
+    # A large mean: statistics in bf16, or the variance as a difference of squares in f32, would lose the deviations.
+    x = (1000 + jax.random.normal(jax.random.key(0), (2, 3, 64))).astype(jnp.float32)
+    scale, bias = jax.random.normal(jax.random.key(1), (2, 64)).astype(jnp.bfloat16).astype(jnp.float32)
+    x64 = np.asarray(x, np.float64)
+    expected = (x64 - x64.mean(-1, keepdims=True)) / np.sqrt(x64.var(-1, keepdims=True) + 1e-5) * scale + bias
+    np.testing.assert_allclose(LayerNorm({"scale": scale, "bias": bias}, F32, 1e-5)(x), expected, rtol=1e-3, atol=1e-3)
+    bf16 = Context(jnp.dtype("bfloat16"), 0.0, unconstrained)
+    y = LayerNorm({"scale": scale, "bias": bias}, bf16, 1e-5)(x)
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_allclose(y.astype(np.float32), expected, rtol=2**-7, atol=2e-3)
+
+
+def test_dense_adds_a_bias_where_there_is_one():
+    x, kernel, bias = (jax.random.normal(jax.random.key(i), s) for i, s in enumerate(((2, 3, 8), (8, 5), (5,))))
+    plain = Dense({"kernel": kernel}, ("embed", "mlp"), F32)(x)
+    np.testing.assert_allclose(plain, x @ kernel, rtol=1e-5, atol=1e-6)
+    biased = Dense({"kernel": kernel, "bias": bias}, ("embed", "mlp"), F32)(x)
+    np.testing.assert_allclose(biased, x @ kernel + bias, rtol=1e-5, atol=1e-6)
 
 
 def test_dropout_shares_its_mask_along_one_axis_and_keeps_the_mean():

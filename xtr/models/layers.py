@@ -125,18 +125,38 @@ class RMSNorm(nnx.Module):
         return normed * self.context.weight(self.scale, ("embed",))
 
 
+class LayerNorm(nnx.Module):
+    """Layer norm with scale and bias over the last axis; computed in f32, cast to the compute dtype at the end."""
+
+    def __init__(self, params: Mapping[str, Any], context: Context, epsilon: float):
+        self.scale = nnx.Param(params["scale"])
+        self.bias = nnx.Param(params["bias"])
+        self.epsilon = epsilon
+        self.context = context
+
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        x32 = x_BTD.astype(jnp.float32)
+        centred = x32 - jnp.mean(x32, axis=-1, keepdims=True)
+        variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+        normed = centred * jax.lax.rsqrt(variance + self.epsilon)
+        scaled = normed * self.context.weight(self.scale, ("embed",)) + self.context.weight(self.bias, ("embed",))
+        return scaled.astype(self.context.dtype)
+
+
 class Dense(nnx.Module):
-    """A matrix product without bias over the last axis."""
+    """A matrix product over the last axis, plus a bias where `params` hold one."""
 
     def __init__(self, params: Mapping[str, Any], axes: tuple[str, str], context: Context):
         self.kernel = nnx.Param(params["kernel"])
+        self.bias = nnx.Param(params["bias"]) if "bias" in params else None
         self.axes = axes
         self.context = context
 
     def __call__(self, x: jax.Array) -> jax.Array:
         # Flat, because a product of 3-D arrays makes XLA's CPU backend transpose activations in the backward pass.
         w = self.context.weight(self.kernel, self.axes)
-        return (x.reshape(-1, x.shape[-1]) @ w).reshape(*x.shape[:-1], w.shape[-1])
+        y = (x.reshape(-1, x.shape[-1]) @ w).reshape(*x.shape[:-1], w.shape[-1])
+        return y if self.bias is None else y + self.context.weight(self.bias, self.axes[1:])
 
 
 class Attention(nnx.Module):

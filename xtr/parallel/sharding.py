@@ -30,6 +30,8 @@ DEFAULT_RULES: Rules = (
     ("vocab", "tensor"),
     ("layers", None),
     ("relpos_buckets", None),
+    ("positions", None),
+    ("labels", None),
     ("kv", None),
     ("length", None),
 )
