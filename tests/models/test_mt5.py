@@ -119,6 +119,29 @@ def test_steps_with_a_cache_equal_the_whole_sequence():
         np.testing.assert_allclose(y, whole[:, i], rtol=2e-5, atol=2e-5)
 
 
+def test_continuations_of_an_input_are_repeated_and_reordered():
+    """Rows of a repeated and reordered cache go on as those of a cache that was fed their tokens from the start."""
+    model = MT5(CONFIG, PARAMS)
+    encoder = np.stack([np.pad(tokens, (0, 10 - len(tokens))) for tokens in ENCODER])
+    tokens = RNG.integers(2, 96, (6, 4))  # three continuations of each of two inputs
+    tokens[:, 0] = 0
+    source = np.array([[2, 2, 0], [1, 0, 1]])
+    step = jax.jit(lambda tokens, index, cache: model.decode_step(tokens, index, cache))
+
+    def run(cache, tokens, first, last):
+        for i in range(first, last):
+            y, cache = step(tokens[:, i], i, cache)
+        return y, cache
+
+    _, cache = run(model.start(encoder, 4)[0].repeat(3), tokens, 0, 3)
+    y, _ = run(cache.reorder(source), tokens, 3, 4)
+    history = tokens.reshape(2, 3, 4)[np.arange(2)[:, None], source].reshape(6, 4)
+    history[:, 3] = tokens[:, 3]
+    for row in range(6):
+        alone, _ = run(model.start(encoder[row // 3][None], 4)[0], history[row][None], 0, 4)
+        np.testing.assert_allclose(y[row], alone[0], rtol=2e-5, atol=2e-5)
+
+
 def test_constrain_sees_every_weight_gathered_and_in_the_compute_dtype():
     seen: list[tuple[tuple[int, ...], str, tuple]] = []
 

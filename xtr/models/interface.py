@@ -1,6 +1,7 @@
 """What every model family offers: a frozen config that describes the parameters, and a network over them.
 
-Axes: B batch, S input length, T output length, D embedding, V vocabulary, L layers.
+Axes: B batch, S input length, T output length, C continuations of an input, N = B*C rows of a decoding cache,
+D embedding, V vocabulary, L layers.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,6 +15,8 @@ from xtr.models.spec import HuggingFaceLayout
 
 class Encoder(Protocol):
     """A network whose states heads and retrieval read: mT5's encoder, XLM-R, mBERT, BLOOM."""
+
+    config: "ModelConfig"
 
     def encode(
         self,
@@ -44,10 +47,19 @@ class Encoder(Protocol):
 
 
 class DecodingCache(Protocol):
-    """What incremental decoding keeps of the tokens so far, for each row. A pytree."""
+    """What incremental decoding keeps of the tokens so far, for each row. A pytree.
 
-    def select(self, rows_N: jax.Array) -> "DecodingCache":
-        """The cache of other rows: row n of the result is row rows_N[n]. For beams: copies and reorders them."""
+    An input may have C continuations (beams, samples, choices): row b*C + c is continuation c of input b. What all
+    continuations of an input share (an encoder's keys and values) may be held once. `xtr.models.cache` has both
+    operations for one array.
+    """
+
+    def repeat(self, times: int) -> "DecodingCache":
+        """The cache for `times` continuations of each input, made from one of each (as `start` leaves it)."""
+        ...
+
+    def reorder(self, source_BC: jax.Array) -> "DecodingCache":
+        """For beams: row b*C + c of the result is row b*C + source_BC[b, c] of this cache."""
         ...
 
 
@@ -67,9 +79,9 @@ class Generator(Encoder, Protocol):
         ...
 
     def decode_step(
-        self, tokens_B: jax.Array, index: jax.Array | int, cache: DecodingCache
+        self, tokens_N: jax.Array, index: jax.Array | int, cache: DecodingCache
     ) -> tuple[jax.Array, DecodingCache]:
-        """Feeds the token before output `index`; returns y_BD after the final norm, and the cache with it."""
+        """Feeds each row's token before output `index`; returns y_ND after the final norm, and the cache with it."""
         ...
 
     def head(self) -> jax.Array:

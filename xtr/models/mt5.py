@@ -1,9 +1,9 @@
 """mT5 (arXiv 2010.11934): T5 1.1 with a multilingual vocabulary and an output head of its own; and umT5 (arXiv
 2304.09151), which has a relative position bias in every layer.
 
-Axes: B batch, S encoder length, T decoder length, M cache length, D embedding, H heads, K head size, F MLP hidden,
-V vocabulary, L layers. Numerics follow T5X's network and Hugging Face's MT5: pre-norm, gated GELU, one relative bias
-table a stack, shared by its layers (umT5: one a layer).
+Axes: B batch, S encoder length, T decoder length, M cache length, C continuations of an input, N = B*C, D embedding,
+H heads, K head size, F MLP hidden, V vocabulary, L layers. Numerics follow T5X's network and Hugging Face's MT5:
+pre-norm, gated GELU, one relative bias table a stack, shared by its layers (umT5: one a layer).
 """
 
 import dataclasses
@@ -19,6 +19,7 @@ from flax import nnx
 
 from xtr.errors import UserError
 from xtr.models import spec as spec_lib
+from xtr.models.cache import reorder_rows, repeat_rows
 from xtr.models.layers import (
     NORM_EPSILON,
     Attention,
@@ -329,21 +330,31 @@ class DecoderLayer(nnx.Module):
 class Cache(NamedTuple):
     """What incremental decoding keeps between steps; M is the greatest length, S the encoder's.
 
-    The bias holds the relative bias by distance, farthest first, then zeros: a window of it is the row of any step. It
-    has one layer where all share it.
+    The decoder's own keys and values have N = B*C rows for C continuations of each of B inputs; the encoder's are held
+    once an input. The bias holds the relative bias by distance, farthest first, then zeros: a window of it is the row
+    of any step. It has one layer where all share it.
     """
 
-    key_LBHMK: jax.Array
-    value_LBHMK: jax.Array
+    key_LNHMK: jax.Array
+    value_LNHMK: jax.Array
     cross_key_LBHSK: jax.Array
     cross_value_LBHSK: jax.Array
     encoder_mask_BS: jax.Array
     bias_LHW: jax.Array
 
-    def select(self, rows_N: jax.Array) -> "Cache":
-        """The cache of other rows: row n of the result is row rows_N[n]."""
-        by_layer = {name: jnp.take(getattr(self, name), rows_N, axis=1) for name in self._fields[:4]}
-        return self._replace(**by_layer, encoder_mask_BS=jnp.take(self.encoder_mask_BS, rows_N, axis=0))
+    def repeat(self, times: int) -> "Cache":
+        """The cache for `times` continuations of each input: the decoder's rows repeated."""
+        return self._replace(
+            key_LNHMK=repeat_rows(self.key_LNHMK, times, axis=1),
+            value_LNHMK=repeat_rows(self.value_LNHMK, times, axis=1),
+        )
+
+    def reorder(self, source_BC: jax.Array) -> "Cache":
+        """Row b*C + c of the result is row b*C + source_BC[b, c] of this cache."""
+        return self._replace(
+            key_LNHMK=reorder_rows(self.key_LNHMK, source_BC, axis=1),
+            value_LNHMK=reorder_rows(self.value_LNHMK, source_BC, axis=1),
+        )
 
 
 class MT5(nnx.Module):
@@ -521,27 +532,27 @@ class MT5(nnx.Module):
         c = self.config
         shape = (c.num_decoder_layers, encoded_BSD.shape[0], c.num_heads, max_length, c.head_dim)
         return Cache(
-            key_LBHMK=jnp.zeros(shape, self.context.dtype),
-            value_LBHMK=jnp.zeros(shape, self.context.dtype),
+            key_LNHMK=jnp.zeros(shape, self.context.dtype),
+            value_LNHMK=jnp.zeros(shape, self.context.dtype),
             cross_key_LBHSK=cross_key,
             cross_value_LBHSK=cross_value,
             encoder_mask_BS=encoder_mask_BS,
             bias_LHW=jnp.pad(bias_LHM, ((0, 0), (0, 0), (0, max_length))),
         )
 
-    def decode_step(self, tokens_B: jax.Array, index: jax.Array | int, cache: Cache) -> tuple[jax.Array, Cache]:
+    def decode_step(self, tokens_N: jax.Array, index: jax.Array | int, cache: Cache) -> tuple[jax.Array, Cache]:
         """One step of incremental decoding.
 
         Args:
-          tokens_B: the decoder's input at position `index` (0 at the first).
+          tokens_N: the decoder's input of each row at position `index` (0 at the first).
           index: position, 0 <= index < the cache's length.
           cache: as the steps before left it.
 
         Returns:
-          y_BD after the final norm, and the cache with this step in it.
+          y_ND after the final norm, and the cache with this step in it.
         """
         index = jnp.asarray(index, jnp.int32)
-        max_length = cache.key_LBHMK.shape[3]
+        max_length = cache.key_LNHMK.shape[3]
         mask = (jnp.arange(max_length) <= index)[None, None, None, :]
         cross_mask = cache.encoder_mask_BS[:, None, None, :]
         bias_LHM = jax.lax.dynamic_slice_in_dim(cache.bias_LHW, max_length - 1 - index, max_length, axis=2)
@@ -549,21 +560,24 @@ class MT5(nnx.Module):
 
         # The caches of all layers ride in the carry: a step writes one position in place and copies nothing else.
         def body(carry, scanned):
-            x_B1D, keys_LBHMK, values_LBHMK = carry
+            x_N1D, keys_LNHMK, values_LNHMK = carry
             layer, cross_key, cross_value, i = scanned
-            y_B1D = layer.pre_self_attention_layer_norm(x_B1D)
-            key_BH1K, value_BH1K = layer.self_attention.memory(y_B1D)
+            y_N1D = layer.pre_self_attention_layer_norm(x_N1D)
+            key_NH1K, value_NH1K = layer.self_attention.memory(y_N1D)
             start = (i, zero, zero, index, zero)
-            keys_LBHMK = jax.lax.dynamic_update_slice(keys_LBHMK, key_BH1K[None], start)
-            values_LBHMK = jax.lax.dynamic_update_slice(values_LBHMK, value_BH1K[None], start)
-            memory = keys_LBHMK[i], values_LBHMK[i]
+            keys_LNHMK = jax.lax.dynamic_update_slice(keys_LNHMK, key_NH1K[None], start)
+            values_LNHMK = jax.lax.dynamic_update_slice(values_LNHMK, value_NH1K[None], start)
+            memory = keys_LNHMK[i], values_LNHMK[i]
             bias_H1M = bias_LHM[i if self.decoder_bias is None else 0][:, None, :]
-            x_B1D = x_B1D + layer.self_attention(y_B1D, memory, mask=mask, bias_HQM=bias_H1M)
-            x_B1D = layer.after_self_attention(x_B1D, (cross_key, cross_value), cross_mask, [None] * 4)
-            return (x_B1D, keys_LBHMK, values_LBHMK), None
+            x_N1D = x_N1D + layer.self_attention(y_N1D, memory, mask=mask, bias_HQM=bias_H1M)
+            # All continuations of an input are queries to the one copy of its keys and values.
+            x_BCD = x_N1D.reshape(cross_key.shape[0], -1, x_N1D.shape[-1])
+            x_BCD = layer.after_self_attention(x_BCD, (cross_key, cross_value), cross_mask, [None] * 4)
+            x_N1D = x_BCD.reshape(x_N1D.shape)
+            return (x_N1D, keys_LNHMK, values_LNHMK), None
 
-        carry = (self._embed(tokens_B[:, None], None), cache.key_LBHMK, cache.value_LBHMK)
+        carry = (self._embed(tokens_N[:, None], None), cache.key_LNHMK, cache.value_LNHMK)
         layer_ids = jnp.arange(self.config.num_decoder_layers, dtype=jnp.int32)
         scanned = (self.decoder_layers, cache.cross_key_LBHSK, cache.cross_value_LBHSK, layer_ids)
-        (x_B1D, keys_LBHMK, values_LBHMK), _ = jax.lax.scan(body, carry, scanned)
-        return self.decoder_norm(x_B1D)[:, 0], cache._replace(key_LBHMK=keys_LBHMK, value_LBHMK=values_LBHMK)
+        (x_N1D, keys_LNHMK, values_LNHMK), _ = jax.lax.scan(body, carry, scanned)
+        return self.decoder_norm(x_N1D)[:, 0], cache._replace(key_LNHMK=keys_LNHMK, value_LNHMK=values_LNHMK)
