@@ -24,6 +24,7 @@ from gin import config_parser
 from xtr.errors import UserError, did_you_mean
 
 COMMAND_LINE = "command line"
+_REQUIRED = "%gin.REQUIRED"
 ENTRIES = ("train", "evaluate", "infer", "study")
 # An override that starts like this is meant as a Python literal or a gin reference: never guessed to be a string.
 _LITERAL_START = ("{", "[", "(", "'", '"', "@", "%")
@@ -89,6 +90,7 @@ class Config:
 def _register() -> None:
     """Makes the configurable dataclasses known to gin, under the names T5X users type where T5X has them."""
     from xtr.evaluate.run import EvaluateRun, InferRun
+    from xtr.models.bert import BertConfig
     from xtr.models.mt5 import MT5Config
     from xtr.parallel.mesh import MeshConfig
     from xtr.study.spec import StudySpec
@@ -98,6 +100,7 @@ def _register() -> None:
 
     for configurable, name, module in (
         (MT5Config, "MT5Config", "mt5"),
+        (BertConfig, "BertConfig", "bert"),
         (AdafactorConfig, "Adafactor", "adafactor"),
         (ScheduleConfig, "create_learning_rate_scheduler", "utils"),
         (SaveCheckpointConfig, "SaveCheckpointConfig", "utils"),
@@ -373,7 +376,7 @@ def _check_required(config: Config, entry: str) -> None:
     missing = [
         b
         for b in config.effective.values()
-        if b.source == "%gin.REQUIRED" and (b.selector.split(".")[-1] not in others if b.arg else b.name in read)
+        if b.source == _REQUIRED and (b.selector.split(".")[-1] not in others if b.arg else b.name in read)
     ]
     if missing:
         listing = ", ".join(f"{b.name} ({b.where})" for b in missing)
@@ -398,6 +401,21 @@ def build_macro(name: str) -> Any:
         return copy.deepcopy(value)  # gin builds references when a value that holds them is copied
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"cannot build {name}: {_first_line(error)}") from error
+
+
+def build_model(gin_files: Sequence[str], overrides: Sequence[str] = (), search_paths: Sequence[str] = ()) -> Any:
+    """The model config that gin files describe, without a run around it; dropout is 0 unless they set it.
+
+    Where a file leaves VOCAB_SIZE to be set (the micro models do), its family's own size counts.
+    """
+    overrides = ["train.model=%MODEL", "DROPOUT_RATE=0.0", *overrides]
+    loaded = load(gin_files, overrides, search_paths, entry="train", required=False)
+    sizes = [b.source for b in loaded.statements if b.name == "VOCAB_SIZE"]
+    if sizes and sizes[-1] == _REQUIRED and (set_before := [size for size in sizes if size != _REQUIRED]):
+        load(gin_files, [*overrides, f"VOCAB_SIZE={set_before[-1]}"], search_paths, entry="train", required=False)
+    if "MODEL" not in loaded.effective:
+        raise UserError(f"{', '.join(gin_files)}: no model. Add --gin_file=models/mt5/small.gin or one like it.")
+    return build_macro("MODEL")
 
 
 def sets(gin_file: str, name: str, search_paths: Sequence[str] = ()) -> bool:

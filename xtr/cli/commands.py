@@ -109,33 +109,32 @@ def list_what(arguments: argparse.Namespace) -> int:
 
 
 def _models() -> list[dict]:
+    from xtr import coverage
     from xtr.models import spec
 
     facts = []
     for name in config.shipped_gin_files():
         if not name.startswith("models/") or name.endswith("/common.gin"):
             continue
-        try:
-            config.load([name], ["train.model=%MODEL", "DROPOUT_RATE=0.0"], entry="train", required=False)
-            model = config.build_macro("MODEL")
-        except UserError:  # the micro model has no vocabulary size of its own
-            config.load(
-                [name], ["train.model=%MODEL", "DROPOUT_RATE=0.0", "VOCAB_SIZE=250112"], entry="train", required=False
-            )
-            model = config.build_macro("MODEL")
-        specs = model.param_specs()
-        parameters = spec.count(specs)
+        model = config.build_model([name])
+        parameters = spec.count(model.param_specs())
+        size, decoder_layers = Path(name).stem, getattr(model, "num_decoder_layers", 0)
+        pretrained = size != "micro"
         facts.append(
             {
                 "model": name.removeprefix("models/").removesuffix(".gin"),
+                "family": model.family,
+                "size": size,
                 "parameters": parameters,
                 "f32": f"{4 * parameters / 2**30:.2f} GiB",
                 "bf16": f"{2 * parameters / 2**30:.2f} GiB",
-                "layers": f"{model.num_encoder_layers}+{model.num_decoder_layers}",
-                "width": model.emb_dim,
+                "width": model.width,
+                "layers": f"{model.num_layers}+{decoder_layers}" if decoder_layers else model.num_layers,
+                "XTREME-R languages": f"{len(coverage.covered(model.family))} of 50" if pretrained else "not pretrained",
+                "lacking": " ".join(coverage.lacking(model.family)) if pretrained else "",
             }
         )
-    return sorted(facts, key=lambda fact: fact["parameters"])
+    return sorted(facts, key=lambda fact: (fact["family"], fact["parameters"]))
 
 
 def _modules(text: str) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from xtr import rundir
 from xtr.errors import UserError
 from xtr.evaluate.results import ContributionKey, ResultRow, ResultStore
 from xtr.study import transfer
+from xtr.study.contamination import refuse_contaminated
 from xtr.study.runner import Job
 from xtr.study.spec import Cell, StudySpec
 
@@ -85,6 +86,7 @@ def collect(spec: StudySpec, jobs: Sequence[Job], cells: Sequence[Cell]) -> Coll
 def protocol(spec: StudySpec, jobs: Sequence[Job]) -> list[str]:
     """How the study measures, one line a fact."""
     lines = [
+        *refuse_contaminated(spec.initial_checkpoints, spec.allow_contaminated),
         "Zero-shot: every target is trained on English alone and scored in every language found.",
         "The last checkpoint of each run is scored; English development data is scored beside it and chooses nothing.",
         f"Training seeds: {', '.join(map(str, spec.seeds))}. A checkpoint that no seed went into counts once.",

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from xtr import rundir
 from xtr.errors import UserError
 from xtr.progress import progress
+from xtr.study.contamination import refuse_contaminated
 from xtr.study.spec import Cell, Stage, StudySpec, plan
 
 FAILED = "FAILED"
@@ -65,6 +66,7 @@ def prepare(
       trained: target -> whether it has a training stage.
       fingerprints: mixture name -> fingerprints of its tokenised tasks.
     """
+    refuse_contaminated(spec.initial_checkpoints, spec.allow_contaminated)
     stages, cells = plan(spec, trained)
     jobs: dict[Stage, Job] = {}
     for stage in stages:

@@ -26,6 +26,8 @@ class StudySpec:
       overrides: macro or binding -> value, for every stage.
       stage_overrides: stage kind -> the same, for stages of that kind.
       overlaps: intermediate name -> targets whose training data it shares; flagged in the report.
+      allow_contaminated: whether models may start from mT0 or BLOOMZ, which were trained on the targets; the report
+        says so then.
       note: a sentence that the report must carry (for example that the models are toys).
       resamples: bootstrap resamples of every interval.
       workers: stages that `study run` runs at a time on this machine.
@@ -43,6 +45,7 @@ class StudySpec:
     overrides: Mapping[str, object] = dataclasses.field(default_factory=dict)
     stage_overrides: Mapping[str, Mapping[str, object]] = dataclasses.field(default_factory=dict)
     overlaps: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    allow_contaminated: bool = False
     note: str = ""
     resamples: int = 2000
     workers: int = 1
