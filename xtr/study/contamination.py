@@ -53,7 +53,7 @@ def refuse_contaminated(checkpoints: dict[str, str], allowed: bool) -> list[str]
     if found and not allowed:
         starts = (f"{model} starts from {checkpoints[model]}, which is {kind}" for model, kind in found.items())
         raise UserError(
-            f"{'; '.join(starts)}: {_REASON}. Start from mT5 or BLOOM instead, or set study.allow_contaminated = True to"
-            " measure it all the same; the report then says so."
+            f"{'; '.join(starts)}: {_REASON}. Start from mT5 or BLOOM instead, or set study.allow_contaminated = True"
+            " to measure it all the same; the report then says so."
         )
     return [f"CONTAMINATED: {model} is {kind}; {_REASON}." for model, kind in found.items()]
