@@ -120,7 +120,7 @@ def _models() -> list[dict]:
         parameters = spec.count(model.param_specs())
         size, decoder_layers = Path(name).stem, getattr(model, "num_decoder_layers", 0)
         pretrained = size != "micro"
-        covered = len(coverage.covered(model.family))
+        covered = f"{len(coverage.covered(model.family))} of {len(coverage.XTREME_R_LANGUAGES)}"
         facts.append(
             {
                 "model": name.removeprefix("models/").removesuffix(".gin"),
@@ -131,7 +131,7 @@ def _models() -> list[dict]:
                 "bf16": f"{2 * parameters / 2**30:.2f} GiB",
                 "width": model.width,
                 "layers": f"{model.num_layers}+{decoder_layers}" if decoder_layers else model.num_layers,
-                "XTREME-R languages": f"{covered} of {len(coverage.XTREME_R_LANGUAGES)}" if pretrained else "not pretrained",
+                "XTREME-R languages": covered if pretrained else "not pretrained",
                 "lacking": " ".join(coverage.lacking(model.family)) if pretrained else "",
             }
         )
