@@ -12,16 +12,18 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from xtr import storage
 from xtr.errors import UserError
 
 from .datasets import Dataset
 from .datasets.builder import OfficialFilesSource, batch_columns, examples_of_columns
 from .formats.text2text import Rendered
 from .info import TaskInfo, describe, forget
+from .vocabularies import seqio_vocabulary
 
 # What every registered task's examples pass through besides its own reader and format.
 _COMMON_CODE = (
-    "examples.py", "languages.py", "registration.py", "datasets/__init__.py", "datasets/builder.py",
+    "examples.py", "languages.py", "registration.py", "vocabularies.py", "datasets/__init__.py", "datasets/builder.py",
     "datasets/files.py",
 )  # fmt: skip
 _RENDER_BATCH = 64
@@ -29,7 +31,7 @@ _RENDER_BATCH = 64
 
 @dataclass(frozen=True)
 class Settings:
-    """Where official files are, where prepared data goes, and the SentencePiece model."""
+    """Where official files are, where prepared data goes, and the vocabulary: a file or a Hugging Face folder."""
 
     data_dir: Path
     cache_dir: Path
@@ -54,17 +56,17 @@ def settings(tokenise: bool = True) -> Settings:
     if not vocabulary_path and not tokenise:
         vocabulary_path = ""
     elif not vocabulary_path:
-        raise UserError("XTR_VOCABULARY_PATH is not set: set it to the model's SentencePiece file.")
-    elif not Path(vocabulary_path).is_file():
-        raise UserError(f"XTR_VOCABULARY_PATH is {vocabulary_path}, which is not a file.")
+        raise UserError("XTR_VOCABULARY_PATH is not set: set it to the model's vocabulary, a file or a folder.")
+    elif not storage.exists(vocabulary_path):
+        raise UserError(f"XTR_VOCABULARY_PATH is {vocabulary_path}, which is not there.")
     cache_dir = os.environ.get("XTR_CACHE_DIR") or Path.home() / ".cache" / "xtr"
     return Settings(Path(data_dir), Path(cache_dir), vocabulary_path)
 
 
 @functools.cache
-def vocabulary(path: str) -> seqio.SentencePieceVocabulary:
-    """Returns the vocabulary of a SentencePiece file, sentinels being pieces of the model itself as in mT5's."""
-    return seqio.SentencePieceVocabulary(path)
+def vocabulary(path: str) -> seqio.Vocabulary:
+    """Returns the vocabulary of a file or a Hugging Face folder; an empty one for no path (tasks are only listed)."""
+    return seqio_vocabulary(path) if path else seqio.PassThroughVocabulary(0)
 
 
 def output_features(names: Sequence[str] = ("inputs", "targets")) -> dict[str, seqio.Feature]:

@@ -40,12 +40,34 @@ def oracles() -> Path:
 
 
 @pytest.fixture(scope="session")
-def small_vocabularies(tmp_path_factory) -> dict[str, Path]:
+def train_like_bloom():
+    """`train_like_bloom(texts, size)`: a byte-level BPE tokenizer that cuts words by BLOOM's own expression."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+    def train(texts, size: int) -> Tokenizer:
+        tokenizer = Tokenizer(models.BPE())
+        word = Regex(r" ?[^(\s|[.,!?…。，、।۔،])]+")
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Split(word, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        )
+        tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=size, special_tokens=["<unk>", "<s>", "</s>", "<pad>"], show_progress=False,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        )  # fmt: skip
+        tokenizer.train_from_iterator(texts, trainer)
+        return tokenizer
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def small_vocabularies(tmp_path_factory, train_like_bloom) -> dict[str, Path]:
     """A small vocabulary of each kind, by kind, each in a folder and under the name that Hugging Face gives it."""
     import io
 
     import sentencepiece
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
     folder = tmp_path_factory.mktemp("vocabularies")
     text = [
@@ -80,20 +102,7 @@ def small_vocabularies(tmp_path_factory) -> dict[str, Path]:
     pieces = ["[PAD]", "[Q]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *characters, *("##" + c for c in characters)]
     place("wordpiece", "vocab.txt", "\n".join([*pieces, "The", "fox", "##ox", "##ing", "the"]).encode())
 
-    # As BLOOM's: every byte has a piece, and words are cut by BLOOM's own expression.
-    tokenizer = Tokenizer(models.BPE())
-    word = Regex(r" ?[^(\s|[.,!?…。，、।۔،])]+")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(word, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-    )
-    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=600, special_tokens=["<unk>", "<s>", "</s>", "<pad>"], show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )  # fmt: skip
-    tokenizer.train_from_iterator(text, trainer)
-    place("bpe", "tokenizer.json", tokenizer.to_str().encode())
+    place("bpe", "tokenizer.json", train_like_bloom(text, 600).to_str().encode())
     return paths
 
 

@@ -38,7 +38,7 @@ def test_inputs_and_targets_hold_the_text(length, config, seed):
     tokens = np.arange(2, 2 + length)
     if noise_counts(length, config)[1] > len(_SENTINELS):
         return
-    inputs, targets = corrupt(tokens, noise_mask(length, config, np.random.default_rng(seed)), _SENTINELS)
+    inputs, targets = corrupt(tokens, noise_mask(length, config, np.random.default_rng(seed)), _SENTINELS, 1)
     assert inputs.dtype == targets.dtype == np.int32
     text, left = _restore(inputs, targets)
     assert text == tokens.tolist()

@@ -19,8 +19,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from xtr import storage
 from xtr.data import fingerprint
 from xtr.data.cached_task import CachedTask, Examples, eval_examples
+from xtr.data.vocabulary import vocabulary_file, vocabulary_sha256
 from xtr.errors import DataError, UserError
 
 __all__ = ["CachedTask", "Examples", "ensure_cached", "eval_examples"]
@@ -58,7 +60,7 @@ def ensure_cached(
     Args:
       names: SeqIO names of tasks and mixtures.
       task_modules: modules that register tasks besides xtr's own.
-      vocabulary_path: SentencePiece model.
+      vocabulary_path: the vocabulary's file, or a Hugging Face folder that holds it.
       data_dir: folder of the official data files.
       cache_dir: where the cache lies; made when it is not there.
 
@@ -73,10 +75,11 @@ def ensure_cached(
     cache_dir = Path(cache_dir).absolute()
     if not os.path.isdir(data_dir):
         raise UserError(f"The data directory {os.fspath(data_dir)} does not exist.")
+    vocabulary_path = vocabulary_file(vocabulary_path)
     request = _Request(
         tuple(task_modules),
-        os.path.abspath(vocabulary_path),
-        fingerprint.sha256_file(vocabulary_path),
+        storage.absolute(vocabulary_path),
+        vocabulary_sha256(vocabulary_path),
         os.path.abspath(data_dir),
         cache_dir,
     )

@@ -24,7 +24,9 @@ from pathlib import Path
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
+from xtr import storage
 from xtr.data import fingerprint
+from xtr.data.vocabulary import vocabulary_file, vocabulary_sha256
 from xtr.errors import UserError, did_you_mean
 from xtr.progress import progress
 
@@ -64,7 +66,7 @@ def write(request: Mapping) -> dict:
     cache_dir.mkdir(parents=True, exist_ok=True)
     os.environ["XTR_DATA_DIR"] = str(Path(request["data_dir"]).absolute())
     os.environ["XTR_CACHE_DIR"] = str(cache_dir)
-    os.environ["XTR_VOCABULARY_PATH"] = str(Path(request["vocabulary_path"]).absolute())
+    os.environ["XTR_VOCABULARY_PATH"] = storage.absolute(request["vocabulary_path"])
     with open(cache_dir / ".writer.lock", "w") as lock:
         # Two runs that start together would tokenise everything twice; the second one finds the work done.
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -106,12 +108,9 @@ class _Writer:
         self.module_files = [
             import_task_module(name, self.catalog.absent) for name in request.get("task_modules") or ()
         ]
-        path = os.environ["XTR_VOCABULARY_PATH"]
-        try:
-            size = xtr.tasks.output_features()["inputs"].vocabulary.vocab_size
-        except Exception as e:  # SeqIO and SentencePiece each have errors of their own for it.
-            raise UserError(f"{path} is not a SentencePiece model.") from e
-        self.vocabulary = {"path": path, "sha256": fingerprint.sha256_file(path), "size": size}
+        path = vocabulary_file(os.environ["XTR_VOCABULARY_PATH"])
+        size = xtr.tasks.output_features()["inputs"].vocabulary.vocab_size
+        self.vocabulary = {"path": path, "sha256": vocabulary_sha256(path), "size": size}
         self.skipped: dict[str, str] = {}
 
     def run(self) -> dict:

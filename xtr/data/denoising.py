@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from xtr.data.vocabulary import EOS_ID
 from xtr.errors import UserError
 
 
@@ -99,13 +98,16 @@ def noise_mask(length: int, config: SpanCorruption, rng: np.random.Generator) ->
     return np.repeat(np.arange(2 * spans) % 2 == 1, parts)
 
 
-def corrupt(tokens: np.ndarray, mask: np.ndarray, sentinels: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def corrupt(
+    tokens: np.ndarray, mask: np.ndarray, sentinels: Sequence[int], eos_id: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Turns a text and its mask into (inputs, targets), int32, each with an EOS at its end.
 
     Args:
       tokens: int [n], the text without EOS, at least one token.
       mask: bool [n], True where masked; its first token is not masked.
       sentinels: ids of <extra_id_0>, <extra_id_1>, ...; as many as there are spans.
+      eos_id: the vocabulary's end of sequence.
     """
     starts = mask & ~np.concatenate([[False], mask[:-1]])
     span = np.cumsum(starts) - 1
@@ -114,13 +116,13 @@ def corrupt(tokens: np.ndarray, mask: np.ndarray, sentinels: Sequence[int]) -> t
     # A target span follows its own sentinel; a text without spans has the first sentinel alone.
     at = np.flatnonzero(starts[mask])
     targets = np.insert(tokens[mask], at, sentinel[: len(at)]) if len(at) else sentinel[:1]
-    return _with_eos(inputs), _with_eos(targets)
+    return _with_eos(inputs, eos_id), _with_eos(targets, eos_id)
 
 
-def _with_eos(tokens: np.ndarray) -> np.ndarray:
+def _with_eos(tokens: np.ndarray, eos_id: int) -> np.ndarray:
     out = np.empty(len(tokens) + 1, np.int32)
     out[:-1] = tokens
-    out[-1] = EOS_ID
+    out[-1] = eos_id
     return out
 
 

@@ -19,7 +19,7 @@ from xtr.data.cached_task import CachedTask
 from xtr.data.denoising import SpanCorruption
 from xtr.data.mixing import normalized
 from xtr.data.packing import build_batch
-from xtr.data.vocabulary import SentencePieceVocabulary
+from xtr.data.vocabulary import Vocabulary, read_vocabulary
 from xtr.data.windows import DenoiseSource, Seq2SeqSource, WindowStream, stable_hash
 from xtr.errors import UserError
 
@@ -58,7 +58,7 @@ class TrainData:
     epochs: int | None = None
     packing_window: int = 1024
     corruption: SpanCorruption = SpanCorruption()
-    vocabulary: SentencePieceVocabulary | None = None
+    vocabulary: Vocabulary | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "tasks", tuple(self.tasks))
@@ -93,18 +93,18 @@ def window_stream(spec: TrainData) -> WindowStream:
     rates = normalized([t.rate for t in spec.tasks], [t.name for t in spec.tasks])
     tasks = [t for t, rate in zip(spec.tasks, rates, strict=True) if rate > 0]
     sources = []
-    open_vocabulary = functools.cache(SentencePieceVocabulary)
+    read = functools.cache(read_vocabulary)
     for task in tasks:
         if task.num_examples(spec.split) == 0:
             raise UserError(f"{task.name} has no examples in {spec.split!r}. Take it out, or set its rate to 0.")
         if spec.objective == "denoise":
             seed = stable_hash("denoise", spec.seed, task.name)
-            vocabulary = spec.vocabulary or open_vocabulary(task.info["vocabulary"]["path"])
+            vocabulary = spec.vocabulary or read(task.info["vocabulary"]["path"])
             if vocabulary.sha256 != task.info["vocabulary"]["sha256"]:
                 raise UserError(
                     f"{task.name} was not tokenised with the vocabulary {vocabulary.path}, but with another."
                 )
-            source = DenoiseSource(task, spec.split, spec.slots, vocabulary.sentinels, spec.corruption, seed)
+            source = DenoiseSource(task, spec.split, spec.slots, vocabulary, spec.corruption, seed)
         else:
             source = Seq2SeqSource(task, spec.split, spec.slots)
         if len(source) == 0:

@@ -1,124 +1,135 @@
-"""The SentencePiece vocabulary, read without TensorFlow."""
+"""Opens a model's vocabulary: finds its file, tells its kind by its content, and holds it against the model."""
 
 import hashlib
+import json
 import os
-from collections.abc import Iterable, Sequence
-from functools import cached_property
 
-import sentencepiece
-
+from xtr import storage
+from xtr.data.vocabulary_kinds import (
+    BPEVocabulary,
+    SentencePieceVocabulary,
+    Vocabulary,
+    WordPieceVocabulary,
+    XLMRVocabulary,
+    is_t5,
+    is_xlmr,
+    load_sentencepiece,
+    read_bytes,
+    special_ids,
+)
 from xtr.errors import UserError
 
-PAD_ID = 0
-EOS_ID = 1
-UNK_ID = 2
+__all__ = [
+    "SentencePieceVocabulary", "Vocabulary", "open_vocabulary", "read_vocabulary", "vocabulary_file",
+    "vocabulary_sha256",
+]  # fmt: skip
+
+_CLASSES = {c.kind: c for c in (SentencePieceVocabulary, XLMRVocabulary, WordPieceVocabulary, BPEVocabulary)}
+_FAMILIES = {
+    "t5": "an mT5", "xlmr": "an XLM-R", "wordpiece": "an mBERT (WordPiece)", "bpe": "a BLOOM (byte-level BPE)",
+}  # fmt: skip
+# What Hugging Face's folders call it: T5, XLM-R, BERT, BLOOM.
+_NAMES_IN_A_FOLDER = ("spiece.model", "sentencepiece.bpe.model", "vocab.txt", "tokenizer.json")
+# Embedding tables have spare rows, at most 878 in a released model (XLM-R XL: 250,880 rows for 250,002 pieces).
+_MOST_SPARE_ROWS = 1023
 
 
-class SentencePieceVocabulary:
-    """A SentencePiece model with T5's special ids: padding 0, end of sequence 1, unknown 2.
-
-    Two vocabularies are equal when their model files hold the same bytes, wherever they lie.
+def vocabulary_file(path: str | os.PathLike) -> str:
+    """The vocabulary's file: `path` itself, or the one of a Hugging Face folder; local or gs://.
 
     Raises:
-      UserError: the file is missing, is not a SentencePiece model, or has other special ids.
+      UserError: a folder that holds no vocabulary.
     """
+    path = os.fspath(path)
+    if storage.is_file(path) or not storage.exists(path):
+        return path
+    for name in _NAMES_IN_A_FOLDER:
+        if storage.is_file(file := storage.join(path, name)):
+            return file
+    raise UserError(
+        f"The folder {path} holds no vocabulary: none of {', '.join(_NAMES_IN_A_FOLDER)}. Name the vocabulary's file."
+    )
 
-    def __init__(self, path: str | os.PathLike):
-        self.path = os.fspath(path)
+
+def vocabulary_sha256(file: str | os.PathLike) -> str:
+    """Hex digest of a vocabulary's file, as `Vocabulary.sha256`. Raises UserError when it cannot be read."""
+    return hashlib.sha256(read_bytes(file)).hexdigest()
+
+
+def _kind(content: bytes, path: str) -> str:
+    """The kind of a vocabulary, by its content."""
+    if not content:
+        raise UserError(f"The vocabulary {path} is empty.")
+    lines = content.split(b"\n")
+    if all(any(line.rstrip() == token for line in lines) for token in (b"[CLS]", b"[SEP]")):
+        return "wordpiece"
+    if content.lstrip()[:1] == b"{":
         try:
-            with open(self.path, "rb") as f:
-                self._model = f.read()
-        except OSError as e:
-            raise UserError(f"Cannot read the vocabulary {self.path}: {e.strerror}.") from e
-        self._processor = sentencepiece.SentencePieceProcessor()
-        try:
-            if not self._model:
-                raise RuntimeError("the file is empty")
-            self._processor.LoadFromSerializedProto(self._model)
-        except (RuntimeError, OSError) as e:
-            raise UserError(f"{self.path} is not a SentencePiece model: {e}.") from e
-        found = (self._processor.pad_id(), self._processor.eos_id(), self._processor.unk_id())
-        if found != (PAD_ID, EOS_ID, UNK_ID):
+            model = json.loads(content).get("model")
+        except ValueError as e:
+            raise UserError(f"The vocabulary {path} begins as JSON does but is none: {e}.") from e
+        if not isinstance(model, dict):
+            raise UserError(f'{path} is JSON without a "model": not a tokenizer.json. Name the vocabulary\'s file.')
+        if model.get("type", "BPE") != "BPE":
             raise UserError(
-                f"{self.path} has the ids pad {found[0]}, eos {found[1]}, unk {found[2]}; a T5 vocabulary has 0, 1, 2. "
-                "Is it another family's vocabulary?"
+                f"{path} is a tokenizer.json of a {model['type']} model; of this form BPE alone is read. Name the "
+                f"model's own file ({', '.join(_NAMES_IN_A_FOLDER[:3])})."
             )
-
-    @property
-    def size(self) -> int:
-        """Number of pieces, sentinels included. A model's embedding table may have more rows than this."""
-        return self._processor.GetPieceSize()
-
-    @cached_property
-    def sha256(self) -> str:
-        """Hex digest of the model file."""
-        return hashlib.sha256(self._model).hexdigest()
-
-    @cached_property
-    def sentinels(self) -> list[int]:
-        """Ids of <extra_id_0>, <extra_id_1>, ... in that order; empty when the model holds none.
-
-        mT5's model holds 100 of them in reverse (<extra_id_99> has the lowest id), so they are found by their
-        piece, not by their place.
-        """
-        ids = []
-        while True:
-            pieces = (f"▁<extra_id_{len(ids)}>", f"<extra_id_{len(ids)}>")
-            found = [i for i in map(self._processor.PieceToId, pieces) if i != UNK_ID]
-            if not found:
-                return ids
-            ids.append(found[0])
-
-    def piece(self, token: int) -> str:
-        """The piece of one id."""
-        return self._processor.IdToPiece(int(token))
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids of `text`, without an end of sequence."""
-        return self._processor.EncodeAsIds(text)
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """Text of `ids`: stops at the first end of sequence; leaves out padding and ids the model does not have."""
-        return self._processor.DecodeIds(self._clean(ids))
-
-    def decode_batch(self, sequences: Sequence[Iterable[int]]) -> list[str]:
-        """Text of each of many sequences, as `decode` does it."""
-        return [self.decode(ids) for ids in sequences]
-
-    def _clean(self, ids: Iterable[int]) -> list[int]:
-        size = self.size
-        kept = []
-        for i in ids:
-            i = int(i)
-            if i == EOS_ID:
-                break
-            if i != PAD_ID and 0 <= i < size:
-                kept.append(i)
-        return kept
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, SentencePieceVocabulary) and self._model == other._model
-
-    def __hash__(self) -> int:
-        return hash(self.sha256)
-
-    def __repr__(self) -> str:
-        return f"SentencePieceVocabulary({self.path!r})"
-
-    def __reduce__(self):
-        return SentencePieceVocabulary, (self.path,)
+        return "bpe"
+    try:
+        processor = load_sentencepiece(content, path)
+    except UserError as e:
+        raise UserError(
+            f"{path} is not a SentencePiece model (mT5, XLM-R), a vocab.txt with [CLS] and [SEP] (mBERT) or a "
+            "tokenizer.json (BLOOM). Name the file of the model's vocabulary."
+        ) from e
+    if is_t5(processor):
+        return "t5"
+    if is_xlmr(processor):
+        return "xlmr"
+    raise UserError(
+        f"{path} is a SentencePiece model with the ids {special_ids(processor)}. mT5's has pad 0, eos 1, unk 2, and "
+        "XLM-R's unk 0, bos 1, eos 2; other families are not known here."
+    )
 
 
-def open_vocabulary(path: str | os.PathLike, rows: int) -> SentencePieceVocabulary:
-    """Opens a vocabulary for a model whose embedding has `rows` rows.
+def read_vocabulary(path: str | os.PathLike, kind: str | None = None) -> Vocabulary:
+    """Reads the vocabulary of a file or a Hugging Face folder; its kind is told by its content, not by its name.
+
+    Args:
+      path: SentencePiece model, vocab.txt or tokenizer.json, or a folder that holds one.
+      kind: the kind that the model needs ('t5', 'xlmr', 'wordpiece', 'bpe'); None takes any.
 
     Raises:
-      UserError: as `SentencePieceVocabulary`; or the embedding has fewer rows than the vocabulary has pieces.
+      UserError: the file is missing, empty, or no vocabulary, or one of another kind.
     """
-    vocabulary = SentencePieceVocabulary(path)
+    file = vocabulary_file(path)
+    found = _kind(read_bytes(file), file)
+    if kind is not None and found != kind:
+        raise UserError(
+            f"{file} is {_FAMILIES[found]} vocabulary, but the model is {_FAMILIES[kind]} model: set VOCABULARY_PATH "
+            "to the vocabulary that the model was trained with."
+        )
+    return _CLASSES[found](file)
+
+
+def open_vocabulary(path: str | os.PathLike, rows: int, kind: str | None = None) -> Vocabulary:
+    """Reads a vocabulary for a model whose embedding has `rows` rows.
+
+    Raises:
+      UserError: as `read_vocabulary`; or the embedding has fewer rows than the vocabulary has ids, or so many more that
+        it must be another model's.
+    """
+    vocabulary = read_vocabulary(path, kind)
     if vocabulary.size > rows:
         raise UserError(
-            f"the vocabulary {path} has {vocabulary.size} pieces, more than the {rows} rows of the model's"
-            " embedding: set mt5.MT5Config.vocab_size (VOCAB_SIZE) or choose another VOCABULARY_PATH."
+            f"the vocabulary {vocabulary.path} has {vocabulary.size} pieces, more than the {rows} rows of the model's"
+            " embedding: set VOCAB_SIZE to the rows of the checkpoint, or choose another VOCABULARY_PATH."
+        )
+    if rows - vocabulary.size > _MOST_SPARE_ROWS:
+        raise UserError(
+            f"the vocabulary {vocabulary.path} has {vocabulary.size} pieces, but the model's embedding has {rows} rows:"
+            f" {rows - vocabulary.size} more, where padding explains {_MOST_SPARE_ROWS} at most. It is another model's"
+            " vocabulary: choose another VOCABULARY_PATH, or set VOCAB_SIZE where the model is trained from scratch."
         )
     return vocabulary

@@ -23,7 +23,7 @@ from xtr.data.denoising import (
 )
 from xtr.data.mixing import BlockMixture, shuffled
 from xtr.data.packing import Pair, pack, rows_of
-from xtr.data.vocabulary import EOS_ID
+from xtr.data.vocabulary import Vocabulary
 from xtr.errors import DataError, UserError
 
 
@@ -79,16 +79,17 @@ class DenoiseSource:
         task: CachedTask,
         split: str,
         slots: tuple[int, int],
-        sentinels: Sequence[int],
+        vocabulary: Vocabulary,
         config: SpanCorruption,
         seed: int,
     ):
         (raw,), (last,) = task.lengths(split, ("targets",))
         if (raw < 0).any():
             raise UserError(f"{task.name}: example {int((raw < 0).argmax())} of {split!r} has no feature 'targets'.")
-        documents = raw.astype(np.int64) - (last == EOS_ID)
-        self._chunks = chunk_documents(documents, raw_length(*slots, len(sentinels), config))
-        self._task, self._split, self._sentinels = task, split, tuple(sentinels)
+        documents = raw.astype(np.int64) - (last == vocabulary.eos_id)
+        self._chunks = chunk_documents(documents, raw_length(*slots, len(vocabulary.sentinels), config))
+        self._task, self._split = task, split
+        self._sentinels, self._eos_id = tuple(vocabulary.sentinels), vocabulary.eos_id
         self._config, self._seed = config, seed
         self.empty = int((documents == 0).sum())
 
@@ -111,7 +112,7 @@ class DenoiseSource:
             start, length = int(starts[i]), int(lengths[i])
             tokens = texts[where[i]]["targets"][start : start + length]
             rng = np.random.default_rng([self._seed, int(occurrences[i])])
-            pairs.append(corrupt(tokens, noise_mask(len(tokens), self._config, rng), self._sentinels))
+            pairs.append(corrupt(tokens, noise_mask(len(tokens), self._config, rng), self._sentinels, self._eos_id))
         return pairs
 
 

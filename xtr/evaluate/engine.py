@@ -14,7 +14,7 @@ from xtr import preemption, rundir
 from xtr.checkpoints import load
 from xtr.data.cache import ensure_cached
 from xtr.data.cached_task import CachedTask, eval_examples
-from xtr.data.vocabulary import EOS_ID, SentencePieceVocabulary, open_vocabulary
+from xtr.data.vocabulary import Vocabulary, open_vocabulary
 from xtr.errors import Preempted, UserError, did_you_mean
 from xtr.evaluate import batching, decoding, embedding, scoring
 from xtr.evaluate.metrics import METRICS, nearest, unpad_answer
@@ -48,7 +48,7 @@ class Predictor:
 
     config: ModelConfig
     params: Mapping
-    vocabulary: SentencePieceVocabulary
+    vocabulary: Vocabulary
     mesh: jax.sharding.Mesh
     length_buckets: tuple[int, ...]
     tokens_per_batch: int
@@ -83,7 +83,7 @@ class Predictor:
 
     def rank(self, inputs: Sequence[np.ndarray], choices: Sequence[Sequence[str]], advance) -> np.ndarray:
         """Log-probability of each choice (EOS included): float [N, C]; -inf where an example has fewer choices."""
-        encoded = [[self.vocabulary.encode(text) + [EOS_ID] for text in texts] for texts in choices]
+        encoded = [[self.vocabulary.encode(text) + [self.vocabulary.eos_id] for text in texts] for texts in choices]
         most = max(len(texts) for texts in encoded)
         longest = max(len(tokens) for texts in encoded for tokens in texts)
         tokens_NCT = np.zeros((len(encoded), most, longest), np.int32)
@@ -331,7 +331,8 @@ def infer(run: InferRun) -> int:
         raise UserError(f"no input file {source}")
     lines = source.read_bytes().decode().removesuffix("\n").split("\n")
     predictor, _ = open_predictor(run)
-    inputs = [np.array(predictor.vocabulary.encode(line) + [EOS_ID], np.int32) for line in lines]
+    vocabulary = predictor.vocabulary
+    inputs = [np.array(vocabulary.encode(line) + [vocabulary.eos_id], np.int32) for line in lines]
     with progress("infer", len(lines)) as bar:
         texts, log_probs = predictor.generate(inputs, run.max_decode_length, bar.advance)
     records = (
