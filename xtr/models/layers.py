@@ -89,6 +89,12 @@ class Context:
         stacked = [None if k is None else k.reshape(batch, layers, -1).swapaxes(0, 1) for k in keep_layers]
         return keep_first, stacked, keep_last
 
+    def own_mask(self, key: jax.Array | None, shape: tuple[int, ...], axes: tuple[str | None, ...]) -> jax.Array | None:
+        """A dropout mask with a value of its own for each element of `shape`; None without a key or a rate."""
+        if key is None or self.dropout_rate == 0.0:
+            return None
+        return self.constrain(jax.random.bernoulli(key, 1.0 - self.dropout_rate, shape), axes)
+
     def dropout(self, x: jax.Array, keep: jax.Array | None) -> jax.Array:
         """Dropout of [B, ..., T, D] with a mask [B, ...*D] that all T share (T5's way) or one [B, ...*T*D]."""
         if keep is None:
@@ -159,15 +165,50 @@ class Dense(nnx.Module):
         return y if self.bias is None else y + self.context.weight(self.bias, self.axes[1:])
 
 
-class Attention(nnx.Module):
-    """Multi-head attention as T5 has it: no biases, no division by sqrt(head size) (folded into the initialiser)."""
+def attend(
+    context: Context,
+    query_BHQK: jax.Array,
+    memory: tuple[jax.Array, jax.Array],
+    *,
+    mask: jax.Array,
+    bias: jax.Array | None = None,
+    scale: float = 1.0,
+    keep: jax.Array | None = None,
+) -> jax.Array:
+    """Softmax attention to `memory` (keys, values: BHMK): mixed values of all heads, joined, [B, Q, N].
 
-    def __init__(self, params: Mapping[str, Any], head_dim: int, context: Context):
+    Args:
+      mask: bool, broadcastable to BHQM, True at seen keys. A query that sees none takes the mean of all values.
+      bias: f32, broadcastable to BHQM, added to the scores.
+      scale: factor of the products of query and key.
+      keep: dropout mask of the probabilities.
+    """
+    key_BHMK, value_BHMK = memory
+    # Scores, softmax in f32 whatever the compute dtype: the matrix unit accumulates in f32 anyway.
+    scores_BHQM = jnp.einsum("bhqk,bhmk->bhqm", query_BHQK, key_BHMK, preferred_element_type=jnp.float32)
+    if scale != 1.0:
+        scores_BHQM *= scale
+    if bias is not None:
+        scores_BHQM += bias
+    probs_BHQM = jax.nn.softmax(jnp.where(mask, scores_BHQM, MASKED), axis=-1).astype(context.dtype)
+    probs_BHQM = context.dropout(probs_BHQM, keep)
+    mixed_BHQK = jnp.einsum("bhqm,bhmk->bhqk", probs_BHQM, value_BHMK)
+    return mixed_BHQK.swapaxes(1, 2).reshape(query_BHQK.shape[0], query_BHQK.shape[2], -1)
+
+
+class Attention(nnx.Module):
+    """Multi-head attention: biases where `params` hold them, scores multiplied by `scale`.
+
+    T5 has no biases and no scale (its division by sqrt(head size) is folded into the initialiser).
+    """
+
+    def __init__(self, params: Mapping[str, Any], head_dim: int, context: Context, scale: float = 1.0):
         self.query = Dense(params["query"], ("embed", "joined_kv"), context)
         self.key = Dense(params["key"], ("embed", "joined_kv"), context)
         self.value = Dense(params["value"], ("embed", "joined_kv"), context)
         self.out = Dense(params["out"], ("joined_kv", "embed"), context)
         self.head_dim = head_dim
+        self.scale = scale
         self.context = context
 
     def _heads(self, dense: Dense, x_BTD: jax.Array) -> jax.Array:
@@ -189,16 +230,8 @@ class Attention(nnx.Module):
         keep: jax.Array | None = None,
     ) -> jax.Array:
         """Attends from x to `memory` (keys, values: BHMK). `mask`: bool, broadcastable to BHQM, True at seen keys."""
-        key_BHMK, value_BHMK = memory
         query_BHQK = self._heads(self.query, x_BQD)
-        # Scores, softmax in f32 whatever the compute dtype: the matrix unit accumulates in f32 anyway.
-        scores_BHQM = jnp.einsum("bhqk,bhmk->bhqm", query_BHQK, key_BHMK, preferred_element_type=jnp.float32)
-        if bias_HQM is not None:
-            scores_BHQM += bias_HQM
-        probs_BHQM = jax.nn.softmax(jnp.where(mask, scores_BHQM, MASKED), axis=-1).astype(self.context.dtype)
-        probs_BHQM = self.context.dropout(probs_BHQM, keep)
-        mixed_BHQK = jnp.einsum("bhqm,bhmk->bhqk", probs_BHQM, value_BHMK)
-        mixed_BQN = mixed_BHQK.swapaxes(1, 2).reshape(*x_BQD.shape[:2], -1)
+        mixed_BQN = attend(self.context, query_BHQK, memory, mask=mask, bias=bias_HQM, scale=self.scale, keep=keep)
         return self.out(mixed_BQN)
 
 
@@ -214,6 +247,20 @@ class GatedMLP(nnx.Module):
     def __call__(self, x_BTD: jax.Array, keep: jax.Array | None = None) -> jax.Array:
         hidden_BTF = jax.nn.gelu(self.wi_0(x_BTD), approximate=True) * self.wi_1(x_BTD)
         hidden_BTF = self.context.dropout(hidden_BTF, keep)
+        return self.wo(self.context.constrain(hidden_BTF, ("batch", "length", "mlp")))
+
+
+class MLP(nnx.Module):
+    """gelu(x wi) wo, each product with its bias; gelu by its tanh approximation or exact (erf)."""
+
+    def __init__(self, params: Mapping[str, Any], context: Context, *, approximate: bool):
+        self.wi = Dense(params["wi"], ("embed", "mlp"), context)
+        self.wo = Dense(params["wo"], ("mlp", "embed"), context)
+        self.approximate = approximate
+        self.context = context
+
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        hidden_BTF = jax.nn.gelu(self.wi(x_BTD), approximate=self.approximate)
         return self.wo(self.context.constrain(hidden_BTF, ("batch", "length", "mlp")))
 
 

@@ -50,7 +50,7 @@ class ParamSpec:
     Attributes:
       shape: sizes, the layer count first where the parameter is stacked.
       axes: logical axis names, one a dimension: 'layers', 'vocab', 'embed', 'joined_kv', 'mlp', 'heads',
-        'relpos_buckets', 'positions', 'labels'.
+        'relpos_buckets', 'positions', 'token_types', 'labels'.
       init: (key, shape, dtype) -> array.
       hf: name in a Hugging Face state dict, with '{layer}' where stacked.
       t5x: name in a T5X checkpoint, with '{layer}' where stacked; None for a family that T5X does not have.
@@ -86,6 +86,15 @@ class ParamSpec:
     def layer_shape(self) -> tuple[int, ...]:
         """Shape of one layer's array (the whole shape where not stacked)."""
         return self.shape[1:] if self.stacked else self.shape
+
+
+def largest_axes(spec: ParamSpec) -> tuple[int, int] | None:
+    """(second-largest, largest) axis of one layer's array, which Adafactor factors; None below rank 2.
+
+    Among equal sizes the later axis is the larger one.
+    """
+    order = sorted(range(int(spec.stacked), len(spec.shape)), key=lambda axis: (spec.shape[axis], axis))
+    return (order[-2], order[-1]) if len(order) > 1 else None
 
 
 @functools.cache

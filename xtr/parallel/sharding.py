@@ -31,6 +31,7 @@ DEFAULT_RULES: Rules = (
     ("layers", None),
     ("relpos_buckets", None),
     ("positions", None),
+    ("token_types", None),
     ("labels", None),
     ("kv", None),
     ("length", None),
