@@ -1,7 +1,5 @@
 """Greedy decoding: against T5X's tokens, a decoder without cache, and itself in other batches."""
 
-import json
-
 import jax
 import numpy as np
 import pytest
@@ -94,15 +92,28 @@ def test_decoding_stops_when_all_rows_have_ended(model, reference):
     assert steps == [0]
 
 
-def test_greedy_tokens_are_t5x_s(oracles):
-    folder = oracles / "t5x_mt5_micro"
-    config = json.loads((folder / "config.json").read_text())
-    config = MT5Config(**{k: v for k, v in config.items() if k in MT5Config.__dataclass_fields__})
-    arrays = np.load(folder / "oracle.npz")
-    prefix = "params24/"
-    trained = {n.removeprefix(prefix).replace("/", "."): arrays[n] for n in arrays.files if n.startswith(prefix)}
-    params = spec_lib.from_layers(param_specs(config), trained)
+def test_greedy_tokens_are_t5x_s(t5x_trained):
+    arrays, config, params = t5x_trained
     expected = arrays["infer/greedy_tokens"][:, 0]
     inputs = arrays["infer/encoder_input_tokens"]
-    tokens, _ = jax.jit(lambda p: greedy_decode(MT5(config, p), inputs, max_length=expected.shape[1]))(params)
+    tokens, log_probs = jax.jit(lambda p: greedy_decode(MT5(config, p), inputs, max_length=expected.shape[1]))(params)
     np.testing.assert_array_equal(tokens, expected)
+    # T5X's scores are of the distribution at temperature 0, which gives the chosen token all probability; ours are the
+    # model's own.
+    assert not arrays["infer/greedy_scores"].any()
+    np.testing.assert_allclose(log_probs, score_targets(MT5(config, params), inputs, expected), rtol=1e-5)
+
+
+def test_a_decoder_only_generator_is_extended_after_its_prompt(table_model):
+    """Padding is the config's own id, in prompts and after the EOS; and a prompt of padding alone has ended."""
+    model, pad, eos = table_model(20, seed=1, pad_id=3), 3, 2
+    prompts = np.array([[5, 0, 4, 3], [7, 3, 3, 3], [3, 3, 3, 3], [9, 8, 7, 6]], np.int32)
+    tokens, log_probs = greedy_decode(model, prompts, max_length=12, eos_id=eos)
+    for prompt, row, log_prob in zip(prompts, tokens, log_probs, strict=True):
+        expected, total = [], 0.0
+        while len(expected) < 12 and eos not in expected and (prompt != pad).any():
+            next_log_probs = model.log_probs(prompt[prompt != pad], expected)
+            expected.append(int(next_log_probs.argmax()))
+            total += next_log_probs.max()
+        np.testing.assert_array_equal(row, expected + [pad] * (12 - len(expected)))
+        assert log_prob == pytest.approx(total, rel=1e-5)

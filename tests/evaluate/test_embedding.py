@@ -1,6 +1,9 @@
 """Mean-pooled sentence embeddings."""
 
+from types import SimpleNamespace
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -45,3 +48,16 @@ def test_embeddings_do_not_depend_on_batch_or_padding(model, pooled):
 def test_a_layer_that_is_not_there(model, layer):
     with pytest.raises(UserError, match="layers 0 .* to 3"):
         mean_pooled(model, TOKENS, layer)
+
+
+def test_padding_is_the_config_s_own_id():
+    class Words:
+        """An encoder whose states are its tokens."""
+
+        config = SimpleNamespace(pad_id=3, num_layers=1)
+
+        def encode(self, tokens_BS, **_):
+            return jnp.asarray(tokens_BS, jnp.bfloat16)[..., None]
+
+    tokens = np.array([[0, 4, 5, 3], [7, 3, 3, 3], [3, 3, 3, 3]], np.int32)
+    np.testing.assert_array_equal(mean_pooled(Words(), tokens)[:, 0], [3.0, 7.0, 0.0])

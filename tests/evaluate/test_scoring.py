@@ -56,11 +56,31 @@ def test_ranking_gives_each_choice_its_own_score(model, alone, input_length, cho
     assert np.all(np.isneginf(scores[:, 3]))
 
 
+@pytest.mark.parametrize("room", [0, 3])
+def test_choices_after_a_prompt(table_model, room):
+    """Of a decoder-only model: each choice's log-probability is the sum over its tokens, given prompt and choice."""
+    pad = 3
+    model = table_model(20, seed=2, pad_id=pad)
+    prompts = [[5, 0, 4], [7], [9, 8, 7, 6]]
+    choices = [[[6, 2], [0, 5, 11, 2]], [[2], [19, 2]], [[4, 4, 2]]]
+    tokens = np.full((3, 4 + room), pad, np.int32)
+    targets = np.full((3, 2, 4 + room), pad, np.int32)
+    expected = np.full((3, 2), -np.inf)
+    for row, (prompt, texts) in enumerate(zip(prompts, choices, strict=True)):
+        tokens[row, : len(prompt)] = prompt
+        for c, text in enumerate(texts):
+            targets[row, c, : len(text)] = text
+            expected[row, c] = sum(model.log_probs(prompt, text[:i])[token] for i, token in enumerate(text))
+    scores = rank_scores(model, tokens, targets)
+    np.testing.assert_allclose(scores, expected, rtol=1e-5)
+    np.testing.assert_allclose(score_targets(model, tokens, targets[:, 0]), expected[:, 0], rtol=1e-5)
+
+
 def test_scores_are_t5x_s(oracles):
     folder = oracles / "t5x_mt5_micro"
     config = json.loads((folder / "config.json").read_text())
     config = MT5Config(**{k: v for k, v in config.items() if k in MT5Config.__dataclass_fields__})
-    params, _ = load_params(folder / "t5x_legacy" / "checkpoint_0", param_specs(config))
+    params, _ = load_params(folder / "t5x_legacy" / "checkpoint_0", config)
     arrays = np.load(folder / "oracle.npz")
     inputs, targets = arrays["infer/encoder_input_tokens"], arrays["infer/decoder_target_tokens"]
     scores = jax.jit(lambda p: score_targets(MT5(config, p), inputs, targets))(params)

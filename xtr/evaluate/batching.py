@@ -17,9 +17,9 @@ def rows_per_batch(bucket: int, tokens_per_batch: int, multiple: int = 1) -> int
 
 
 def batches(
-    sequences: Sequence[np.ndarray], buckets: Sequence[int], tokens_per_batch: int, multiple: int = 1
+    sequences: Sequence[np.ndarray], buckets: Sequence[int], tokens_per_batch: int, multiple: int = 1, pad_id: int = 0
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields (indices_b, tokens_BS): which sequences a batch holds, and their tokens padded with 0.
+    """Yields (indices_b, tokens_BS): which sequences a batch holds, and their tokens padded with `pad_id`.
 
     Only the first len(indices_b) rows of tokens_BS are sequences; the rest repeat the first row, so that every batch
     of a bucket has one shape and no row is empty.
@@ -35,12 +35,12 @@ def batches(
             rows //= 2
         for start in range(0, len(members), rows):
             indices = np.array(members[start : start + rows])
-            yield indices, pad([sequences[i] for i in indices], rows, bucket)
+            yield indices, pad([sequences[i] for i in indices], rows, bucket, pad_id)
 
 
-def pad(sequences: Sequence[np.ndarray], rows: int, length: int) -> np.ndarray:
+def pad(sequences: Sequence[np.ndarray], rows: int, length: int, pad_id: int) -> np.ndarray:
     """int32 [rows, length]; sequences are cut at `length`; missing rows repeat the first sequence."""
-    tokens_BS = np.zeros((rows, length), np.int32)
+    tokens_BS = np.full((rows, length), pad_id, np.int32)
     for row in range(rows):
         sequence = sequences[row] if row < len(sequences) else sequences[0]
         cut = sequence[:length]

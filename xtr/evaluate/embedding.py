@@ -9,14 +9,14 @@ import jax
 import jax.numpy as jnp
 
 from xtr.errors import UserError
-from xtr.models.mt5 import MT5
+from xtr.models.interface import Encoder
 
 
-def mean_pooled(model: MT5, tokens_BS: jax.Array, layer: int | Literal["all"] | None = None) -> jax.Array:
-    """Mean of encoder vectors over the real tokens (ids other than 0; the EOS counts), in f32.
+def mean_pooled(model: Encoder, tokens_BS: jax.Array, layer: int | Literal["all"] | None = None) -> jax.Array:
+    """Mean of encoder vectors over the real tokens (all but padding; special tokens count), in f32.
 
     Args:
-      tokens_BS: int ids, 0 is padding.
+      tokens_BS: int ids, padded with the config's `pad_id`.
       layer: 0 the embeddings, i the output of layer i, L (or None, or -1) the last one after the final norm; negative
         numbers count from the end; 'all' for all of them.
 
@@ -26,7 +26,7 @@ def mean_pooled(model: MT5, tokens_BS: jax.Array, layer: int | Literal["all"] | 
     Raises:
       UserError: the encoder has no such layer.
     """
-    mask_BS = (tokens_BS != 0).astype(jnp.float32)
+    mask_BS = (tokens_BS != model.config.pad_id).astype(jnp.float32)
     count_B = jnp.maximum(mask_BS.sum(axis=-1), 1.0)
 
     def pool(x_BSD: jax.Array) -> jax.Array:
@@ -34,7 +34,7 @@ def mean_pooled(model: MT5, tokens_BS: jax.Array, layer: int | Literal["all"] | 
 
     if layer is None:
         return pool(model.encode(tokens_BS))
-    top = model.config.num_encoder_layers
+    top = model.config.num_layers
     if layer != "all" and (isinstance(layer, bool) or not isinstance(layer, int) or not -top - 1 <= layer <= top):
         raise UserError(
             f"The encoder has layers 0 (embeddings) to {top}, -1 to {-top - 1} from the end, or 'all', not {layer!r}."

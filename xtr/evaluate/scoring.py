@@ -1,12 +1,15 @@
 """Log-probabilities of given targets, and of a set of choices for one input (rank classification).
 
-Axes: B batch, S encoder length, T target length, C choices, D embedding, V vocabulary.
+Axes: B batch, S input length, T target length, C choices, N = B*C rows, D embedding, V vocabulary.
+
+Targets are padded with the config's `pad_id`. Scores are natural log-probabilities summed over the tokens that are not
+padding (no z-loss, no length normalisation), f32, and independent of the other rows and of padding up to f32 rounding.
 """
 
 import jax
 import jax.numpy as jnp
 
-from xtr.models.mt5 import MT5
+from xtr.models.interface import Generator
 
 
 def shift_right(targets_BT: jax.Array) -> jax.Array:
@@ -14,53 +17,81 @@ def shift_right(targets_BT: jax.Array) -> jax.Array:
     return jnp.pad(targets_BT[..., :-1], [(0, 0)] * (targets_BT.ndim - 1) + [(1, 0)])
 
 
-def token_log_probs(model: MT5, y_BTD: jax.Array, targets_BT: jax.Array) -> jax.Array:
-    """Natural log-probability of each target token, f32 [B, T]; 0 at padding targets (id 0)."""
-    logits_BTV = model.logits(y_BTD)
-    chosen_BT = jnp.take_along_axis(logits_BTV, targets_BT[..., None], axis=-1)[..., 0]
-    return jnp.where(targets_BT != 0, chosen_BT - jax.nn.logsumexp(logits_BTV, axis=-1), 0.0)
+def token_log_probs(head_DV: jax.Array, y_BD: jax.Array, targets_B: jax.Array, pad_id: int) -> jax.Array:
+    """Natural log-probability of each row's token, f32 [B]; 0 for padding."""
+    logits_BV = y_BD.astype(jnp.float32) @ head_DV
+    chosen_B = jnp.take_along_axis(logits_BV, targets_B[:, None], axis=-1)[:, 0]
+    return jnp.where(targets_B != pad_id, chosen_B - jax.nn.logsumexp(logits_BV, axis=-1), 0.0)
 
 
-def score_targets(model: MT5, encoder_tokens_BS: jax.Array, target_tokens_BT: jax.Array) -> jax.Array:
-    """Log-probability of each row's target, by teacher forcing.
+def score_targets(model: Generator, tokens_BS: jax.Array, targets_BT: jax.Array) -> jax.Array:
+    """Log-probability of each row's target.
 
     Args:
-      encoder_tokens_BS: int ids, 0 is padding.
-      target_tokens_BT: int ids with their EOS, 0 is padding.
+      tokens_BS: inputs or prompts, padded on the right.
+      targets_BT: int ids with their EOS, padded on the right.
 
     Returns:
-      f32 [B], natural log, summed over the tokens that are not padding (no z-loss, no length normalisation).
-      Independent of the other rows and of padding, up to f32 rounding.
+      f32 [B]; 0 for a target of padding alone.
     """
-    encoded_BSD = model.encode(encoder_tokens_BS)
-    inputs_BT = shift_right(target_tokens_BT)
-    y_BTD = model.decode(inputs_BT, encoded_BSD, encoder_mask_BS=encoder_tokens_BS != 0)
-    return token_log_probs(model, y_BTD, target_tokens_BT).sum(axis=-1)
+    return _scores(model, tokens_BS, targets_BT[:, None])[:, 0]
 
 
-def rank_scores(model: MT5, encoder_tokens_BS: jax.Array, choices_BCT: jax.Array) -> jax.Array:
+def rank_scores(model: Generator, tokens_BS: jax.Array, choices_BCT: jax.Array) -> jax.Array:
     """Log-probability of each choice given the row's input; the best choice is the argmax.
 
-    The input is encoded once, and so are its keys and values in every decoder layer: the choices of a row lie side by
-    side in one decoder row as segments that do not see each other.
-
     Args:
-      encoder_tokens_BS: int ids, 0 is padding.
-      choices_BCT: int ids with their EOS, 0 is padding. A choice of padding alone stands for no choice.
+      tokens_BS: inputs or prompts, padded on the right.
+      choices_BCT: int ids with their EOS, padded on the right. A choice of padding alone stands for no choice.
 
     Returns:
-      f32 [B, C], natural log, summed over tokens that are not padding; -inf where there is no choice.
+      f32 [B, C]; -inf where there is no choice.
     """
+    present_BC = (choices_BCT != model.config.pad_id).any(axis=-1)
+    return jnp.where(present_BC, _scores(model, tokens_BS, choices_BCT), -jnp.inf)
+
+
+def _scores(model: Generator, tokens_BS: jax.Array, choices_BCT: jax.Array) -> jax.Array:
+    """Log-probabilities [B, C]; whatever the family, a row's input is read once for all its choices."""
+    by_family = _scores_after_prompt if model.config.causal else _scores_after_encoder
+    return by_family(model, tokens_BS, choices_BCT)
+
+
+def _scores_after_encoder(model: Generator, tokens_BS: jax.Array, choices_BCT: jax.Array) -> jax.Array:
+    """Of an encoder-decoder: the choices of a row lie side by side in one decoder row, as segments that do not see each
+    other."""
     batch, choices, length = choices_BCT.shape
+    pad_id, head_DV = model.config.pad_id, model.head()
     flat = (batch, choices * length)
-    real_BCT = choices_BCT != 0
     segment_ids_BCT = jnp.broadcast_to(jnp.arange(1, choices + 1, dtype=jnp.int32)[None, :, None], choices_BCT.shape)
-    encoded_BSD = model.encode(encoder_tokens_BS)
     y_BTD = model.decode(
         shift_right(choices_BCT).reshape(flat),
-        encoded_BSD,
-        encoder_mask_BS=encoder_tokens_BS != 0,
+        model.encode(tokens_BS),
+        encoder_mask_BS=tokens_BS != pad_id,
         segment_ids_BT=segment_ids_BCT.reshape(flat),
     )
-    scores_BC = token_log_probs(model, y_BTD, choices_BCT.reshape(flat)).reshape(choices_BCT.shape).sum(axis=-1)
-    return jnp.where(real_BCT.any(axis=-1), scores_BC, -jnp.inf)
+    # Position by position: the logits of all at once would be the largest array by far.
+    log_probs_TB = jax.lax.map(
+        lambda y_and_targets: token_log_probs(head_DV, *y_and_targets, pad_id),
+        (y_BTD.swapaxes(0, 1), choices_BCT.reshape(flat).T),
+    )
+    return log_probs_TB.T.reshape(choices_BCT.shape).sum(axis=-1)
+
+
+def _scores_after_prompt(model: Generator, tokens_BS: jax.Array, choices_BCT: jax.Array) -> jax.Array:
+    """Of a decoder: the cache of the prompt is continued by each choice, token by token."""
+    batch, choices, length = choices_BCT.shape
+    pad_id, head_DV = model.config.pad_id, model.head()
+    cache, first_B = model.start(tokens_BS, length)
+    targets_TN = choices_BCT.reshape(-1, length).T
+    inputs_TN = jnp.concatenate([jnp.repeat(first_B, choices)[None], targets_TN[:-1]])
+
+    def step(carry, scanned):
+        cache, scores_N = carry
+        index, inputs_N, targets_N = scanned
+        y_ND, cache = model.decode_step(inputs_N, index, cache)
+        return (cache, scores_N + token_log_probs(head_DV, y_ND, targets_N, pad_id)), None
+
+    start = cache.repeat(choices), jnp.zeros((batch * choices,), jnp.float32)
+    (_, scores_N), _ = jax.lax.scan(step, start, (jnp.arange(length, dtype=jnp.int32), inputs_TN, targets_TN))
+    return scores_N.reshape(batch, choices)
