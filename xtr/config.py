@@ -89,8 +89,10 @@ class Config:
 
 def _register() -> None:
     """Makes the configurable dataclasses known to gin, under the names T5X users type where T5X has them."""
+    from xtr.evaluate.decoding import Decoding
     from xtr.evaluate.run import EvaluateRun, InferRun
     from xtr.models.bert import BertConfig
+    from xtr.models.bloom import BloomConfig
     from xtr.models.mt5 import MT5Config
     from xtr.parallel.mesh import MeshConfig
     from xtr.study.spec import StudySpec
@@ -101,10 +103,12 @@ def _register() -> None:
     for configurable, name, module in (
         (MT5Config, "MT5Config", "mt5"),
         (BertConfig, "BertConfig", "bert"),
+        (BloomConfig, "BloomConfig", "bloom"),
         (AdafactorConfig, "Adafactor", "adafactor"),
         (ScheduleConfig, "create_learning_rate_scheduler", "utils"),
         (SaveCheckpointConfig, "SaveCheckpointConfig", "utils"),
         (MeshConfig, "MeshConfig", "partitioning"),
+        (Decoding, "Decoding", "decoding"),
         (TrainRun, "train", "xtr"),
         (EvaluateRun, "evaluate", "xtr"),
         (InferRun, "infer", "xtr"),
