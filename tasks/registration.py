@@ -19,7 +19,7 @@ from .datasets import Dataset
 from .datasets.builder import OfficialFilesSource, batch_columns, examples_of_columns
 from .formats.text2text import Rendered
 from .info import TaskInfo, describe, forget
-from .vocabularies import seqio_vocabulary
+from .vocabularies import TOKENISING_CODE, seqio_vocabulary
 
 # What every registered task's examples pass through besides its own reader and format.
 _COMMON_CODE = (
@@ -120,6 +120,7 @@ class Catalog:
         """Registers one data set as a SeqIO task under its own name."""
         readers = (getattr(split.read, "func", split.read) for split in dataset.splits.values())
         own = {inspect.getfile(function) for function in (*readers, render)}
+        own.add(TOKENISING_CODE)
         code = sorted({*(Path(__file__).parent / name for name in _COMMON_CODE), *map(Path, own)})
         names = (*features, "meta") if meta else tuple(features)
 

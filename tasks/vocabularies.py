@@ -1,5 +1,6 @@
 """Every family's vocabulary as SeqIO needs it: inside tf.data, and equal to `xtr.data.vocabulary`."""
 
+import inspect
 from collections.abc import Sequence
 
 import numpy as np
@@ -7,6 +8,8 @@ import seqio
 import tensorflow as tf
 
 from xtr.data.vocabulary import Vocabulary, read_vocabulary
+
+TOKENISING_CODE = inspect.getfile(Vocabulary)  # the file whose code makes the tokens
 
 
 def seqio_vocabulary(path: str) -> seqio.Vocabulary:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xtr import storage
-from xtr.data import fingerprint
+from xtr.data import fingerprint, vocabulary_kinds
 from xtr.data.cached_task import CachedTask, Examples, eval_examples
 from xtr.data.vocabulary import vocabulary_file, vocabulary_sha256
 from xtr.errors import DataError, UserError
@@ -108,8 +108,9 @@ def _listing(request: _Request) -> str:
 
 
 def _code(request: _Request) -> list[str]:
-    """The code that decides which tasks and rates a name stands for: the tasks package and the user's modules."""
+    """The code that decides what a name's tasks hold: the tasks package, the user's modules and the tokenisers."""
     files = [*fingerprint.tasks_root().rglob("*.py"), *filter(None, map(_module_file, request.task_modules))]
+    files.append(vocabulary_kinds.__file__)
     return fingerprint.code_names(files)
 
 
