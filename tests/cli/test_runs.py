@@ -111,7 +111,29 @@ def test_infer(common, trained, tmp_path):
     assert run(["infer", model, "--gin_file=runs/infer.gin", checkpoint, *places, *where]) == 0
     records = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().removesuffix("\n").split("\n")]
     assert [r["input"] for r in records] == ["xnli: premise: a hypothesis: b", "second\u2028line"]
-    assert all(r["log_prob"] <= 0 for r in records)
+    assert all(r["log_prob"] <= 0 and r.keys() == {"input", "prediction", "log_prob"} for r in records)
+
+    def again(*more):
+        assert run(["infer", model, "--gin_file=runs/infer.gin", checkpoint, *places, *where, *more]) == 0
+        return [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().removesuffix("\n").split("\n")]
+
+    beams = again("--gin.DECODE_METHOD=beam", "--gin.NUM_BEAMS=3", "--gin.MAX_DECODE_LENGTH=5")
+    assert all(len(r["alternatives"]) == 2 for r in beams)
+    sampling = ("--gin.DECODE_METHOD=sample", "--gin.TEMPERATURE=2.0", "--gin.decoding.Decoding.samples=3")
+    samples = again(*sampling, "--gin.TOP_K=50", "--gin.TOP_P=0.9")
+    assert [len(r["alternatives"]) for r in samples] == [2, 2]
+    assert samples == again(*sampling, "--gin.TOP_K=50", "--gin.TOP_P=0.9")
+    assert samples != again(*sampling, "--gin.TOP_K=50", "--gin.TOP_P=0.9", "--gin.decoding.Decoding.seed=1")
+    with pytest.raises(UserError, match="set DECODE_METHOD to 'sample'"):
+        again("--gin.TEMPERATURE=0.7")
+
+
+def test_how_an_evaluation_decodes_is_part_of_what_it_is(common, trained, tmp_path):
+    more = ("--gin.LIMIT=3", "--gin.LANGUAGES=('qaa',)", "--gin.DECODE_METHOD=beam", "--gin.NUM_BEAMS=2")
+    assert run(evaluation(common, trained, "xquad", tmp_path / "eval", *more)) == 0
+    assert set(pd.read_parquet(tmp_path / "eval" / "results.parquet")["n"]) == {3}
+    with pytest.raises(UserError, match="decoding.beams: 2 -> 3"):
+        run(evaluation(common, trained, "xquad", tmp_path / "eval", *more, "--gin.NUM_BEAMS=3"))
 
 
 def test_cache_lists_what_it_wrote(world, cache_dir, capsys):

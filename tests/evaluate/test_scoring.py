@@ -9,6 +9,7 @@ import pytest
 from xtr.checkpoints.load import load_params
 from xtr.evaluate.scoring import rank_scores, score_targets, shift_right
 from xtr.models import spec as spec_lib
+from xtr.models.bloom import BloomConfig
 from xtr.models.mt5 import MT5, MT5Config, param_specs
 
 CONFIG = MT5Config(96, 32, 2, 16, 64, 2, 2, dtype="float32")
@@ -74,6 +75,29 @@ def test_choices_after_a_prompt(table_model, room):
     scores = rank_scores(model, tokens, targets)
     np.testing.assert_allclose(scores, expected, rtol=1e-5)
     np.testing.assert_allclose(score_targets(model, tokens, targets[:, 0]), expected[:, 0], rtol=1e-5)
+
+
+def test_bloom_s_choices_are_scored_as_in_the_whole_sequence():
+    config = BloomConfig(96, 48, 6, 2, dtype="float32")
+    model = config.network(jax.jit(lambda key: spec_lib.init_params(config.param_specs(), key))(jax.random.key(0)))
+    prompts = [RNG.integers(4, 96, n) for n in (3, 9, 6)]
+    choices = [[[*RNG.integers(4, 96, n), config.eos_id] for n in lengths] for lengths in ((1, 4), (3, 2), (5, 1))]
+    tokens = np.full((3, 11), config.pad_id)
+    targets = np.full((3, 2, 7), config.pad_id)
+    whole = np.full((3, 2, 18), config.pad_id)
+    for row, (prompt, texts) in enumerate(zip(prompts, choices, strict=True)):
+        tokens[row, : len(prompt)] = prompt
+        for c, text in enumerate(texts):
+            targets[row, c, : len(text)] = text
+            whole[row, c, : len(prompt) + len(text)] = [*prompt, *text]
+    scores = jax.jit(lambda x, c: rank_scores(model, x, c))(tokens, targets)
+    logits = jax.jit(lambda x: model.logits(model.encode(x)))(whole.reshape(6, 18))
+    log_probs = np.asarray(jax.nn.log_softmax(logits)).reshape(3, 2, 18, 96)
+    for row, (prompt, texts) in enumerate(zip(prompts, choices, strict=True)):
+        for c, text in enumerate(texts):
+            places = len(prompt) - 1 + np.arange(len(text))
+            expected = log_probs[row, c, places, text].sum()
+            assert scores[row, c] == pytest.approx(expected, rel=1e-5)
 
 
 def test_scores_are_t5x_s(oracles):

@@ -37,7 +37,7 @@ SPLITS_OF_RETRIEVAL = ("queries", "candidates")
 @functools.lru_cache(maxsize=64)
 def compiled(config: ModelConfig, purpose: str, **static) -> Callable:
     """A jitted `f(params, tokens_BS, ...)` for 'rank', 'generate' or 'embed'; `static` goes to what it calls."""
-    functions = {"rank": scoring.rank_scores, "generate": decoding.greedy_decode, "embed": embedding.mean_pooled}
+    functions = {"rank": scoring.rank_scores, "generate": decoding.decode, "embed": embedding.mean_pooled}
     function = functions[purpose]
     return jax.jit(lambda params, *arrays: function(config.network(params), *arrays, **static))
 
@@ -53,8 +53,11 @@ class Predictor:
     length_buckets: tuple[int, ...]
     tokens_per_batch: int
 
-    def _run(self, function: Callable, sequences, arrays: Sequence[np.ndarray], advance) -> list:
-        """Applies function(params, tokens_BS, *array rows) bucket by bucket; results in the order of `sequences`."""
+    def _run(self, function: Callable, sequences, arrays: Sequence[np.ndarray], advance, continuations=1) -> list:
+        """Applies function(params, tokens_BS, *array rows) bucket by bucket; results in the order of `sequences`.
+
+        A batch has as many fewer inputs as an input has continuations.
+        """
         sharding = batch_sharding(self.mesh)
         out: list = [None] * len(sequences)
         waiting: list[tuple[np.ndarray, object]] = []
@@ -66,7 +69,9 @@ class Predictor:
             advance(len(indices_b))
 
         multiple = int(np.prod([self.mesh.shape[name] for name in ("replica", "fsdp")]))
-        for indices_b, tokens_BS in batching.batches(sequences, self.length_buckets, self.tokens_per_batch, multiple):
+        for indices_b, tokens_BS in batching.batches(
+            sequences, self.length_buckets, self.tokens_per_batch // continuations, multiple, self.config.pad_id
+        ):
             if preemption.requested():
                 raise Preempted("the evaluation under way was abandoned; it starts again with the next run")
             rows = np.concatenate([indices_b, np.repeat(indices_b[:1], len(tokens_BS) - len(indices_b))])
@@ -81,12 +86,16 @@ class Predictor:
             collect()
         return out
 
+    def cut(self, tokens: Sequence[int], length: int) -> np.ndarray:
+        """The tokens of an input that fit into `length`: the first; of a decoder's prompt the last, where it asks."""
+        return np.asarray(tokens[-length:] if self.config.causal else tokens[:length], np.int32)
+
     def rank(self, inputs: Sequence[np.ndarray], choices: Sequence[Sequence[str]], advance) -> np.ndarray:
         """Log-probability of each choice (EOS included): float [N, C]; -inf where an example has fewer choices."""
         encoded = [[self.vocabulary.encode(text) + [self.vocabulary.eos_id] for text in texts] for texts in choices]
         most = max(len(texts) for texts in encoded)
         longest = max(len(tokens) for texts in encoded for tokens in texts)
-        tokens_NCT = np.zeros((len(encoded), most, longest), np.int32)
+        tokens_NCT = np.full((len(encoded), most, longest), self.config.pad_id, np.int32)
         present_NC = np.zeros((len(encoded), most), bool)
         for n, texts in enumerate(encoded):
             for c, tokens in enumerate(texts):
@@ -95,11 +104,23 @@ class Predictor:
         scores = self._run(compiled(self.config, "rank"), inputs, [tokens_NCT], advance)
         return np.where(present_NC, np.stack([s for (s,) in scores]), -np.inf)
 
-    def generate(self, inputs: Sequence[np.ndarray], max_length: int, advance) -> tuple[list[str], np.ndarray]:
-        """Greedy answers as text, and their log-probabilities [N]."""
-        outputs = self._run(compiled(self.config, "generate", max_length=max_length), inputs, [], advance)
-        texts = [self.vocabulary.decode(tokens.tolist()) for tokens, _ in outputs]
-        return texts, np.array([log_prob for _, log_prob in outputs])
+    def generate(
+        self, inputs: Sequence[np.ndarray], max_length: int, how: decoding.Decoding, advance
+    ) -> list[list[tuple[str, float]]]:
+        """Texts for each input and their log-probabilities, the best first; more than one where `how` finds more."""
+        vocabulary = self.vocabulary
+        generate = compiled(self.config, "generate", decoding=how, max_length=max_length, eos_id=vocabulary.eos_id)
+        # A row's number in `inputs` tells it apart, not its place in a batch: draws do not depend on the batching.
+        row_ids_N = np.arange(len(inputs), dtype=np.uint32)
+        outputs = self._run(generate, inputs, [row_ids_N], advance, how.continuations)
+        return [
+            [
+                (vocabulary.decode(tokens.tolist()), float(log_prob))
+                for tokens, log_prob in zip(tokens_CT[::-1], log_prob_C[::-1], strict=True)
+                if not np.isneginf(log_prob)
+            ]
+            for tokens_CT, log_prob_C in outputs
+        ]
 
     def embed(self, inputs: Sequence[np.ndarray], advance) -> np.ndarray:
         """Mean-pooled encoder states of every layer: float32 [L+1, N, D]."""
@@ -129,8 +150,8 @@ def open_predictor(run: EvaluateRun | InferRun) -> tuple[Predictor, int]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _inputs(examples: Sequence[Mapping], length: int) -> list[np.ndarray]:
-    return [np.asarray(example["inputs"][:length], np.int32) for example in examples]
+def _inputs(predictor: Predictor, examples: Sequence[Mapping], length: int) -> list[np.ndarray]:
+    return [predictor.cut(example["inputs"], length) for example in examples]
 
 
 def _score(records: list[dict], metric_names: Sequence[str], predictions, golds) -> dict[str, float]:
@@ -146,7 +167,7 @@ def _score(records: list[dict], metric_names: Sequence[str], predictions, golds)
 def classify(predictor: Predictor, examples, run: EvaluateRun, length: int, metrics, advance):
     """Rank scoring of the label strings."""
     choices = [example["meta"]["choices"] for example in examples]
-    scores_NC = predictor.rank(_inputs(examples, length), choices, advance)
+    scores_NC = predictor.rank(_inputs(predictor, examples, length), choices, advance)
     predicted_N = scores_NC.argmax(axis=1)
     golds = [int(example["meta"]["label"]) for example in examples]
     records = [
@@ -163,9 +184,10 @@ def classify(predictor: Predictor, examples, run: EvaluateRun, length: int, metr
 
 
 def answer(predictor: Predictor, examples, run: EvaluateRun, length: int, metrics, advance):
-    """Greedy answers. Those to a passage are matched back into it (mT5's rendering pads punctuation) and scored
+    """Generated answers. Those to a passage are matched back into it (mT5's rendering pads punctuation) and scored
     officially; those of any other text-to-text task are compared with the target as it is."""
-    texts, log_probs = predictor.generate(_inputs(examples, length), run.max_decode_length, advance)
+    generated = predictor.generate(_inputs(predictor, examples, length), run.max_decode_length, run.decoding, advance)
+    texts, log_probs = [found[0][0] for found in generated], [found[0][1] for found in generated]
     answers, golds = [], []
     for text, example in zip(texts, examples, strict=True):
         if "answers" in example["meta"]:
@@ -180,7 +202,7 @@ def answer(predictor: Predictor, examples, run: EvaluateRun, length: int, metric
             "prediction": text,
             "gold": gold,
             "raw_prediction": raw,
-            "log_prob": float(log_prob),
+            "log_prob": log_prob,
             "contributions": {},
         }
         for number, (example, text, gold, raw, log_prob) in enumerate(
@@ -192,8 +214,8 @@ def answer(predictor: Predictor, examples, run: EvaluateRun, length: int, metric
 
 def retrieve(predictor: Predictor, queries, candidates, run: EvaluateRun, length: int, metrics, advance):
     """Nearest candidate by cosine of mean-pooled states; every layer is scored, one layer makes the prediction."""
-    query_LQD = predictor.embed(_inputs(queries, length), advance)
-    candidate_LCD = predictor.embed(_inputs(candidates, length), advance)
+    query_LQD = predictor.embed(_inputs(predictor, queries, length), advance)
+    candidate_LCD = predictor.embed(_inputs(predictor, candidates, length), advance)
     layers = range(len(query_LQD))
     chosen = layers[run.embedding_layer]
     ids = [example["meta"]["id"] for example in candidates]
@@ -332,12 +354,14 @@ def infer(run: InferRun) -> int:
     lines = source.read_bytes().decode().removesuffix("\n").split("\n")
     predictor, _ = open_predictor(run)
     vocabulary = predictor.vocabulary
-    inputs = [np.array(vocabulary.encode(line) + [vocabulary.eos_id], np.int32) for line in lines]
+    tokens = [vocabulary.with_special_tokens(vocabulary.encode(line))[0] for line in lines]
+    inputs = [predictor.cut(ids, run.length_buckets[-1]) for ids in tokens]
     with progress("infer", len(lines)) as bar:
-        texts, log_probs = predictor.generate(inputs, run.max_decode_length, bar.advance)
-    records = (
-        {"input": line, "prediction": text, "log_prob": float(log_prob)}
-        for line, text, log_prob in zip(lines, texts, log_probs, strict=True)
-    )
+        generated = predictor.generate(inputs, run.max_decode_length, run.decoding, bar.advance)
+    records = []
+    for line, found in zip(lines, generated, strict=True):
+        texts = [{"prediction": text, "log_prob": log_prob} for text, log_prob in found]
+        alternatives = {"alternatives": texts[1:]} if run.decoding.continuations > 1 else {}
+        records.append({"input": line, **texts[0], **alternatives})
     rundir.write_atomic(run.output_file, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records))
     return len(lines)

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from xtr.errors import UserError
+from xtr.evaluate.decoding import Decoding
 from xtr.models.interface import ModelConfig
 from xtr.parallel.mesh import MeshConfig
 
@@ -23,6 +24,7 @@ class EvaluateRun:
       dev_task_name: an English task scored too, on `dev_split`; model selection may look at it alone.
       task_feature_lengths: longest `inputs` and `targets` in tokens; longer ones are cut and counted.
       max_decode_length: tokens generated at the most.
+      decoding: how they are generated.
       tokens_per_batch: encoder tokens of a batch (batch size = this over the bucket's length).
       length_buckets: encoder lengths that are compiled for; an example goes into the shortest that holds it.
       embedding_layer: layer that retrieval reads (0 = embeddings, -1 = after the final norm).
@@ -42,6 +44,7 @@ class EvaluateRun:
     dev_split: str = "validation"
     task_feature_lengths: Mapping[str, int] | None = None
     max_decode_length: int = 32
+    decoding: Decoding = Decoding()
     tokens_per_batch: int = 16_384
     length_buckets: tuple[int, ...] = (32, 64, 128, 256, 512, 1024)
     embedding_layer: int = -1
@@ -66,12 +69,13 @@ class EvaluateRun:
 
 @dataclasses.dataclass(frozen=True)
 class InferRun:
-    """Greedy generation for a text file, one input a line.
+    """Generation for a text file, one input a line.
 
     Attributes:
-      model, checkpoint_path, vocabulary_path: as in `EvaluateRun`.
+      model, checkpoint_path, vocabulary_path, decoding: as in `EvaluateRun`.
       input_file: UTF-8 text, one rendered input a line.
-      output_file: JSON lines {"input", "prediction", "log_prob"} in the same order.
+      output_file: JSON lines {"input", "prediction", "log_prob"} in the same order; with beams or several samples also
+        "alternatives", the further predictions from best to worst.
     """
 
     model: ModelConfig
@@ -80,6 +84,7 @@ class InferRun:
     input_file: str
     output_file: str
     max_decode_length: int = 64
+    decoding: Decoding = Decoding()
     tokens_per_batch: int = 16_384
     length_buckets: tuple[int, ...] = (32, 64, 128, 256, 512, 1024)
     mesh: MeshConfig = MeshConfig()
