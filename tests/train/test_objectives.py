@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from xtr.errors import UserError
-from xtr.train.objectives import check_normalizer, cross_entropy, loss_weights, normalize
+from xtr.train.cross_entropy import cross_entropy
+from xtr.train.objectives import check_normalizer, decoder_weights, normalize
 
 B, T, D, V = 3, 7, 5, 11
 
@@ -121,9 +122,9 @@ def packed_batch():
 
 def test_weights_follow_the_targets_unless_given():
     batch = packed_batch()
-    np.testing.assert_array_equal(loss_weights(batch), [[1, 1, 1, 1, 1, 0], [1, 1, 0, 0, 0, 0]])
+    np.testing.assert_array_equal(decoder_weights(batch, 0), [[1, 1, 1, 1, 1, 0], [1, 1, 0, 0, 0, 0]])
     batch["decoder_loss_weights"] = jnp.array([[0, 1, 1, 0, 0, 0], [2, 0, 0, 0, 0, 0]])
-    np.testing.assert_array_equal(loss_weights(batch), batch["decoder_loss_weights"])
+    np.testing.assert_array_equal(decoder_weights(batch, 0), batch["decoder_loss_weights"])
 
 
 @pytest.mark.parametrize(
@@ -133,7 +134,7 @@ def test_weights_follow_the_targets_unless_given():
 def test_normalizers(factor, expected):
     weights, normalizer = normalize(factor, packed_batch())
     assert normalizer == expected
-    np.testing.assert_array_equal(weights, loss_weights(packed_batch()))
+    np.testing.assert_array_equal(weights, decoder_weights(packed_batch(), 0))
 
 
 def test_average_per_sequence_counts_packed_examples_alike():

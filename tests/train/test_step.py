@@ -36,7 +36,7 @@ CONFIG = mt5.MT5Config(
 SPECS = mt5.param_specs(CONFIG)
 # Small enough for half of the parameters to be factored, so that both kinds of statistics are sharded.
 OPTIONS = TrainOptions(
-    loss_normalizing_factor="NUM_REAL_TARGET_TOKENS", adafactor=AdafactorConfig(min_dim_size_to_factor=33)
+    loss_normalizing_factor="NUM_REAL_TARGET_TOKENS", optimizer=AdafactorConfig(min_dim_size_to_factor=33)
 )
 LEARNING_RATE = 0.01
 
@@ -165,7 +165,8 @@ def test_nothing_compiles_twice(tmp_path):
     manager.close()
     key, traces = jax.random.key(0), []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(objectives, "seq2seq", lambda *a, **k: traces.append(a))
+        traced = dataclasses.replace(objectives.OBJECTIVES["seq2seq"], loss=lambda *a, **k: traces.append(a))
+        patch.setitem(objectives.OBJECTIVES, "seq2seq", traced)
         state, _ = step(state, make_batch(), None, np.float32(0.2))
         state, _ = step(state, make_batch(), key, 0.3)
         state, _ = step(restored, global_batch(make_batch(), mesh), None, 0.2)

@@ -126,6 +126,11 @@ class ModelConfig(Protocol):
         """Whether a state sees only the tokens before it, so that a word is read at its last sub-token."""
         ...
 
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """Names of the training objectives (`xtr.train.objectives`) that this very network can do."""
+        ...
+
     def encoder(self) -> "ModelConfig":
         """The config of the part that `encode` needs (mT5 without its decoder; the others as they are)."""
         ...

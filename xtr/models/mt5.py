@@ -103,6 +103,11 @@ class MT5Config:
         """Layers of the encoder."""
         return self.num_encoder_layers
 
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """Training objectives: none for the encoder alone, which needs a head."""
+        return ("seq2seq",) if self.num_decoder_layers else ()
+
     def encoder(self) -> "MT5Config":
         """The config of the encoder alone."""
         return dataclasses.replace(self, num_decoder_layers=0)

@@ -185,7 +185,7 @@ def options_for(run: TrainRun, origin: load.Origin | None) -> TrainOptions:
         label_smoothing=run.label_smoothing,
         loss_normalizing_factor=normalizer,
         microbatches=run.num_microbatches,
-        adafactor=optimizer,
+        optimizer=optimizer,
     )
 
 

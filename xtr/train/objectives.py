@@ -1,159 +1,104 @@
-"""Training objectives: loss(model, batch) -> (loss sum, weight sum, metrics).
+"""Training objectives: loss(model, batch) -> (loss sum, weight sum, metrics), and the table that names them.
 
-Axes: B batch, T target length, t one chunk of it, N = B * t, D embedding, V vocabulary.
+Axes: B batch, S input length, T target length, C choices or labels, D embedding, V vocabulary.
+
+Batches carry SeqIO's feature names. The encoder's are `encoder_input_tokens` [B, S] (`choose`: [B, C, S]) and, where
+the data have them, `encoder_segment_ids`, `encoder_positions` and `encoder_token_types` in the same shape. What is
+padding is said by the segment ids, or by the model's `pad_id` where there are none.
 """
 
-import functools
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from xtr.errors import UserError, did_you_mean
+from xtr.models.interface import ModelConfig
+from xtr.train.cross_entropy import MAX_LOGITS_BYTES, class_cross_entropy, cross_entropy
 
 Batch = Mapping[str, jax.Array]
+Loss = tuple[jax.Array, jax.Array, dict[str, jax.Array]]
 
 NORMALIZERS = ("NUM_REAL_TARGET_TOKENS", "NUM_TOTAL_TARGET_TOKENS", "AVERAGE_PER_SEQUENCE")
 
-# Above this size the [tokens, vocabulary] logits are made chunk by chunk: it costs time, and below it nothing is won.
-MAX_LOGITS_BYTES = 4 * 2**30
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What batches hold
+# ---------------------------------------------------------------------------------------------------------------------
 
 
-def _chunk_sums(y_BtD, head_DV, targets_Bt, weights_Bt, z_loss, label_smoothing, with_gradient):
-    """(loss, z_loss, correct) sums of one chunk, and (dy_BtD, dhead_DV) or None; one f32 [N, V] array at a time."""
-    vocab_size = head_DV.shape[1]
-    confidence = 1.0 - label_smoothing
-    low = label_smoothing / (vocab_size - 1)
-    # T5X subtracts the entropy of the smoothed target, so that a perfect prediction has loss 0.
-    entropy = -(confidence * math.log(confidence) + (vocab_size - 1) * low * math.log(low + 1e-20))
-
-    # Two dimensions from here on: with three, XLA reshapes on the way and cannot write the gradient over the logits.
-    y_ND = y_BtD.reshape(-1, y_BtD.shape[-1]).astype(jnp.float32)
-    targets_N, weights_N = targets_Bt.reshape(-1), weights_Bt.reshape(-1)
-    logits_NV = y_ND @ head_DV
-    max_N = jnp.max(logits_NV, axis=-1)
-    log_z_N = jnp.log(jnp.sum(jnp.exp(logits_NV - max_N[:, None]), axis=-1)) + max_N
-    target_N = jnp.take_along_axis(logits_NV, targets_N[:, None], axis=-1)[:, 0]
-    loss_N = log_z_N - target_N - entropy
-    if label_smoothing:
-        # sum_v soft_v * logit_v, relative to the target's logit so that nothing large cancels.
-        loss_N -= low * jnp.sum(logits_NV - target_N[:, None], axis=-1)
-    z_loss_N = z_loss * jnp.square(log_z_N)
-    ids_V = jnp.arange(vocab_size, dtype=jnp.int32)
-    best_N = jnp.min(jnp.where(logits_NV == max_N[:, None], ids_V, vocab_size), axis=-1)  # argmax, with no index array
-    sums = (
-        jnp.sum(weights_N * (loss_N + z_loss_N)),
-        jnp.sum(weights_N * z_loss_N),
-        jnp.sum(weights_N * (best_N == targets_N)),
-    )
-    if not with_gradient:
-        return sums, None
-    softmax_scale_N = weights_N * (1.0 + 2.0 * z_loss * log_z_N)
-    soft_NV = jnp.where(targets_N[:, None] == ids_V, confidence, low)
-    dlogits_NV = softmax_scale_N[:, None] * jnp.exp(logits_NV - log_z_N[:, None]) - weights_N[:, None] * soft_NV
-    dy_BtD = (dlogits_NV @ head_DV.T).astype(y_BtD.dtype).reshape(y_BtD.shape)
-    return sums, (dy_BtD, y_ND.T @ dlogits_NV)
+def real_tokens(batch: Batch, side: str, tokens: str, pad_id: int) -> jax.Array:
+    """bool, True where not padding, in the shape of the tokens of a side, 'encoder' or 'decoder'."""
+    segment_ids = batch.get(f"{side}_segment_ids")
+    return batch[f"{side}_{tokens}_tokens"] != pad_id if segment_ids is None else segment_ids != 0
 
 
-def _sums(y_BTD, head_DV, targets_BT, weights_BT, z_loss, label_smoothing, num_chunks, with_gradient):
-    """`_chunk_sums` over `num_chunks` pieces of the target length."""
-    piece = functools.partial(_chunk_sums, z_loss=z_loss, label_smoothing=label_smoothing, with_gradient=with_gradient)
-    length = targets_BT.shape[1]
-    if num_chunks == 1:
-        return piece(y_BTD, head_DV, targets_BT, weights_BT)
-    size = -(-length // num_chunks)
-    num_chunks = -(-length // size)
-
-    def split(x):  # [B, T, ...] -> [chunks, B, t, ...]; the batch axis, which is the sharded one, stays whole
-        x = jnp.pad(x, [(0, 0), (0, num_chunks * size - length)] + [(0, 0)] * (x.ndim - 2))
-        return jnp.moveaxis(x.reshape(x.shape[0], num_chunks, size, *x.shape[2:]), 1, 0)
-
-    def body(carry, chunk):
-        sums, dhead_DV = carry
-        y_BtD, targets_Bt, weights_Bt = chunk
-        more, grads = piece(y_BtD, head_DV, targets_Bt, weights_Bt)
-        sums = jax.tree.map(jnp.add, sums, more)
-        if grads is None:
-            return (sums, None), None
-        return (sums, dhead_DV + grads[1]), grads[0]
-
-    zero = jnp.zeros((), jnp.float32)
-    start = ((zero, zero, zero), jnp.zeros(head_DV.shape, jnp.float32) if with_gradient else None)
-    (sums, dhead_DV), dy = jax.lax.scan(body, start, (split(y_BTD), split(targets_BT), split(weights_BT)))
-    if not with_gradient:
-        return sums, None
-    dy_BTD = jnp.moveaxis(dy, 0, 1).reshape(y_BTD.shape[0], num_chunks * size, -1)[:, :length]
-    return sums, (dy_BTD, dhead_DV)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
-def _cross_entropy(y_BTD, head_DV, targets_BT, weights_BT, z_loss, label_smoothing, num_chunks):
-    return _sums(y_BTD, head_DV, targets_BT, weights_BT, z_loss, label_smoothing, num_chunks, with_gradient=False)[0]
-
-
-def _cross_entropy_forward(y_BTD, head_DV, targets_BT, weights_BT, z_loss, label_smoothing, num_chunks):
-    # The loss is a sum, so its gradient is known up to one scalar while the logits are at hand: nothing of size V is
-    # kept or computed twice for the backward pass.
-    return _sums(y_BTD, head_DV, targets_BT, weights_BT, z_loss, label_smoothing, num_chunks, with_gradient=True)
-
-
-def _cross_entropy_backward(z_loss, label_smoothing, num_chunks, grads, cotangents):
-    dy_BTD, dhead_DV = grads
-    scale = cotangents[0]  # the z-loss and accuracy sums are for reading only
-    return (scale * dy_BTD).astype(dy_BTD.dtype), scale * dhead_DV, None, None
-
-
-_cross_entropy.defvjp(_cross_entropy_forward, _cross_entropy_backward)
-
-
-def cross_entropy(
-    y_BTD: jax.Array,
-    head_DV: jax.Array,
-    targets_BT: jax.Array,
-    weights_BT: jax.Array,
-    *,
-    z_loss: float = 0.0,
-    label_smoothing: float = 0.0,
-    max_logits_bytes: int = MAX_LOGITS_BYTES,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Weighted cross-entropy of the logits y @ head against integer targets, without ever keeping the logits.
-
-    Per token: -sum_v soft_v log softmax_v - H(soft) + z_loss * logZ^2, where soft is 1 - label_smoothing on the target
-    and label_smoothing / (V - 1) elsewhere, and H its entropy (T5X, `losses.compute_weighted_cross_entropy`). At most
-    one f32 [tokens, V] array is alive at a time, forward or backward; it is cut along T into the fewest chunks of at
-    most `max_logits_bytes` (all devices together). Differentiable in y_BTD and f32 head_DV through the loss only.
-
-    Returns:
-      f32 sums over tokens, each weighted by weights_BT: loss (z-loss included), z-loss, and correct predictions.
-    """
-    tokens, length = targets_BT.size, targets_BT.shape[1]
-    num_chunks = min(length, max(1, -(-tokens * head_DV.shape[1] * 4 // max_logits_bytes)))
-    return _cross_entropy(y_BTD, head_DV, targets_BT, weights_BT, z_loss, label_smoothing, num_chunks)
-
-
-def loss_weights(batch: Batch) -> jax.Array:
+def decoder_weights(batch: Batch, pad_id: int) -> jax.Array:
     """f32 [B, T]: the batch's own loss weights, or 1 on every target that is not padding."""
-    weights = batch.get("decoder_loss_weights")
-    return (batch["decoder_target_tokens"] != 0 if weights is None else weights).astype(jnp.float32)
+    weights_BT = batch.get("decoder_loss_weights")
+    return (batch["decoder_target_tokens"] != pad_id if weights_BT is None else weights_BT).astype(jnp.float32)
+
+
+def encoder_weights(batch: Batch, pad_id: int) -> jax.Array:
+    """f32 [B, S]: the loss weights of the encoder's tokens; these have no default."""
+    del pad_id
+    return batch["encoder_loss_weights"].astype(jnp.float32)
+
+
+def label_weights(batch: Batch, pad_id: int) -> jax.Array:
+    """f32 [B]: the batch's own `label_weights`, or 1 for every row that is not all padding."""
+    weights_B = batch.get("label_weights")
+    if weights_B is None:
+        real = real_tokens(batch, "encoder", "input", pad_id)
+        weights_B = jnp.any(real, axis=tuple(range(1, real.ndim)))
+    return weights_B.astype(jnp.float32)
+
+
+def _encoder_inputs(batch: Batch, axes: str) -> dict[str, jax.Array | None]:
+    """Arguments of `Encoder.encode` and of the heads, their names ending in `axes`."""
+    features = {
+        "tokens": "input_tokens",
+        "segment_ids": "segment_ids",
+        "positions": "positions",
+        "token_types": "token_types",
+    }
+    return {f"{argument}_{axes}": batch.get(f"encoder_{feature}") for argument, feature in features.items()}
+
+
+def _counts(side: str, real: jax.Array, segment_ids: jax.Array | None) -> dict[str, Any]:
+    """How much of a batch is used: tokens, positions (padding too) and examples (packed ones count each)."""
+    packed = segment_ids is not None and real.ndim == 2  # the texts of several choices are one example
+    examples = jnp.max(segment_ids, axis=-1) if packed else jnp.any(real, axis=tuple(range(1, real.ndim)))
+    return {f"{side}_tokens": jnp.sum(real), f"{side}_positions": real.size, "examples": jnp.sum(examples)}
+
+
+def _f32(metrics: Mapping[str, Any]) -> dict[str, jax.Array]:
+    return {name: jnp.asarray(value, jnp.float32) for name, value in metrics.items()}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Over the vocabulary. Metrics: 'loss' (z-loss included), 'z_loss', 'accuracy' (weight of correct predictions) and
+# 'weight', each to be divided by the last; tokens, positions and examples as `_counts` has them. All f32 sums.
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 def seq2seq(
     model: Any,
     batch: Batch,
     *,
+    pad_id: int = 0,
     dropout_key: jax.Array | None,
     z_loss: float,
     label_smoothing: float,
     max_logits_bytes: int = MAX_LOGITS_BYTES,
-) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
-    """Cross-entropy of an encoder-decoder on a batch with SeqIO's feature names, packed or not.
+) -> Loss:
+    """Cross-entropy of an encoder-decoder on inputs and targets, packed or not.
 
     Returns:
-      loss sum, weight sum, and metrics, all f32 sums over the batch: 'loss' (z-loss included), 'z_loss', 'accuracy'
-      (weight of correct predictions) and 'weight', each to be divided by the last; 'input_tokens' and 'target_tokens'
-      (not padding), 'input_positions' and 'target_positions' (padding too), 'examples' (packed ones count each).
+      loss sum, weight sum, and metrics: also 'input_tokens' and 'target_tokens' (not padding), 'input_positions' and
+      'target_positions' (padding too).
     """
     inputs_BS, targets_BT = batch["encoder_input_tokens"], batch["decoder_target_tokens"]
     segments_BS, segments_BT = batch.get("encoder_segment_ids"), batch.get("decoder_segment_ids")
@@ -163,13 +108,13 @@ def seq2seq(
     y_BTD = model.decode(
         batch["decoder_input_tokens"],
         encoded_BSD,
-        encoder_mask_BS=inputs_BS != 0 if segments_BS is None else segments_BS != 0,
+        encoder_mask_BS=inputs_BS != pad_id if segments_BS is None else segments_BS != 0,
         encoder_segment_ids_BS=segments_BS,
         segment_ids_BT=segments_BT,
         positions_BT=batch.get("decoder_positions"),
         dropout_key=dropout_key,
     )
-    weights_BT = loss_weights(batch)
+    weights_BT = decoder_weights(batch, pad_id)
     loss, z_sum, correct = cross_entropy(
         y_BTD,
         model.head(),
@@ -185,15 +130,189 @@ def seq2seq(
         "z_loss": z_sum,
         "accuracy": correct,
         "weight": weight,
-        "input_tokens": jnp.sum(inputs_BS != 0),
-        "target_tokens": jnp.sum(targets_BT != 0),
+        "input_tokens": jnp.sum(inputs_BS != pad_id),
         "input_positions": inputs_BS.size,
-        "target_positions": targets_BT.size,
-        "examples": jnp.sum(jnp.any(targets_BT != 0, axis=1))
-        if segments_BT is None
-        else jnp.sum(jnp.max(segments_BT, axis=1)),
+        **_counts("target", targets_BT != pad_id, segments_BT),
     }
-    return loss, weight, {name: jnp.asarray(value, jnp.float32) for name, value in metrics.items()}
+    return loss, weight, _f32(metrics)
+
+
+def causal(
+    model: Any,
+    batch: Batch,
+    *,
+    pad_id: int,
+    dropout_key: jax.Array | None,
+    z_loss: float,
+    label_smoothing: float,
+    max_logits_bytes: int = MAX_LOGITS_BYTES,
+) -> Loss:
+    """Cross-entropy of a decoder-only model: at each of `decoder_input_tokens` it predicts `decoder_target_tokens`.
+
+    Which targets count (all of a text, or those behind a prompt) is said by `decoder_loss_weights`; without them all
+    that are not padding do.
+    """
+    segments_BT = batch.get("decoder_segment_ids")
+    y_BTD = model.encode(
+        batch["decoder_input_tokens"],
+        segment_ids_BS=segments_BT,
+        positions_BS=batch.get("decoder_positions"),
+        dropout_key=dropout_key,
+    )
+    weights_BT = decoder_weights(batch, pad_id)
+    loss, z_sum, correct = cross_entropy(
+        y_BTD,
+        model.head(),
+        batch["decoder_target_tokens"],
+        weights_BT,
+        z_loss=z_loss,
+        label_smoothing=label_smoothing,
+        max_logits_bytes=max_logits_bytes,
+    )
+    weight = jnp.sum(weights_BT)
+    counts = _counts("input", real_tokens(batch, "decoder", "input", pad_id), segments_BT)
+    return loss, weight, _f32({"loss": loss, "z_loss": z_sum, "accuracy": correct, "weight": weight, **counts})
+
+
+def mlm(
+    model: Any,
+    batch: Batch,
+    *,
+    pad_id: int,
+    dropout_key: jax.Array | None,
+    z_loss: float,
+    label_smoothing: float,
+    max_logits_bytes: int = MAX_LOGITS_BYTES,
+) -> Loss:
+    """Masked language modelling: cross-entropy of `encoder_target_tokens`, the unmasked text, where
+    `encoder_loss_weights` is not 0."""
+    x_BSD = model.encode(**_encoder_inputs(batch, "BS"), dropout_key=dropout_key)
+    weights_BS = encoder_weights(batch, pad_id)
+    loss, z_sum, correct = cross_entropy(
+        model.mlm_states(x_BSD),
+        model.head(),
+        batch["encoder_target_tokens"],
+        weights_BS,
+        bias_V=model.head_bias(),
+        z_loss=z_loss,
+        label_smoothing=label_smoothing,
+        max_logits_bytes=max_logits_bytes,
+    )
+    weight = jnp.sum(weights_BS)
+    counts = _counts("input", real_tokens(batch, "encoder", "input", pad_id), batch.get("encoder_segment_ids"))
+    return loss, weight, _f32({"loss": loss, "z_loss": z_sum, "accuracy": correct, "weight": weight, **counts})
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Of heads. Plain softmax cross-entropy in f32. Metrics as above, without a z-loss.
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _weighted(loss: jax.Array, correct: jax.Array, weights: jax.Array, batch: Batch, pad_id: int) -> Loss:
+    """What the heads' objectives return, of the loss and correctness of each label."""
+    total, weight = jnp.sum(weights * loss), jnp.sum(weights)
+    counts = _counts("input", real_tokens(batch, "encoder", "input", pad_id), batch.get("encoder_segment_ids"))
+    return total, weight, _f32({"loss": total, "accuracy": jnp.sum(weights * correct), "weight": weight, **counts})
+
+
+def classify(model: Any, batch: Batch, *, pad_id: int, dropout_key: jax.Array | None) -> Loss:
+    """Cross-entropy of `labels` [B], weighted by `label_weights` [B] (default: 1 for every row that is not empty)."""
+    weights_B = label_weights(batch, pad_id)
+    logits_BC = model.classify(**_encoder_inputs(batch, "BS"), dropout_key=dropout_key)
+    loss_B, correct_B = class_cross_entropy(logits_BC, batch["labels"], weights_B)
+    return _weighted(loss_B, correct_B, weights_B, batch, pad_id)
+
+
+def choose(model: Any, batch: Batch, *, pad_id: int, dropout_key: jax.Array | None) -> Loss:
+    """Cross-entropy over the choices of each example: `labels` [B] is the right one's place, tokens are [B, C, S].
+
+    A choice that is all padding does not exist, so examples may differ in their number. Weights as for `classify`.
+    """
+    weights_B = label_weights(batch, pad_id)
+    logits_BC = model.choose(**_encoder_inputs(batch, "BCS"), dropout_key=dropout_key)
+    loss_B, correct_B = class_cross_entropy(logits_BC, batch["labels"], weights_B)
+    return _weighted(loss_B, correct_B, weights_B, batch, pad_id)
+
+
+def tag(model: Any, batch: Batch, *, pad_id: int, dropout_key: jax.Array | None) -> Loss:
+    """Cross-entropy of the tags `encoder_target_tokens` [B, S], where `encoder_loss_weights` is not 0: at the one
+    sub-token of each word that its tag is read at."""
+    weights_BS = encoder_weights(batch, pad_id)
+    logits_BSC = model.tag(**_encoder_inputs(batch, "BS"), dropout_key=dropout_key)
+    loss_BS, correct_BS = class_cross_entropy(logits_BSC, batch["encoder_target_tokens"], weights_BS)
+    return _weighted(loss_BS, correct_BS, weights_BS, batch, pad_id)
+
+
+def span(model: Any, batch: Batch, *, pad_id: int, dropout_key: jax.Array | None) -> Loss:
+    """Mean of the cross-entropies of `start_positions` and `end_positions` [B] (the last token, not the one behind).
+
+    Weights as for `classify`; a prediction is correct when both ends are.
+    """
+    weights_B = label_weights(batch, pad_id)
+    logits_BS2 = model.span(**_encoder_inputs(batch, "BS"), dropout_key=dropout_key)
+    start_B, start_correct_B = class_cross_entropy(logits_BS2[..., 0], batch["start_positions"], weights_B)
+    end_B, end_correct_B = class_cross_entropy(logits_BS2[..., 1], batch["end_positions"], weights_B)
+    return _weighted((start_B + end_B) / 2, start_correct_B * end_correct_B, weights_B, batch, pad_id)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The table
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a training step needs to know of an objective.
+
+    Attributes:
+      loss: loss(model, batch, *, pad_id, dropout_key) -> (loss sum, weight sum, metrics); over a vocabulary also
+        z_loss, label_smoothing and max_logits_bytes.
+      weights: (batch, pad_id) -> f32 loss weights of the whole batch, [B, length] or [B].
+      weights_name: the feature of a batch that holds them.
+      segments_name: the feature that says which of them belong to one example; None where a row is one.
+      over_vocabulary: whether the classes are the vocabulary, with z-loss and label smoothing.
+      needs: what a model must have, for messages.
+    """
+
+    loss: Callable[..., Loss]
+    weights: Callable[[Batch, int], jax.Array]
+    weights_name: str
+    segments_name: str | None
+    over_vocabulary: bool
+    needs: str
+
+
+_DECODER = (decoder_weights, "decoder_loss_weights", "decoder_segment_ids")
+_ENCODER = (encoder_weights, "encoder_loss_weights", "encoder_segment_ids")
+_LABELS = (label_weights, "label_weights", None)
+
+OBJECTIVES = {
+    "seq2seq": Objective(seq2seq, *_DECODER, True, "an encoder-decoder: mT5"),
+    "causal": Objective(causal, *_DECODER, True, "a decoder-only model: BLOOM"),
+    "mlm": Objective(mlm, *_ENCODER, True, "XLM-R or mBERT with bert.BertConfig.mlm_head = True"),
+    "classify": Objective(classify, *_LABELS, False, "a classification head: heads/classify.gin, after the run's file"),
+    "choose": Objective(choose, *_LABELS, False, "a multiple-choice head: heads/choose.gin, after the run's file"),
+    "tag": Objective(tag, *_ENCODER, False, "a tagging head: heads/tag.gin, after the run's file"),
+    "span": Objective(span, *_LABELS, False, "a span head: heads/span.gin, after the run's file"),
+}
+
+
+def check_objective(name: str, config: ModelConfig) -> None:
+    """Raises UserError where no objective has this name, or where the model cannot be trained with it."""
+    if name not in OBJECTIVES:
+        raise UserError(
+            f"The objective {name!r} is none of {', '.join(OBJECTIVES)}.{did_you_mean(str(name), OBJECTIVES)}"
+        )
+    if name not in config.objectives:
+        can = " or ".join(map(repr, config.objectives)) or "no objective as it is"
+        raise UserError(
+            f"The objective {name!r} needs {OBJECTIVES[name].needs}. This {config.family} can be trained with {can}."
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Normalisation
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 def check_normalizer(value: float | str | None) -> float | str | None:
@@ -211,28 +330,34 @@ def check_normalizer(value: float | str | None) -> float | str | None:
     return value
 
 
-def normalize(factor: float | str | None, batch: Batch) -> tuple[jax.Array, jax.Array | float]:
-    """(loss weights f32 [B, T], the number to divide the loss sum by) of a whole batch.
+def normalize(
+    factor: float | str | None, batch: Batch, objective: str = "seq2seq", pad_id: int = 0
+) -> tuple[jax.Array, jax.Array | float]:
+    """(loss weights f32, the number to divide the loss sum by) of a whole batch.
 
-    None divides by nothing, a number by itself; 'NUM_REAL_TARGET_TOKENS' by the weight sum, 'NUM_TOTAL_TARGET_TOKENS'
-    by B * T; 'AVERAGE_PER_SEQUENCE' weights every sequence (packed ones each) equally and divides by their number.
+    The weights are those of the objective, [B, length] or [B]; "tokens" are whatever has one: a token, or a text with a
+    label. None divides by nothing, a number by itself; 'NUM_REAL_TARGET_TOKENS' by the weight sum,
+    'NUM_TOTAL_TARGET_TOKENS' by the number of weights; 'AVERAGE_PER_SEQUENCE' weights every sequence (packed ones each)
+    equally and divides by their number.
     Source: T5X, `losses.get_loss_normalizing_factor_and_weights`. Call it on the global batch, before it is cut into
     microbatches.
     """
-    weights_BT = loss_weights(batch)
+    kind = OBJECTIVES[objective]
+    weights = kind.weights(batch, pad_id)
     if factor is None:
-        return weights_BT, 1.0
+        return weights, 1.0
     if factor == "NUM_REAL_TARGET_TOKENS":
-        return weights_BT, jnp.sum(weights_BT)
+        return weights, jnp.sum(weights)
     if factor == "NUM_TOTAL_TARGET_TOKENS":
-        return weights_BT, float(weights_BT.size)
+        return weights, float(weights.size)
     if factor == "AVERAGE_PER_SEQUENCE":
-        segments_BT = batch.get("decoder_segment_ids")
+        segments_BT = None if kind.segments_name is None else batch.get(kind.segments_name)
         if segments_BT is None:
-            totals_BT = jnp.broadcast_to(jnp.sum(weights_BT, axis=1, keepdims=True), weights_BT.shape)
+            rest = tuple(range(1, weights.ndim))
+            totals = jnp.broadcast_to(jnp.sum(weights, axis=rest, keepdims=True), weights.shape)
         else:
             same_BTT = segments_BT[:, :, None] == segments_BT[:, None, :]
-            totals_BT = jnp.einsum("bts,bs->bt", same_BTT.astype(jnp.float32), weights_BT)
-        weights_BT = jnp.where(totals_BT > 0, weights_BT / jnp.where(totals_BT > 0, totals_BT, 1.0), 0.0)
-        return weights_BT, jnp.sum(weights_BT)
-    return weights_BT, float(factor)
+            totals = jnp.einsum("bts,bs->bt", same_BTT.astype(jnp.float32), weights)
+        weights = jnp.where(totals > 0, weights / jnp.where(totals > 0, totals, 1.0), 0.0)
+        return weights, jnp.sum(weights)
+    return weights, float(factor)

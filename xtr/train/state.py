@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -11,9 +12,17 @@ from jax.sharding import Mesh
 from xtr.errors import UserError
 from xtr.models.spec import abstract, flatten, init_params, unflatten
 from xtr.parallel.sharding import Rules, replicated, tree_shardings
-from xtr.train import adafactor
+from xtr.train import adafactor, adamw
 from xtr.train.adafactor import AdafactorConfig
-from xtr.train.objectives import check_normalizer
+from xtr.train.adamw import AdamWConfig
+from xtr.train.objectives import OBJECTIVES, check_normalizer
+
+Optimizer = AdafactorConfig | AdamWConfig
+
+
+def rule(optimizer: Optimizer) -> ModuleType:
+    """The module with `slot_specs`, `init` and `update` of an optimizer's settings."""
+    return {AdafactorConfig: adafactor, AdamWConfig: adamw}[type(optimizer)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,21 +30,23 @@ class TrainOptions:
     """Settings of the loss, the optimizer and the accumulation.
 
     Attributes:
-      z_loss: weight of logZ^2 in the loss.
-      label_smoothing: mass taken from the target, in [0, 1).
+      objective: a name of `objectives.OBJECTIVES`.
+      z_loss: weight of logZ^2 in a loss over the vocabulary; the others have none.
+      label_smoothing: mass taken from the target, in [0, 1); over the vocabulary only.
       loss_normalizing_factor: None, a positive number, or a name of `objectives.NORMALIZERS`.
       microbatches: into how many pieces a batch is cut to save memory; the result is that of the whole batch.
-      adafactor: the optimizer's settings.
+      optimizer: Adafactor's or AdamW's settings.
 
     Raises:
       UserError: a value out of range.
     """
 
+    objective: str = "seq2seq"
     z_loss: float = 1e-4
     label_smoothing: float = 0.0
     loss_normalizing_factor: float | str | None = None
     microbatches: int = 1
-    adafactor: AdafactorConfig = AdafactorConfig()
+    optimizer: Optimizer = AdafactorConfig()
 
     def __post_init__(self):
         object.__setattr__(self, "loss_normalizing_factor", check_normalizer(self.loss_normalizing_factor))
@@ -43,12 +54,17 @@ class TrainOptions:
             raise UserError(f"TrainOptions.microbatches must be at least 1, not {self.microbatches!r}.")
         if not 0.0 <= self.label_smoothing < 1.0:
             raise UserError(f"TrainOptions.label_smoothing must lie in [0, 1), not {self.label_smoothing!r}.")
+        if self.label_smoothing and not OBJECTIVES[self.objective].over_vocabulary:
+            raise UserError(
+                f"LABEL_SMOOTHING is {self.label_smoothing}, which the objective {self.objective!r} lacks: set 0."
+            )
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["step", "params", "opt_state"], meta_fields=[])
 @dataclasses.dataclass
 class TrainState:
-    """step: int32 scalar, batches consumed in this run; params: nested dict; opt_state: see `adafactor`."""
+    """step: int32 scalar, batches consumed in this run; params: nested dict; opt_state: the same with the
+    optimizer's slots at each parameter's place, see `adafactor` and `adamw`."""
 
     step: Any
     params: Any
@@ -56,16 +72,17 @@ class TrainState:
 
 
 def state_shardings(specs: Any, options: TrainOptions, mesh: Mesh, rules: Rules) -> TrainState:
-    """The sharding of every array of the state; second moments lie as their parameter does."""
+    """The sharding of every array of the state; slots lie as their parameter does."""
     return TrainState(
         step=replicated(mesh),
         params=tree_shardings(specs, mesh, rules),
-        opt_state=tree_shardings(adafactor.slot_specs(options.adafactor, specs), mesh, rules),
+        opt_state=tree_shardings(rule(options.optimizer).slot_specs(options.optimizer, specs), mesh, rules),
     )
 
 
 def _start(specs: Any, options: TrainOptions, params: Any) -> TrainState:
-    return TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=adafactor.init(options.adafactor, specs))
+    opt_state = rule(options.optimizer).init(options.optimizer, specs)
+    return TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=opt_state)
 
 
 def abstract_state(specs: Any, options: TrainOptions, mesh: Mesh, rules: Rules) -> TrainState:

@@ -1,4 +1,4 @@
-"""The training step: loss, gradient and Adafactor in one compiled function on a mesh."""
+"""The training step: loss, gradient and optimizer in one compiled function on a mesh."""
 
 import functools
 from collections.abc import Callable
@@ -23,7 +23,8 @@ from xtr.parallel.sharding import (
     tree_shardings,
 )
 from xtr.train import adafactor, objectives
-from xtr.train.state import TrainOptions, TrainState, abstract_state, init_state, state_shardings
+from xtr.train.cross_entropy import MAX_LOGITS_BYTES
+from xtr.train.state import TrainOptions, TrainState, abstract_state, init_state, rule, state_shardings
 
 __all__ = [
     "TrainOptions",
@@ -57,6 +58,14 @@ def _microbatches(batch: dict[str, jax.Array], count: int, mesh: Mesh) -> dict[s
     return {name: split(x) for name, x in batch.items()}
 
 
+def _settings(objective: objectives.Objective, mesh: Mesh, z_loss: float, label_smoothing: float) -> dict[str, Any]:
+    """What an objective takes besides model, batch, padding and key."""
+    if not objective.over_vocabulary:
+        return {}
+    # Rows and vocabulary are spread over the mesh.
+    return {"z_loss": z_loss, "label_smoothing": label_smoothing, "max_logits_bytes": MAX_LOGITS_BYTES * mesh.size}
+
+
 def loss_and_gradient(
     model_config: Any,
     options: TrainOptions,
@@ -66,32 +75,27 @@ def loss_and_gradient(
     batch: dict[str, jax.Array],
     dropout_key: jax.Array | None,
 ) -> tuple[dict[str, jax.Array], Any]:
-    """Metrics (see `objectives.seq2seq`, plus 'objective', the normalised loss) and f32 gradients of the normalised
-    loss.
+    """Metrics (see `objectives`, plus 'objective', the normalised loss) and f32 gradients of the normalised loss.
 
     Gradients of microbatches are added up in f32 and normalised once, by the count of the whole batch, so that the
     number of microbatches changes nothing but rounding (and dropout masks). Call it under `jax.jit`.
     """
     specs = model_config.param_specs()
     constrain = make_constrain(mesh, rules)
-    rows, pieces = batch["decoder_target_tokens"].shape[0], options.microbatches
+    objective, pad_id = objectives.OBJECTIVES[options.objective], model_config.pad_id
+    rows, pieces = next(iter(batch.values())).shape[0], options.microbatches
     if rows % (batch_shards(mesh) * pieces):
         raise UserError(
             f"A batch of {rows} rows does not divide over {batch_shards(mesh)} devices (mesh axes replica x fsdp) "
             f"x {pieces} microbatches. Make BATCH_SIZE a multiple of {batch_shards(mesh) * pieces}."
         )
-    weights, normalizer = objectives.normalize(options.loss_normalizing_factor, batch)
-    batch = {**batch, "decoder_loss_weights": weights}
+    weights, normalizer = objectives.normalize(options.loss_normalizing_factor, batch, options.objective, pad_id)
+    batch = {**batch, objective.weights_name: weights}
+    settings = _settings(objective, mesh, options.z_loss, options.label_smoothing)
 
     def loss_of(params, piece, key):
-        loss, _, metrics = objectives.seq2seq(
-            model_config.network(params, constrain),
-            piece,
-            dropout_key=key,
-            z_loss=options.z_loss,
-            label_smoothing=options.label_smoothing,
-            max_logits_bytes=objectives.MAX_LOGITS_BYTES * mesh.size,  # rows and vocabulary are spread over the mesh
-        )
+        network = model_config.network(params, constrain)
+        loss, _, metrics = objective.loss(network, piece, pad_id=pad_id, dropout_key=key, **settings)
         return loss, metrics
 
     def gradient_of(piece, key):
@@ -128,16 +132,18 @@ def make_train_step(
 ) -> Callable[[TrainState, dict[str, jax.Array], jax.Array | None, float], tuple[TrainState, dict[str, jax.Array]]]:
     """The jitted step(state, batch, dropout_key, learning_rate) -> (state, metrics).
 
-    `state` is donated. `batch` holds global int32 arrays [B, length] (NumPy is fine in one process; see
-    `sharding.global_batch`). `dropout_key` is this very step's key; it may be None only without dropout.
+    `state` is donated. `batch` holds global arrays [B, ...], as `options.objective` needs them (NumPy is fine in one
+    process; see `sharding.global_batch`). `dropout_key` is this very step's key; it may be None only without dropout.
     `learning_rate` is a float, so that one compiled step serves every schedule. Metrics are f32 scalars, those of
     `loss_and_gradient` plus 'grad_norm' (of the normalised gradient, before clipping) and 'skipped_updates': a step
     whose loss or gradient is not finite leaves parameters and optimizer state as they were, counts 1 there, and
     advances the step.
 
     Equal arguments give the same function object, compiled once. UserError (at the first call) for a batch that does
-    not divide over the mesh, ValueError where a dropout key is missing.
+    not divide over the mesh, and at once for an objective that the model cannot do; ValueError where a dropout key is
+    missing.
     """
+    objectives.check_objective(options.objective, model_config)
     specs = model_config.param_specs()
     shardings = state_shardings(specs, options, mesh, rules)
     whole = replicated(mesh)
@@ -149,8 +155,8 @@ def make_train_step(
         metrics["grad_norm"] = adafactor.global_norm(grads)
         finite = jnp.isfinite(metrics["grad_norm"]) & jnp.isfinite(metrics["loss"])
         metrics["skipped_updates"] = 1.0 - finite.astype(jnp.float32)
-        updated = adafactor.update(
-            options.adafactor, specs, grads, state.opt_state, state.params, state.step, learning_rate
+        updated = rule(options.optimizer).update(
+            options.optimizer, specs, grads, state.opt_state, state.params, state.step, learning_rate
         )
         params, opt_state = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old), updated, (state.params, state.opt_state)
@@ -177,20 +183,18 @@ def make_train_step(
 
 @functools.lru_cache(maxsize=32)
 def make_eval_step(
-    model_config: Any, mesh: Mesh, rules: Rules = DEFAULT_RULES
+    model_config: Any, mesh: Mesh, rules: Rules = DEFAULT_RULES, objective: str = "seq2seq"
 ) -> Callable[[Any, dict[str, jax.Array]], dict[str, jax.Array]]:
-    """The jitted step(params, batch) -> metrics of `objectives.seq2seq`: no dropout, no z-loss, no smoothing, nothing
-    donated."""
+    """The jitted step(params, batch) -> metrics of an objective: no dropout, no z-loss, no smoothing, nothing donated.
+
+    UserError for an objective that the model cannot do.
+    """
+    objectives.check_objective(objective, model_config)
+    chosen = objectives.OBJECTIVES[objective]
 
     def eval_step(params, batch):
-        _, _, metrics = objectives.seq2seq(
-            model_config.network(params, make_constrain(mesh, rules)),
-            batch,
-            dropout_key=None,
-            z_loss=0.0,
-            label_smoothing=0.0,
-            max_logits_bytes=objectives.MAX_LOGITS_BYTES * mesh.size,
-        )
+        network, settings = model_config.network(params, make_constrain(mesh, rules)), _settings(chosen, mesh, 0.0, 0.0)
+        _, _, metrics = chosen.loss(network, batch, pad_id=model_config.pad_id, dropout_key=None, **settings)
         return metrics
 
     shardings = tree_shardings(model_config.param_specs(), mesh, rules)
