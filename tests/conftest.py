@@ -195,7 +195,7 @@ def fake_gcs(tmp_path_factory):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.sent = 0
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    # TensorStore reads them when it opens its first bucket; the second makes sure that it asks no real server who it is.
+    # TensorStore reads them when it opens its first bucket; the second keeps it from asking a real server who it is.
     os.environ["TENSORSTORE_GCS_HTTP_URL"] = f"http://127.0.0.1:{server.server_port}"
     os.environ["GCE_METADATA_ROOT"] = "127.0.0.1:1"
     folder = Folder(root)

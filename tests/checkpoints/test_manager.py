@@ -240,6 +240,9 @@ def test_a_process_killed_at_any_moment_leaves_whole_checkpoints(tmp_path):
         env = os.environ | {"XLA_FLAGS": ""}
         process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(tmp_path)], env=env, stdout=subprocess.PIPE)
         assert process.stdout.readline() == b"ready\n"
+        until = time.monotonic() + 60
+        while len(committed_steps(tmp_path)) < 1 and time.monotonic() < until:
+            time.sleep(0.01)
         time.sleep(delay)
         process.send_signal(signal.SIGKILL)
         process.wait()

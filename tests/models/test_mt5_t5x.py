@@ -18,7 +18,7 @@ def recorded(oracles):
     folder = oracles / "t5x_mt5_micro"
     config = json.loads((folder / "config.json").read_text())
     config = MT5Config(**{k: v for k, v in config.items() if k in MT5Config.__dataclass_fields__})
-    params, _ = load_params(folder / "t5x_legacy" / "checkpoint_0", param_specs(config))
+    params, _ = load_params(folder / "t5x_legacy" / "checkpoint_0", config)
     return np.load(folder / "oracle.npz"), config, params
 
 

@@ -11,7 +11,7 @@ from xtr.checkpoints import load
 from xtr.models import mt5
 from xtr.models.spec import to_layers
 from xtr.parallel.mesh import MeshConfig, make_mesh
-from xtr.parallel.sharding import DEFAULT_RULES, tree_shardings
+from xtr.parallel.sharding import DEFAULT_RULES
 from xtr.train.step import TrainOptions, abstract_state, loss_and_gradient, make_train_step
 
 
@@ -48,7 +48,7 @@ def by_recorded_path(config, tree):
 def test_first_loss_and_gradients(recorded):
     config, arrays, checkpoint = recorded
     mesh = make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])
-    params, _ = load.load_params(checkpoint, mt5.param_specs(config))
+    params, _ = load.load_params(checkpoint, config)
     metrics, grads = jax.jit(
         lambda params, batch: loss_and_gradient(config, TrainOptions(), mesh, DEFAULT_RULES, params, batch, None)
     )(params, batch_of(arrays, 0))
@@ -65,10 +65,9 @@ def test_24_steps(recorded):
     specs, options = mt5.param_specs(config), TrainOptions()
     described = abstract_state(specs, options, mesh, DEFAULT_RULES)
     state = jax.tree.map(lambda x: jax.device_put(jnp.zeros(x.shape, x.dtype), x.sharding), described)
-    state.params, origin = load.load_params(checkpoint, specs, tree_shardings(specs, mesh))
-    assert (origin.kind, origin.step) == ("t5x", 0)
-    slots = load.load_slots(checkpoint, specs)
-    assert jax.tree.map(np.shape, slots) == jax.tree.map(np.shape, state.opt_state)
+    initial = load.open_initial(checkpoint, config, state.opt_state)
+    assert (initial.origin.kind, initial.origin.step) == ("t5x", 0)
+    state = load.initial_state(initial, state)
     step = make_train_step(config, options, mesh, DEFAULT_RULES)
     losses = []
     for i in range(24):

@@ -15,6 +15,7 @@ import dataclasses
 import json
 import os
 import threading
+import types
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -25,10 +26,16 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers, future
 
+from xtr import storage
+from xtr.checkpoints import source
 from xtr.errors import UserError
 from xtr.models.spec import unflatten
 
 STATE, INDEX = "state", "index"
+CHUNK = 64 << 20
+_COMMITTED = "commit_success.txt"
+_UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a folder that Orbax has not finished
+_ADVICE = "Use another checkpoint, or copy this one anew from its source."
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:
@@ -39,6 +46,12 @@ def named_leaves(tree: Any) -> dict[str, Any]:
 
 def _crc32(array: np.ndarray) -> int:
     return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+
+
+def _save_args(array: Any) -> ocp.SaveArgs:
+    """Chunks of at most CHUNK bytes, of one layer in large stacked arrays: a slice's reader decodes little more."""
+    stacked = array.ndim > 2 and array.nbytes > CHUNK
+    return ocp.SaveArgs(chunk_byte_size=CHUNK, shard_axes=(0,) if stacked else ())
 
 
 def _held_whole(array: Any) -> bool:
@@ -84,35 +97,78 @@ class _IndexRestore(ocp.args.CheckpointArgs):
 
 def is_step_directory(path: str | os.PathLike) -> bool:
     """Whether `path` is one committed checkpoint of xtr."""
-    path = epath.Path(path)
-    return (path / INDEX / "arrays.json").exists() and ocp.utils.is_checkpoint_finalized(path)
+    path = storage.absolute(path)
+    if _UNFINISHED in path.rpartition("/")[2] or not storage.is_file(storage.join(path, INDEX, "arrays.json")):
+        return False
+    # A folder on a disk gets its name when it is complete; in a bucket, where nothing can be renamed, a file says so.
+    return not storage.is_remote(path) or storage.is_file(storage.join(path, _COMMITTED))
 
 
 def committed_steps(directory: str | os.PathLike) -> list[int]:
     """The steps of a checkpoint directory that are complete, ascending; [] where there is no such directory."""
-    directory = epath.Path(directory)
-    if not directory.is_dir():
-        return []
-    return sorted(int(p.name) for p in directory.iterdir() if p.name.isdecimal() and is_step_directory(p))
+    names = [name for name in storage.list_directory(directory) if name.isdecimal()]
+    return sorted(int(name) for name in names if is_step_directory(storage.join(directory, name)))
 
 
 def read_index(step_directory: str | os.PathLike) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     """({array name: {shape, dtype, crc32}}, extras) of a checkpoint. UserError where they cannot be read."""
+    files = (storage.join(step_directory, INDEX, name) for name in ("arrays.json", "extras.json"))
     try:
-        arrays, extras = _IndexHandler().restore(epath.Path(step_directory) / INDEX)
+        arrays, extras = (json.loads(storage.read_bytes(file)) for file in files)
         return arrays, extras
     except (OSError, ValueError) as error:
         raise UserError(f"The checkpoint {step_directory} is damaged: its index cannot be read ({error}).") from error
 
 
-def compare(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], what: str) -> None:
-    """Compares {name: shape} of what is wanted with what is there. One UserError names every difference."""
+def open_source(step_directory: str) -> source.Source:
+    """A checkpoint as the loader of every kind takes it: parameters as 'params/...', and the optimizer's slots."""
+    index, _ = read_index(step_directory)
+    store = {"driver": "ocdbt", "base": storage.kvstore(storage.join(step_directory, STATE))}
+    try:
+        counts = source.list_keys(store)
+    except ValueError as error:
+        raise UserError(f"The checkpoint {step_directory} is damaged and cannot be read. {_ADVICE}\n{error}") from error
+
+    def open_those(prefix: str) -> dict[str, source.StoredArray]:
+        folders = {name: name.replace("/", ".") for name in index if name.startswith(prefix)}
+        return source.open_zarr(store, folders, counts=counts)
+
+    def open_slots() -> dict[str, dict[str, source.StoredArray]]:
+        slots: dict[str, dict[str, source.StoredArray]] = {}
+        for name, array in open_those("opt_state/").items():
+            path, _, slot = name.removeprefix("opt_state/").rpartition("/")
+            slots.setdefault(path, {})[slot] = array
+        return slots
+
+    return source.Source(
+        kind=source.XTR,
+        path=step_directory,
+        what=f"The checkpoint {step_directory}",
+        step=int(step_directory.rpartition("/")[2]),
+        arrays=open_those("params/"),
+        open_slots=open_slots,
+    )
+
+
+def compare(
+    expected: Mapping[str, tuple[int, ...]],
+    found: Mapping[str, tuple[int, ...]],
+    what: str,
+    damaged: Mapping[str, str] = types.MappingProxyType({}),
+) -> None:
+    """Compares {name: shape} of what is wanted with what is there, and {name: why it cannot be read}. One UserError
+    names every difference."""
     faults = [f"missing: {name} {shape}" for name, shape in expected.items() if name not in found]
     faults += [f"not expected: {name} {shape}" for name, shape in found.items() if name not in expected]
     faults += [
         f"shape of {name}: {found[name]}, not {shape}"
         for name, shape in expected.items()
-        if name in found and found[name] != shape
+        if name in found and found[name] != shape and name not in damaged
+    ]
+    faults += [
+        f"cannot be read at the array {name} {expected[name]}: {why}"
+        for name, why in damaged.items()
+        if name in expected
     ]
     if faults:
         raise UserError(f"{what} does not fit the model:\n  " + "\n  ".join(faults))
@@ -137,7 +193,6 @@ def read_arrays(
         name: ocp.ArrayRestoreArgs(sharding=x.sharding, global_shape=stored[name], dtype=np.dtype(index[name]["dtype"]))
         for name, x in abstract.items()
     }
-    advice = "Use another checkpoint, or copy this one anew from its source."
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
             nested = reader.restore(
@@ -147,23 +202,34 @@ def read_arrays(
                 ),
             )
     except Exception as error:  # whatever the storage layers raise, the reader's reason is one: unreadable data
-        raise UserError(f"The checkpoint {step_directory} is damaged and cannot be read. {advice}\n{error}") from error
+        raise UserError(f"The checkpoint {step_directory} is damaged and cannot be read. {_ADVICE}\n{error}") from error
     arrays = named_leaves(nested)
-    damaged = [
-        name
-        for name, array in arrays.items()
-        if index[name]["crc32"] is not None and _held_whole(array) and _crc32(np.asarray(array)) != index[name]["crc32"]
-    ]
-    if damaged:
-        raise UserError(
-            f"The checkpoint {step_directory} is damaged: what was read differs from what was written in\n  "
-            + "\n  ".join(damaged)
-            + f"\n{advice}"
-        )
+    verify(step_directory, arrays)
     return {
         name: arrays[name] if arrays[name].dtype == x.dtype else arrays[name].astype(x.dtype)
         for name, x in abstract.items()
     }
+
+
+def verify(step_directory: str | os.PathLike, arrays: Mapping[str, jax.Array]) -> None:
+    """Compares the CRC of each array that this process can see whole with the one written beside it.
+
+    Raises:
+      UserError: naming every array that is not what was written.
+    """
+    index, _ = read_index(step_directory)
+
+    def differs(name: str, array: jax.Array) -> bool:
+        entry = index[name]
+        known = entry["crc32"] is not None and _held_whole(array) and np.dtype(entry["dtype"]) == array.dtype
+        return known and _crc32(np.asarray(array)) != entry["crc32"]
+
+    if damaged := [name for name, array in arrays.items() if differs(name, array)]:
+        raise UserError(
+            f"The checkpoint {step_directory} is damaged: what was read differs from what was written in\n  "
+            + "\n  ".join(damaged)
+            + f"\n{_ADVICE}"
+        )
 
 
 # Orbax numbers the saves of a process with one counter and signals by those numbers, so that two managers (two stages
@@ -226,8 +292,12 @@ class CheckpointManager:
             name: (x.shape, str(x.dtype), np.array(x, copy=True) if _held_whole(x) else None)
             for name, x in arrays.items()
         }
+        chunks = {name: _save_args(x) for name, x in arrays.items()}
         args = ocp.args.Composite(
-            **{STATE: ocp.args.PyTreeSave(unflatten(arrays)), INDEX: _IndexSave(index, json.dumps(dict(extras)))}
+            **{
+                STATE: ocp.args.PyTreeSave(unflatten(arrays), save_args=unflatten(chunks)),
+                INDEX: _IndexSave(index, json.dumps(dict(extras))),
+            }
         )
         return self._manager.save(step, args=args, force=True)
 

@@ -139,8 +139,8 @@ def open_predictor(run: EvaluateRun | InferRun) -> tuple[Predictor, int]:
     """Loads a checkpoint for prediction; returns the predictor and the checkpoint's step."""
     vocabulary = open_vocabulary(run.vocabulary_path, run.model.vocab_size)
     mesh = make_mesh(run.mesh)
-    specs = run.model.param_specs()
-    params, origin = load.load_params(run.checkpoint_path, specs, tree_shardings(specs, mesh, DEFAULT_RULES))
+    shardings = tree_shardings(run.model.param_specs(), mesh, DEFAULT_RULES)
+    params, origin = load.load_params(run.checkpoint_path, run.model, shardings, allow_pickle=run.allow_pickle)
     predictor = Predictor(run.model, params, vocabulary, mesh, run.length_buckets, run.tokens_per_batch)
     return predictor, origin.step
 

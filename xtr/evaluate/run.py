@@ -15,7 +15,9 @@ class EvaluateRun:
 
     Attributes:
       model: the network.
-      checkpoint_path: a run directory, one of its checkpoints, or a T5X checkpoint.
+      checkpoint_path: a run directory, one of its checkpoints, a T5X checkpoint or a Hugging Face folder, local or
+        gs://.
+      allow_pickle: whether weights may be unpickled (pytorch_model.bin), which can run code of their author.
       mixture_or_task_name: a mixture of per-language tasks, or one task.
       eval_output_dir: where rows, predictions and TensorBoard files go.
       vocabulary_path: SentencePiece model.
@@ -43,6 +45,7 @@ class EvaluateRun:
     dev_task_name: str | None = None
     dev_split: str = "validation"
     task_feature_lengths: Mapping[str, int] | None = None
+    allow_pickle: bool = False
     max_decode_length: int = 32
     decoding: Decoding = Decoding()
     tokens_per_batch: int = 16_384
@@ -72,7 +75,7 @@ class InferRun:
     """Generation for a text file, one input a line.
 
     Attributes:
-      model, checkpoint_path, vocabulary_path, decoding: as in `EvaluateRun`.
+      model, checkpoint_path, allow_pickle, vocabulary_path, decoding: as in `EvaluateRun`.
       input_file: UTF-8 text, one rendered input a line.
       output_file: JSON lines {"input", "prediction", "log_prob"} in the same order; with beams or several samples also
         "alternatives", the further predictions from best to worst.
@@ -83,6 +86,7 @@ class InferRun:
     vocabulary_path: str
     input_file: str
     output_file: str
+    allow_pickle: bool = False
     max_decode_length: int = 64
     decoding: Decoding = Decoding()
     tokens_per_batch: int = 16_384

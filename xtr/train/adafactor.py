@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from xtr.errors import UserError
-from xtr.models.spec import LAYERS, ParamSpec, flatten, map_specs, unflatten
+from xtr.models.spec import LAYERS, ParamSpec, flatten, largest_axes, map_specs, unflatten
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,15 +65,9 @@ class SlotSpec:
 
 
 def factored_dims(config: AdafactorConfig, spec: ParamSpec) -> tuple[int, int] | None:
-    """(d1, d0): the axes of the second-largest and the largest dimension of one layer, or None where not factored.
-
-    Among equal sizes the later axis is the larger one.
-    """
-    start = 1 if spec.axes[:1] == (LAYERS,) else 0
-    order = sorted(range(start, len(spec.shape)), key=lambda axis: (spec.shape[axis], axis))
-    if len(order) < 2 or spec.shape[order[-2]] < config.min_dim_size_to_factor:
-        return None
-    return order[-2], order[-1]
+    """(d1, d0): the axes of the second-largest and the largest dimension of one layer, or None where not factored."""
+    dims = largest_axes(spec)
+    return None if dims is None or spec.shape[dims[0]] < config.min_dim_size_to_factor else dims
 
 
 def slot_specs(config: AdafactorConfig, specs: Any) -> Any:

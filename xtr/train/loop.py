@@ -87,10 +87,15 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
     mesh = make_mesh(run.mesh)
     specs = run.model.param_specs()
     checkpoints = CheckpointManager(Path(run.model_dir) / "checkpoints", keep=run.checkpoint.keep)
-    origin = load.inspect(run.initial_checkpoint_path) if run.initial_checkpoint_path else None
+    step = checkpoints.latest_step()
+    origin, initial = None, None
+    if run.initial_checkpoint_path:
+        slots = abstract_state(specs, options_for(run, None), mesh, DEFAULT_RULES).opt_state
+        if step is None:
+            initial = load.open_initial(run.initial_checkpoint_path, run.model, slots, allow_pickle=run.allow_pickle)
+        origin = initial.origin if initial else load.inspect(run.initial_checkpoint_path, run.model, slots)
     options = options_for(run, origin)
 
-    step = checkpoints.latest_step()
     data_state = None
     if step is not None:
         state, extras = checkpoints.restore(step, abstract_state(specs, options, mesh, DEFAULT_RULES))
@@ -98,8 +103,8 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
     else:
         step = 0
         state = init_state(specs, options, mesh, DEFAULT_RULES, jax.random.key(run.random_seed))
-        if origin:
-            state = load.initial_state(run.initial_checkpoint_path, specs, state)
+        if initial:
+            state = load.initial_state(initial, state)
 
     # ----------------------------------------------------------------------------------------------------------- steps
     train_step = make_train_step(run.model, options, mesh, DEFAULT_RULES)

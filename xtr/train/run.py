@@ -38,7 +38,9 @@ class TrainRun:
       train_steps: optimizer steps of this run (a checkpoint's own steps do not count).
       vocabulary_path: SentencePiece model; its pieces must fit the model's embedding.
       batch_size: packed rows a step, over all devices and hosts.
-      initial_checkpoint_path: a run directory, one of its checkpoints, or a T5X checkpoint; None trains from scratch.
+      initial_checkpoint_path: a run directory, one of its checkpoints, a T5X checkpoint or a Hugging Face folder, local
+        or gs://; None trains from scratch.
+      allow_pickle: whether weights may be unpickled (pytorch_model.bin), which can run code of their author.
       objective: 'seq2seq' (inputs -> targets) or 'denoise' (span corruption of a text mixture).
       loss_normalizing_factor: T5X's; 'auto' follows the checkpoint's origin (see `train.loop`).
       pack: several examples a row, or one.
@@ -61,6 +63,7 @@ class TrainRun:
     vocabulary_path: str
     batch_size: int = 128
     initial_checkpoint_path: str | None = None
+    allow_pickle: bool = False
     objective: str = "seq2seq"
     loss_normalizing_factor: float | str | None = "auto"
     z_loss: float = 1e-4
