@@ -250,6 +250,13 @@ def test_readout_and_layers(name):
     np.testing.assert_allclose(means, layers.mean(axis=2), rtol=1e-5, atol=1e-6)
 
 
+def test_the_encoder_alone_has_neither_pooler_nor_head():
+    config, params, batch = CONFIGS["mbert"], params_of("mbert"), rows_of(CONFIGS["mbert"], EXAMPLES, 16)
+    assert not {"pooler", "mlm_head"} & set(config.encoder().param_specs())
+    assert config.objectives == ("mlm",) and config.encoder().objectives == ()
+    np.testing.assert_array_equal(run(config.encoder(), params, batch), run(config, params, batch))
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_too_long_rows_are_refused_with_the_limit(name):
     config = CONFIGS[name]

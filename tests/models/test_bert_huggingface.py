@@ -184,6 +184,10 @@ def test_every_array_of_the_published_files_has_a_place_or_a_reason(family, pool
         stored |= {"lm_head.decoder.weight", "lm_head.decoder.bias"}
     if family != "xlmr-xl":
         stored |= {f"{layout.base_prefix}pooler.dense.weight", f"{layout.base_prefix}pooler.dense.bias"}
+    # And, by our own names, what a run with all parts left behind.
+    parts = {"mlm_head.dense.kernel": mlm_head, "mlm_head.bias": mlm_head, "pooler.kernel": pooler}
+    for name, needed in parts.items():
+        assert needed != any(re.fullmatch(pattern, name) for pattern in layout.left_out)
     found = set()
     for name in stored:
         for pattern, replacement in layout.aliases:

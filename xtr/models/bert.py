@@ -191,7 +191,8 @@ class BertConfig:
                 head + r"decoder\.bias": f"a copy of {_mlm_names(self)['bias']}",
             }
         else:
-            left_out[head + ".*"] = "this run has no head for masked language modelling"
+            # The second name is that of `param_specs`, in checkpoints of runs that had the head.
+            left_out[rf"({head}|mlm_head\.).*"] = "this run has no head for masked language modelling"
         if self.kind == "mbert":
             left_out[r"cls\.seq_relationship\..*"] = "the head for next-sentence prediction has no use here"
         if not self.pooler:

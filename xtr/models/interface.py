@@ -132,7 +132,7 @@ class ModelConfig(Protocol):
         ...
 
     def encoder(self) -> "ModelConfig":
-        """The config of the part that `encode` needs (mT5 without its decoder; the others as they are)."""
+        """The config of the part that `encode` needs (mT5 without its decoder, BERT without pooler and MLM head)."""
         ...
 
     def param_specs(self) -> dict[str, Any]:
