@@ -137,7 +137,7 @@ def _embed_all(config: ModelConfig) -> Callable:
 
 def open_predictor(run: EvaluateRun | InferRun) -> tuple[Predictor, int]:
     """Loads a checkpoint for prediction; returns the predictor and the checkpoint's step."""
-    vocabulary = open_vocabulary(run.vocabulary_path, run.model.vocab_size)
+    vocabulary = open_vocabulary(run.vocabulary_path, run.model.vocab_size, run.model.vocabulary_kind)
     mesh = make_mesh(run.mesh)
     shardings = tree_shardings(run.model.param_specs(), mesh, DEFAULT_RULES)
     params, origin = load.load_params(run.checkpoint_path, run.model, shardings, allow_pickle=run.allow_pickle)
