@@ -78,6 +78,12 @@ def arrange(block: Any, axes: tuple[tuple[int, ...], ...]) -> Any:
     return moved.reshape([math.prod(block.shape[a] for a in joined) for joined in axes])
 
 
+def disarrange(array: np.ndarray, axes: tuple[tuple[int, ...], ...], shape: tuple[int, ...]) -> np.ndarray:
+    """The inverse of `arrange` for the whole of a stored array, whose shape is `shape`."""
+    order = tuple(itertools.chain.from_iterable(axes))
+    return array.reshape([shape[a] for a in order]).transpose(np.argsort(order)) if order else array
+
+
 def _identity(rank: int, layered: bool) -> tuple[tuple[int, ...], ...]:
     return ((),) * layered + tuple((axis,) for axis in range(rank))
 
@@ -144,8 +150,8 @@ def slot_parts(checkpoint: Source, spec: ParamSpec, path: str, slot: str, heads:
     runs along 'embed', where ours runs along the smaller dimension. Rows and columns play symmetric parts in Adafactor,
     so the moments are taken by the axis that they run along.
     """
-    kept = _kept_axes(spec, slot)
-    shape, axes = (tuple(x[a] for a in kept) for x in (spec.shape, spec.axes))
+    kept, of_slot = _kept_axes(spec, slot), slot_spec(spec, slot)
+    shape, axes = of_slot.shape, of_slot.axes
     if checkpoint.kind == source.XTR:
         return [Part(f"{path}/{slot}", shape, _identity(len(shape), False))]
     if not checkpoint.scanned:
@@ -172,6 +178,17 @@ def _kept_axes(spec: ParamSpec, slot: str) -> list[int]:
     second, largest = largest_axes(spec)
     every.remove(largest if slot == "v_row" else second)
     return every
+
+
+def slot_spec(spec: ParamSpec, slot: str) -> ParamSpec:
+    """A second moment as if it were a parameter."""
+    shape, axes = (tuple(x[a] for a in _kept_axes(spec, slot)) for x in (spec.shape, spec.axes))
+    return dataclasses.replace(spec, shape=shape, axes=axes, hf_transpose=False, dtype="float32")
+
+
+def stored_slots(checkpoint: Source) -> dict[str, source.StoredArray]:
+    """{'parameter's name/slot's name': array} of all second moments, named as in `slot_parts`."""
+    return {f"{name}/{slot}": a for name, some in checkpoint.slots.items() for slot, a in some.items()}
 
 
 def heads_of(specs: Any) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import SingleDeviceSharding
 
 from xtr import storage
-from xtr.checkpoints import huggingface, layout, manager, source, t5x
+from xtr.checkpoints import huggingface, layout, manager, t5x
 from xtr.checkpoints.fill import Target, fill
 from xtr.checkpoints.source import HUGGING_FACE, T5X, XTR, Source
 from xtr.errors import UserError
@@ -147,7 +147,7 @@ def _slots_can_go_on(checkpoint: Source, specs: Any, slots: Any) -> bool:
     if not checkpoint.scanned:
         return True
     # The scanned network factors whatever has rows and columns; ours keeps small parameters whole.
-    found = {name: a.shape for name, a in _stored_slots(checkpoint).items()}
+    found = {name: a.shape for name, a in layout.stored_slots(checkpoint).items()}
     places = _slot_places(checkpoint, specs, wanted)
     differing = [p.name for parts in places.values() for p in parts if found.get(p.name) != p.shape]
     if differing:
@@ -276,10 +276,6 @@ def _read(
 # ---------------------------------------------------------------------------------------------------- second moments
 
 
-def _stored_slots(checkpoint: Source) -> dict[str, source.StoredArray]:
-    return {f"{name}/{slot}": a for name, some in checkpoint.slots.items() for slot, a in some.items()}
-
-
 def _slot_places(checkpoint: Source, specs: Any, wanted: Iterable[str]) -> dict[str, list[layout.Part]]:
     """{'parameter's path/slot': where it lies}, without those of a head that the checkpoint's kind has no name for."""
     flat, heads = flatten(specs), layout.heads_of(specs)
@@ -322,7 +318,7 @@ def open_initial(path: str | os.PathLike, model: ModelConfig, slots: Any, *, all
         wanted = [name for name in flatten(slots) if name.rpartition("/")[0] not in drawn]
         slot_places = _slot_places(checkpoint, model.param_specs(), wanted)
         of_model = {part.name.rpartition("/")[0] for parts in slot_places.values() for part in parts}
-        found = {n: a for n, a in _stored_slots(checkpoint).items() if n.rpartition("/")[0] in of_model}
+        found = {n: a for n, a in layout.stored_slots(checkpoint).items() if n.rpartition("/")[0] in of_model}
         manager.compare(
             {name.replace(".", "/"): shape for name, shape in layout.expected(slot_places).items()},
             {name.replace(".", "/"): a.shape for name, a in found.items()},
@@ -352,7 +348,7 @@ def initial_state(initial: Initial, state: Any) -> Any:
     state = dataclasses.replace(state, params=unflatten(params))
     if not initial.slot_places:
         return state
-    of_slots = dataclasses.replace(checkpoint, arrays=_stored_slots(checkpoint))
+    of_slots = dataclasses.replace(checkpoint, arrays=layout.stored_slots(checkpoint))
     targets = [
         _target(of_slots, slots[name], parts, slots[name].sharding, slots[name])
         for name, parts in initial.slot_places.items()

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from xtr import config, rundir
+from xtr.cli.convert import convert
 from xtr.errors import UserError
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
@@ -216,6 +217,7 @@ COMMANDS = {
     "config": show_config,
     "list": list_what,
     "cache": cache,
+    "convert": convert,
     "study": study,
     "demo": demo,
 }

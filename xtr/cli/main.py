@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from xtr.cli import convert
 from xtr.errors import Preempted, UserError, did_you_mean
 
 EXIT_DONE, EXIT_USAGE, EXIT_PREEMPTED = 0, 2, 42
@@ -73,6 +74,10 @@ def build_parser() -> argparse.ArgumentParser:
         ("infer", "generate for a text file"),
     ):
         _gin_arguments(commands.add_parser(name, help=text))
+
+    convert_command = commands.add_parser("convert", help="write a checkpoint as Hugging Face's or T5X's")
+    convert.add_arguments(convert_command)
+    _gin_arguments(convert_command)
 
     study = commands.add_parser("study", help="models x intermediates x targets x seeds -> transfer table and report")
     actions = study.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=_Parser)
