@@ -93,10 +93,12 @@ def _register() -> None:
     from xtr.evaluate.run import EvaluateRun, InferRun
     from xtr.models.bert import BertConfig
     from xtr.models.bloom import BloomConfig
+    from xtr.models.heads import WithHead
     from xtr.models.mt5 import MT5Config
     from xtr.parallel.mesh import MeshConfig
     from xtr.study.spec import StudySpec
     from xtr.train.adafactor import AdafactorConfig
+    from xtr.train.adamw import AdamWConfig
     from xtr.train.run import SaveCheckpointConfig, TrainRun
     from xtr.train.schedules import ScheduleConfig
 
@@ -104,7 +106,9 @@ def _register() -> None:
         (MT5Config, "MT5Config", "mt5"),
         (BertConfig, "BertConfig", "bert"),
         (BloomConfig, "BloomConfig", "bloom"),
+        (WithHead, "WithHead", "heads"),
         (AdafactorConfig, "Adafactor", "adafactor"),
+        (AdamWConfig, "AdamW", "adamw"),
         (ScheduleConfig, "create_learning_rate_scheduler", "utils"),
         (SaveCheckpointConfig, "SaveCheckpointConfig", "utils"),
         (MeshConfig, "MeshConfig", "partitioning"),

@@ -65,3 +65,15 @@ def test_an_unknown_factor_is_named():
 def test_counts_are_positive(name):
     with pytest.raises(UserError, match=name):
         ScheduleConfig(**{name: 0})
+
+
+def test_linear_to_zero_behind_a_warmup():
+    config = ScheduleConfig("constant * linear_warmup * linear_to_zero", 3e-5, warmup_steps=100, total_steps=1100)
+    rates = [learning_rate(config, step) for step in (0, 50, 100, 600, 1099, 1100, 2000)]
+    assert rates == pytest.approx([1e-8, 1.5e-5, 3e-5, 1.5e-5, 3e-8, 1e-8, 1e-8])
+
+
+@pytest.mark.parametrize("total", [None, 100])
+def test_linear_to_zero_needs_an_end_behind_the_warmup(total):
+    with pytest.raises(UserError, match="total_steps"):
+        ScheduleConfig("linear_to_zero", warmup_steps=100, total_steps=total)

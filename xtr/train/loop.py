@@ -178,14 +178,17 @@ def options_for(run: TrainRun, origin: load.Origin | None) -> TrainOptions:
     """The step's options, with what follows from the initial checkpoint's origin unless the configuration sets it.
 
     A released T5X checkpoint brings second moments that hardly move any more: the loss must keep the scale they were
-    made with, and the optimizer's step goes on counting from the checkpoint's.
+    made with, and the optimizer's step goes on counting from the checkpoint's. (Under a head the loss is another, a sum
+    over texts in the place of tokens: that scale means nothing there.)
     """
     optimizer, normalizer = run.optimizer, run.loss_normalizing_factor
     if normalizer == "auto":
-        normalizer = MT5_PRETRAINING_NORMALIZER if origin and origin.has_slots else "NUM_REAL_TARGET_TOKENS"
+        kept = origin and origin.has_slots and run.loss == "seq2seq"
+        normalizer = MT5_PRETRAINING_NORMALIZER if kept else "NUM_REAL_TARGET_TOKENS"
     if origin and origin.has_slots and optimizer.step_offset == 0:
         optimizer = dataclasses.replace(optimizer, step_offset=-origin.step)
     return TrainOptions(
+        objective=run.loss,
         z_loss=run.z_loss,
         label_smoothing=run.label_smoothing,
         loss_normalizing_factor=normalizer,
@@ -212,7 +215,7 @@ def per_token(metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
 def validate(run: TrainRun, data: TrainData, params, mesh, writer, step: int) -> dict[str, float]:
     """Teacher-forced loss and accuracy on the first `eval_steps` batches of the validation split."""
     spec = dataclasses.replace(data, split="validation", epochs=1, seed=0)
-    evaluate_step = make_eval_step(run.model, mesh, DEFAULT_RULES)
+    evaluate_step = make_eval_step(run.model, mesh, DEFAULT_RULES, run.loss)
     sums: dict[str, float] = {}
     batches = train_batches(spec, process_index=jax.process_index(), process_count=jax.process_count())
     for _, batch in zip(range(run.eval_steps), batches, strict=False):

@@ -3,13 +3,13 @@
 import dataclasses
 from collections.abc import Mapping
 
-from xtr.errors import UserError
+from xtr.errors import UserError, did_you_mean
 from xtr.models.interface import ModelConfig
 from xtr.parallel.mesh import MeshConfig
 from xtr.train.adafactor import AdafactorConfig
+from xtr.train.objectives import OBJECTIVES, check_objective
 from xtr.train.schedules import ScheduleConfig
-
-OBJECTIVES = ("seq2seq", "denoise")
+from xtr.train.state import Optimizer, TrainOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,18 +34,20 @@ class TrainRun:
       model: the network.
       model_dir: the run directory; everything that the run writes lies below it.
       mixture_or_task_name: a SeqIO mixture or task; its `train` split is trained on.
-      task_feature_lengths: tokens a packed row holds, e.g. {'inputs': 512, 'targets': 114}.
+      task_feature_lengths: tokens a packed row holds, e.g. {'inputs': 512, 'targets': 114}; for 'mlm' and the heads
+        {'inputs': 512}.
       train_steps: optimizer steps of this run (a checkpoint's own steps do not count).
       vocabulary_path: SentencePiece model; its pieces must fit the model's embedding.
       batch_size: packed rows a step, over all devices and hosts.
       initial_checkpoint_path: a run directory, one of its checkpoints, a T5X checkpoint or a Hugging Face folder, local
         or gs://; None trains from scratch.
       allow_pickle: whether weights may be unpickled (pytorch_model.bin), which can run code of their author.
-      objective: 'seq2seq' (inputs -> targets) or 'denoise' (span corruption of a text mixture).
+      objective: a name of `objectives.OBJECTIVES`, or 'denoise' (seq2seq on span corruption of a text mixture). None:
+        the model's own: 'seq2seq' of an mT5, 'causal' of a BLOOM, 'mlm' of an encoder with that head, or the head's.
       loss_normalizing_factor: T5X's; 'auto' follows the checkpoint's origin (see `train.loop`).
       pack: several examples a row, or one.
       noise_density, mean_span_length: of span corruption; T5's are 0.15 and 3.
-      z_loss, label_smoothing: of the loss; T5X's are 1e-4 and 0.
+      z_loss, label_smoothing: of a loss over the vocabulary; T5X's are 1e-4 and 0.
       num_microbatches: parts that a batch's gradient is accumulated over.
       eval_period: steps between teacher-forced evaluations on the `validation` split; 0 for none.
       eval_steps: batches of such an evaluation.
@@ -64,7 +66,7 @@ class TrainRun:
     batch_size: int = 128
     initial_checkpoint_path: str | None = None
     allow_pickle: bool = False
-    objective: str = "seq2seq"
+    objective: str | None = None
     loss_normalizing_factor: float | str | None = "auto"
     z_loss: float = 1e-4
     label_smoothing: float = 0.0
@@ -77,7 +79,7 @@ class TrainRun:
     eval_steps: int = 20
     use_cached_tasks: bool = True
     schedule: ScheduleConfig = ScheduleConfig()
-    optimizer: AdafactorConfig = AdafactorConfig()
+    optimizer: Optimizer = AdafactorConfig()
     checkpoint: SaveCheckpointConfig = SaveCheckpointConfig()
     mesh: MeshConfig = MeshConfig()
     task_modules: tuple[str, ...] = ()
@@ -85,14 +87,36 @@ class TrainRun:
     cache_dir: str | None = None
 
     def __post_init__(self):
-        if self.objective not in OBJECTIVES:
-            raise UserError(f"train.objective is {self.objective!r}; it must be one of {', '.join(OBJECTIVES)}.")
+        if self.objective is None:
+            if not self.model.objectives:
+                raise UserError(
+                    f"There is nothing to train this {self.model.family} on as it is: give it a head "
+                    "(heads/classify.gin, choose, tag or span, after the run's file) or, for XLM-R and mBERT, "
+                    "bert.BertConfig.mlm_head = True."
+                )
+            object.__setattr__(self, "objective", self.model.objectives[0])
+        names = (*OBJECTIVES, "denoise")
+        if self.objective not in names:
+            raise UserError(
+                f"train.objective is {self.objective!r}; it must be one of {', '.join(names)}."
+                + did_you_mean(str(self.objective), names)
+            )
+        check_objective(self.loss, self.model)
+        TrainOptions(objective=self.loss, z_loss=self.z_loss, label_smoothing=self.label_smoothing)
         for name in ("train_steps", "batch_size", "num_microbatches"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise UserError(f"train.{name} is {value!r}; it must be a positive whole number.")
-        lengths = self.task_feature_lengths
-        if set(lengths) != {"inputs", "targets"} or not all(isinstance(n, int) and n > 0 for n in lengths.values()):
-            raise UserError(f"TASK_FEATURE_LENGTHS is {lengths!r}; it must be like {{'inputs': 512, 'targets': 114}}.")
+        lengths, example = self.task_feature_lengths, {"inputs": 512, "targets": 114}
+        needed = set(example) if self.loss in ("seq2seq", "causal") else {"inputs"}
+        whole = all(isinstance(n, int) and n > 0 for n in lengths.values())
+        if not needed <= set(lengths) <= set(example) or not whole:
+            example = {name: length for name, length in example.items() if name in needed}
+            raise UserError(f"TASK_FEATURE_LENGTHS is {lengths!r}; for {self.objective!r} it must be like {example}.")
         if self.batch_size % self.num_microbatches:
             raise UserError(f"BATCH_SIZE {self.batch_size} does not divide into {self.num_microbatches} microbatches.")
+
+    @property
+    def loss(self) -> str:
+        """The objective's name in `objectives.OBJECTIVES`: 'denoise' is seq2seq on other data."""
+        return "seq2seq" if self.objective == "denoise" else self.objective

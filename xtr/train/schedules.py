@@ -13,12 +13,14 @@ FACTORS = (
     "rsqrt_normalized_decay",
     "decay_every",
     "cosine_decay",
+    "linear_to_zero",
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class ScheduleConfig:
-    """A schedule as in T5X's `create_learning_rate_scheduler`; the rate at step s is the product of its factors.
+    """A schedule as in T5X's `create_learning_rate_scheduler`, and one factor more; the rate at step s is the product
+    of its factors.
 
     With t = max(0, s - step_offset) and w = warmup_steps the factors are
       constant                base_learning_rate
@@ -29,10 +31,12 @@ class ScheduleConfig:
       rsqrt_normalized_decay  sqrt(w / max(t, w))
       decay_every             decay_factor ^ floor(t / steps_per_decay)
       cosine_decay            (1 + cos(pi * frac(max(0, t - w) / steps_per_cycle))) / 2
+      linear_to_zero          min(1, (total_steps - t) / (total_steps - w)), not below 0: not T5X's, but how BERT and
+      its kin are fine-tuned, behind a linear_warmup
     and the product is at least `min_learning_rate`.
 
     Raises:
-      UserError: an unknown factor, or a count below 1.
+      UserError: an unknown factor, a count below 1, or a total_steps that is missing or not above warmup_steps.
     """
 
     factors: str = "constant"
@@ -43,6 +47,7 @@ class ScheduleConfig:
     steps_per_cycle: int = 100000
     step_offset: int = 0
     min_learning_rate: float = 1e-8
+    total_steps: int | None = None
 
     def __post_init__(self):
         for name in self.factor_names:
@@ -53,6 +58,12 @@ class ScheduleConfig:
         for name in ("warmup_steps", "steps_per_decay", "steps_per_cycle"):
             if getattr(self, name) < 1:
                 raise UserError(f"ScheduleConfig.{name} must be at least 1, not {getattr(self, name)!r}.")
+        total = self.total_steps
+        if "linear_to_zero" in self.factor_names and (total is None or total <= self.warmup_steps):
+            raise UserError(
+                f"The learning rate falls linearly to zero at ScheduleConfig.total_steps, which is {total!r}: it must "
+                f"be above warmup_steps, {self.warmup_steps}. Set WARMUP_STEPS to a tenth of TRAIN_STEPS or so."
+            )
 
     @property
     def factor_names(self) -> tuple[str, ...]:
@@ -79,6 +90,8 @@ def learning_rate(config: ScheduleConfig, step: int) -> float:
             rate *= math.sqrt(w / max(t, w))
         elif name == "decay_every":
             rate *= c.decay_factor ** (t // c.steps_per_decay)
+        elif name == "linear_to_zero":
+            rate *= min(1.0, max(0.0, (c.total_steps - t) / (c.total_steps - w)))
         else:
             progress = max(0.0, (t - w) / c.steps_per_cycle)
             rate *= 0.5 * (1.0 + math.cos(math.pi * (progress % 1.0)))
