@@ -344,10 +344,10 @@ class Bloom(nnx.Module):
         """
         c, length = self.config, tokens_BS.shape[1]
         ids_BS = (tokens_BS != c.pad_id).astype(jnp.int32) if segment_ids_BS is None else segment_ids_BS
-        mask = same_segment(ids_BS, ids_BS) & np.tri(length, dtype=bool)
         # Measured from the query, not from the start of the row: an offset is the same in every packed segment, and
         # near keys, on which the softmax dwells, keep all digits of their scores.
-        offsets_SS = np.arange(length)[None, :] - np.arange(length)[:, None]
+        offsets_SS = jnp.arange(length)[None, :] - jnp.arange(length)[:, None]
+        mask = same_segment(ids_BS, ids_BS) & (offsets_SS <= 0)
         embedded_BSD = self._embed(tokens_BS)
 
         def body(x_BSD, layer_and_place):
