@@ -1,7 +1,7 @@
 """SeqIO tasks and mixtures over official data files. Importing this package alone imports no TensorFlow.
 
     import xtr.tasks
-    xtr.tasks.register_all()   # reads XTR_DATA_DIR, XTR_VOCABULARY_PATH, XTR_CACHE_DIR
+    xtr.tasks.register_all()   # reads XTR_DATA_DIR, XTR_VOCABULARY_PATH, XTR_CACHE_DIR, XTR_FORMAT
     seqio.get_mixture_or_task("xnli.sw").get_dataset(...)
 """
 
@@ -13,13 +13,14 @@ _catalog = None
 
 
 def register_all(tokenise: bool = True):
-    """Registers with SeqIO everything found below XTR_DATA_DIR and returns the catalog; a second call starts afresh.
+    """Registers with SeqIO everything found below XTR_DATA_DIR, in the format XTR_FORMAT ('text2text', or 'encoder' for
+    encoders and heads), and returns the catalog; a second call starts afresh.
 
     Args:
       tokenise: False where the tasks are only listed, so that no vocabulary is needed.
 
     Raises:
-      UserError: XTR_DATA_DIR or XTR_VOCABULARY_PATH is missing or wrong.
+      UserError: XTR_DATA_DIR, XTR_VOCABULARY_PATH or XTR_FORMAT is missing or wrong.
       DataError: a file's language cannot be told.
     """
     global _catalog

@@ -3,43 +3,43 @@
 import functools
 import inspect
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import seqio
-import tensorflow as tf
 
 from xtr import storage
-from xtr.errors import UserError
+from xtr.errors import UserError, did_you_mean
 
 from .datasets import Dataset
-from .datasets.builder import OfficialFilesSource, batch_columns, examples_of_columns
-from .formats.text2text import Rendered
+from .datasets.builder import OfficialFilesSource
+from .formats.rendering import Rendering
 from .info import TaskInfo, describe, forget
 from .vocabularies import TOKENISING_CODE, seqio_vocabulary
 
 # What every registered task's examples pass through besides its own reader and format.
 _COMMON_CODE = (
     "examples.py", "languages.py", "registration.py", "vocabularies.py", "datasets/__init__.py", "datasets/builder.py",
-    "datasets/files.py",
+    "datasets/files.py", "formats/rendering.py",
 )  # fmt: skip
-_RENDER_BATCH = 64
+FORMATS = ("text2text", "encoder")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Where official files are, where prepared data goes, and the vocabulary: a file or a Hugging Face folder."""
+    """Where official files are, where prepared data goes, the vocabulary (a file or a Hugging Face folder), and the
+    format that tasks are registered in."""
 
     data_dir: Path
     cache_dir: Path
     vocabulary_path: str
+    format: str
 
 
 def settings(tokenise: bool = True) -> Settings:
-    """Returns the settings of XTR_DATA_DIR, XTR_CACHE_DIR (default ~/.cache/xtr) and XTR_VOCABULARY_PATH.
+    """Returns the settings of XTR_DATA_DIR, XTR_CACHE_DIR (default ~/.cache/xtr), XTR_VOCABULARY_PATH and XTR_FORMAT
+    (default 'text2text').
 
     Args:
       tokenise: whether the vocabulary will be read; without it the last variable may be missing.
@@ -60,7 +60,11 @@ def settings(tokenise: bool = True) -> Settings:
     elif not storage.exists(vocabulary_path):
         raise UserError(f"XTR_VOCABULARY_PATH is {vocabulary_path}, which is not there.")
     cache_dir = os.environ.get("XTR_CACHE_DIR") or Path.home() / ".cache" / "xtr"
-    return Settings(Path(data_dir), Path(cache_dir), vocabulary_path)
+    chosen = os.environ.get("XTR_FORMAT") or FORMATS[0]
+    if chosen not in FORMATS:
+        hint = did_you_mean(chosen, FORMATS)
+        raise UserError(f"XTR_FORMAT is {chosen}; it must be one of {', '.join(FORMATS)}.{hint}")
+    return Settings(Path(data_dir), Path(cache_dir), vocabulary_path, chosen)
 
 
 @functools.cache
@@ -81,25 +85,6 @@ def output_features(names: Sequence[str] = ("inputs", "targets")) -> dict[str, s
     return {name: seqio.Feature(vocabulary=vocab, add_eos=True) for name in names}
 
 
-def _render(dataset: tf.data.Dataset, example_type: type, render: Callable[[Any], Rendered], names: Sequence[str]):
-    """Maps canonical examples to the string features `names`, by the format's Python function.
-
-    In batches: crossing between TensorFlow and Python costs more than rendering.
-    """
-
-    def call(*columns):
-        rendered = [render(example) for example in examples_of_columns(example_type, columns)]
-        texts = ([r.meta_json() if name == "meta" else getattr(r, name) for r in rendered] for name in names)
-        return [np.array([text.encode("utf-8") for text in column], dtype=object) for column in texts]
-
-    @tf.autograph.experimental.do_not_convert  # Nothing here needs rewriting, which would take a second.
-    def to_strings(batch):
-        texts = tf.numpy_function(call, batch_columns(example_type, batch), [tf.string] * len(names), stateful=False)
-        return {name: tf.ensure_shape(text, (None,)) for name, text in zip(names, texts, strict=True)}
-
-    return dataset.ragged_batch(_RENDER_BATCH).map(to_strings).unbatch()
-
-
 @dataclass
 class Catalog:
     """What is registered from the data directory, and what cannot be had with the reason why."""
@@ -109,44 +94,49 @@ class Catalog:
     absent: dict[str, str] = field(default_factory=dict)
 
     def add_task(
-        self,
-        settings: Settings,
-        dataset: Dataset,
-        info: TaskInfo,
-        render: Callable[[Any], Rendered],
-        features: Sequence[str] = ("inputs", "targets"),
-        meta: bool = True,
+        self, settings: Settings, dataset: Dataset, info: TaskInfo, renderings: Mapping[str, Rendering]
     ) -> None:
-        """Registers one data set as a SeqIO task under its own name."""
+        """Registers one data set as a SeqIO task under its own name, rendered in the format of the settings.
+
+        Args:
+          renderings: format -> how it renders this kind of example. Where the format has no rendering the task is
+            absent, with that reason.
+        """
+        rendering = renderings.get(settings.format)
+        if rendering is None:
+            self.absent[dataset.name] = (
+                f"there is no {settings.format!r} rendering of {info.kind} yet. XLM-R, mBERT and models with a head "
+                "read that format; a whole mT5 or BLOOM reads 'text2text', which has it"
+            )
+            return
         readers = (getattr(split.read, "func", split.read) for split in dataset.splits.values())
-        own = {inspect.getfile(function) for function in (*readers, render)}
+        own = {inspect.getfile(function) for function in (*readers, rendering.function)}
         own.add(TOKENISING_CODE)
         code = sorted({*(Path(__file__).parent / name for name in _COMMON_CODE), *map(Path, own)})
-        names = (*features, "meta") if meta else tuple(features)
-
-        def render_examples(ds):
-            return _render(ds, dataset.example_type, render, names)
-
         seqio.TaskRegistry.add(
             dataset.name,
             source=OfficialFilesSource(dataset, str(settings.cache_dir), code),
-            preprocessors=[
-                render_examples,
-                functools.partial(seqio.preprocessors.tokenize, copy_pretokenized=meta),
-                seqio.CacheDatasetPlaceholder(),
-                seqio.preprocessors.append_eos,
-            ],
+            preprocessors=rendering.preprocessors(dataset.example_type, settings.vocabulary_path),
             output_features={
-                name: seqio.Feature(vocabulary=vocabulary(settings.vocabulary_path), add_eos=True) for name in features
+                name: seqio.Feature(vocabulary=vocabulary(settings.vocabulary_path), add_eos=rendering.eos)
+                for name in rendering.features
             },
         )
         describe(dataset.name, info)
         self.tasks[dataset.name] = dataset
 
     def add_mixture(self, name: str, tasks: Iterable[str], rate: float | Callable[[seqio.Task], float] = 1.0) -> None:
-        """Registers a mixture of registered tasks, all with one rate or rate function; nothing where no tasks are."""
+        """Registers a mixture of registered tasks, all with one rate or rate function.
+
+        A mixture of no tasks is left out; one with a task that cannot be had is absent, with the reasons why.
+        """
         tasks = list(tasks)
-        if tasks:
+        missing = {task: self.absent[task] for task in tasks if task not in self.tasks}
+        if missing:
+            reasons = list(dict.fromkeys(missing.values()))
+            one_for_all = len(missing) == len(tasks) and len(reasons) == 1
+            self.absent[name] = reasons[0] if one_for_all else "; ".join(f"{t}: {why}" for t, why in missing.items())
+        elif tasks:
             seqio.MixtureRegistry.add(name, [(task, rate) for task in tasks])
             self.mixtures.append(name)
 

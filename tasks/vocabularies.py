@@ -1,5 +1,6 @@
 """Every family's vocabulary as SeqIO needs it: inside tf.data, and equal to `xtr.data.vocabulary`."""
 
+import functools
 import inspect
 from collections.abc import Sequence
 
@@ -12,6 +13,16 @@ from xtr.data.vocabulary import Vocabulary, read_vocabulary
 TOKENISING_CODE = inspect.getfile(Vocabulary)  # the file whose code makes the tokens
 
 
+@functools.cache
+def family_vocabulary(path: str) -> Vocabulary:
+    """Returns the vocabulary of a file or a Hugging Face folder, of whichever kind it is.
+
+    Raises:
+      UserError: the file is missing, or is no vocabulary.
+    """
+    return read_vocabulary(path)
+
+
 def seqio_vocabulary(path: str) -> seqio.Vocabulary:
     """Returns the SeqIO vocabulary of a file or a Hugging Face folder, of whichever kind it is.
 
@@ -21,7 +32,7 @@ def seqio_vocabulary(path: str) -> seqio.Vocabulary:
     Raises:
       UserError: the file is missing, or is no vocabulary.
     """
-    vocabulary = read_vocabulary(path)
+    vocabulary = family_vocabulary(path)
     if vocabulary.kind == "t5":
         return seqio.SentencePieceVocabulary(vocabulary.path, extra_ids=0)
     return FamilyVocabulary(vocabulary)

@@ -42,7 +42,7 @@ for task, _ in [m for name in request["names"] for m in members[name]]:
             "vocabulary": {"path": request["vocabulary_path"],
                            "sha256": fingerprint.sha256_file(request["vocabulary_path"]), "size": 5}}
     digest = fingerprint.task_fingerprint(
-        task, {}, info["sources"], info["code_sha256"], info["vocabulary"]["sha256"])
+        task, {}, info["sources"], info["code_sha256"], info["vocabulary"]["sha256"], request["format"])
     directory = fingerprint.cache_directory(cache, task, digest)
     tasks[task] = str(directory)
     work = cache / f".{directory.name}.{os.getpid()}"
@@ -148,6 +148,13 @@ def test_a_change_is_noticed(world, change, expected):
     assert len(_calls(world)) == 2
 
 
+def test_caches_of_formats_do_not_mix(world):
+    first, second = (_ask(world, "toy", format=form)["toy"] for form in ("text2text", "encoder"))
+    assert len(_calls(world)) == 2
+    assert not {t.directory for t in first} & {t.directory for t in second}
+    assert _ask(world, "toy", format="encoder")["toy"] == second and len(_calls(world)) == 2
+
+
 def test_new_times_alone_change_nothing(world):
     _ask(world, "toy")
     os.utime(world / "data" / "de.txt", ns=(1, 1))
@@ -203,5 +210,5 @@ def test_modules_are_found_without_importing_them(world, monkeypatch):
 
 
 def test_the_index_follows_the_tasks_package():
-    names = cache._code(cache._Request((), "", "", "", Path(".")))
+    names = cache._code(cache._Request((), "", "", "", Path("."), "text2text"))
     assert any(n.startswith("xtr.tasks/") for n in names) and fingerprint.code_sha256(names)

@@ -39,14 +39,15 @@ def test_code_inside_the_package_is_named_relative_to_it(tmp_path):
 def test_a_fingerprint_changes_with_whatever_the_cache_is_made_from(tmp_path):
     source = {"path": "/a/x.tsv", "size": 1, "mtime_ns": 2, "sha256": "s"}
 
-    def fingerprint_of(task="t", info=None, sources=(source,), code="c", vocabulary="v"):
-        return fingerprint.task_fingerprint(task, info or {"kind": "text"}, sources, code, vocabulary)
+    def fingerprint_of(task="t", info=None, sources=(source,), code="c", vocabulary="v", form="f"):
+        return fingerprint.task_fingerprint(task, info or {"kind": "text"}, sources, code, vocabulary, form)
 
     base = fingerprint_of()
     assert base == fingerprint_of(sources=({**source, "path": "/b/x.tsv", "mtime_ns": 9},))
     changed = [
         fingerprint_of(task="u"), fingerprint_of(info={"kind": "span_qa"}), fingerprint_of(code="d"),
         fingerprint_of(sources=({**source, "sha256": "z"},)), fingerprint_of(vocabulary="w"),
+        fingerprint_of(form="g"),
     ]  # fmt: skip
-    assert len({base, *changed}) == 6
+    assert len({base, *changed}) == 7
     assert fingerprint.cache_directory(tmp_path, "t", base) == tmp_path / f"t-{base[:12]}"

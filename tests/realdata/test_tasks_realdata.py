@@ -103,7 +103,7 @@ def test_as_many_examples_are_cached_as_the_files_hold(data_dir, tmp_path):
     names = ["nli_qa", "mnli.de", "mnli.sw", "xnli", "xquad", "tatoeba", "text.udhr"]
     request = {
         "names": names, "task_modules": [], "vocabulary_path": str(vocabulary), "data_dir": str(data_dir),
-        "cache_dir": str(tmp_path),
+        "cache_dir": str(tmp_path), "format": "text2text",
     }  # fmt: skip
     response = cache_writer.write(request)
     assert response["skipped"] == []

@@ -11,8 +11,12 @@ import pytest
 
 from xtr.data import cache_writer, fingerprint
 from xtr.data.cached_task import CachedTask, eval_examples
-from xtr.data.vocabulary import SentencePieceVocabulary
+from xtr.data.vocabulary import SentencePieceVocabulary, read_vocabulary
 from xtr.errors import UserError
+from xtr.tasks.examples import Classification
+from xtr.tasks.formats import encoder
+
+LABELS = ("entailment", "neutral", "contradiction")
 
 TEXT_BETWEEN = "xnli: premise: A\u2028B\u0085 C hypothesis: D"
 
@@ -20,18 +24,19 @@ TEXT_BETWEEN = "xnli: premise: A\u2028B\u0085 C hypothesis: D"
 @pytest.fixture(autouse=True)
 def environment(monkeypatch):
     """The writer, a process of its own in life, sets the environment of its process."""
-    for name in ("XTR_DATA_DIR", "XTR_CACHE_DIR", "XTR_VOCABULARY_PATH", "CUDA_VISIBLE_DEVICES", "JAX_PLATFORMS"):
+    ours = ("XTR_DATA_DIR", "XTR_CACHE_DIR", "XTR_VOCABULARY_PATH", "XTR_FORMAT")
+    for name in (*ours, "CUDA_VISIBLE_DEVICES", "JAX_PLATFORMS"):
         monkeypatch.setenv(name, os.environ.get(name, ""))
     monkeypatch.setattr(sys, "path", list(sys.path))
 
 
 @pytest.fixture
 def ask(official_files, vocabulary_path, tmp_path):
-    def ask(*names, modules=(), data=official_files, cache=tmp_path / "cache"):
+    def ask(*names, modules=(), data=official_files, cache=tmp_path / "cache", form="text2text", vocabulary=None):
         return cache_writer.write(
             {
                 "names": list(names), "task_modules": [str(m) for m in modules], "data_dir": str(data),
-                "vocabulary_path": str(vocabulary_path), "cache_dir": str(cache),
+                "vocabulary_path": str(vocabulary or vocabulary_path), "cache_dir": str(cache), "format": form,
             }
         )  # fmt: skip
 
@@ -134,7 +139,7 @@ def test_bad_data_is_named_and_leaves_nothing(write_official_files, squad_json, 
     bad.write_text(squad_json(start=3))
     request = {
         "names": ["xquad"], "data_dir": str(data), "vocabulary_path": str(vocabulary_path),
-        "cache_dir": str(tmp_path / "cache"),
+        "cache_dir": str(tmp_path / "cache"), "format": "text2text",
     }  # fmt: skip
     (tmp_path / "request.json").write_text(json.dumps(request))
     command = [sys.executable, "-m", "xtr.data.cache_writer", "request.json", "response.json"]
@@ -228,7 +233,7 @@ def test_rates_and_vocabularies_that_cannot_be_had(ask, official_files, tmp_path
     module.write_text(text + "\nseqio.MixtureRegistry.add('sized', [('sized_made', seqio.mixing_rate_num_examples)])\n")
     with pytest.raises(UserError, match="Mixture sized: the rate of sized_made"):
         ask("sized", modules=[module])
-    request = {"names": ["mnli"], "data_dir": str(official_files), "cache_dir": str(tmp_path)}
+    request = {"names": ["mnli"], "data_dir": str(official_files), "cache_dir": str(tmp_path), "format": "text2text"}
     with pytest.raises(UserError, match="lines.*is not a SentencePiece model"):
         (tmp_path / "lines.model").write_text("no model")
         cache_writer.write({**request, "vocabulary_path": str(tmp_path / "lines.model")})
@@ -263,3 +268,40 @@ def test_padding_equals_re2_on_every_character():
     squeezed = tf.strings.regex_replace(padded, r"\s+", " ").numpy()
     different = [c for c, want in zip(characters, squeezed, strict=True) if pad_punctuation(f"a{c}b").encode() != want]
     assert different == []
+
+
+@pytest.mark.parametrize("kind", ["t5", "xlmr", "wordpiece", "bpe"])
+def test_the_encoder_format(ask, small_vocabularies, kind):
+    path = small_vocabularies[kind]
+    vocabulary = read_vocabulary(path)
+    response = ask("xnli.qaz", "tatoeba", "text.corpus.en", form="encoder", vocabulary=path)
+    task = CachedTask.open(response["tasks"]["xnli.qaz"])
+    assert task.info["format"] == "encoder" and task.info["features"] == ["inputs"]
+    code = task.info["code"]
+    assert "xtr.tasks/formats/encoder.py" in code and "xtr.tasks/formats/text2text.py" not in code
+    first, second = eval_examples(task, "validation")
+    expected = encoder.classification(Classification("0", "A\u2028B\u0085 C", "D", 1, LABELS), vocabulary)
+    for name in ("inputs", "token_types", "text_spans"):
+        np.testing.assert_array_equal(first[name], getattr(expected, name))
+    assert first["meta"] == expected.meta and first["label"] == [1] and second["label"] == [2]
+    assert "targets" not in first
+    query = eval_examples(CachedTask.open(response["tasks"]["tatoeba.zh"]), "queries")[1]
+    np.testing.assert_array_equal(query["inputs"], vocabulary.with_special_tokens(vocabulary.encode("Thanks."))[0])
+    assert query["meta"] == {"id": "1", "gold": "1"} and "label" not in query
+    text = eval_examples(CachedTask.open(response["tasks"]["text.corpus.en"]), "train")
+    np.testing.assert_array_equal(text[0]["targets"], [*vocabulary.encode("first document"), vocabulary.eos_id])
+
+
+def test_caches_of_formats_lie_apart(ask):
+    text, ids = (ask("mnli", form=form)["tasks"]["mnli"] for form in ("text2text", "encoder"))
+    assert text != ids and ask("mnli")["tasks"]["mnli"] == text
+
+
+def test_what_the_encoder_format_lacks_is_said(ask):
+    for name in ("squad_v1", "xquad", "xquad.qaz"):
+        with pytest.raises(UserError, match=rf"{name} cannot be had: there is no 'encoder' rendering of span_qa"):
+            ask(name, form="encoder")
+    with pytest.raises(UserError, match="nli_qa cannot be had: squad_v1: there is no 'encoder' rendering"):
+        ask("nli_qa", form="encoder")
+    with pytest.raises(UserError, match="XTR_FORMAT is encoders.*Did you mean encoder"):
+        ask("mnli", form="encoders")

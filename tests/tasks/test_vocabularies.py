@@ -108,10 +108,11 @@ def test_the_cache_of_a_task_is_made_with_any_kind(kind, small_vocabularies, off
     from xtr.data import cache_writer
     from xtr.data.cached_task import CachedTask, eval_examples
 
-    for name in ("XTR_DATA_DIR", "XTR_CACHE_DIR", "XTR_VOCABULARY_PATH"):
+    for name in ("XTR_DATA_DIR", "XTR_CACHE_DIR", "XTR_VOCABULARY_PATH", "XTR_FORMAT"):
         monkeypatch.setenv(name, "")
     vocabulary = read_vocabulary(small_vocabularies[kind])
-    request = {"names": ["xquad.en"], "data_dir": str(official_files), "cache_dir": str(tmp_path / "cache")}
+    places = {"data_dir": str(official_files), "cache_dir": str(tmp_path)}
+    request = {"names": ["xquad.en"], "format": "text2text", **places}
     folder = cache_writer.write({**request, "vocabulary_path": str(small_vocabularies[kind].parent)})
     task = CachedTask.open(folder["tasks"]["xquad.en"])
     assert task.info["vocabulary"] == {

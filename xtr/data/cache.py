@@ -40,9 +40,10 @@ class _Request:
     vocabulary_sha256: str
     data_dir: str
     cache_dir: Path
+    format: str
 
     def entry_path(self, name: str) -> Path:
-        what = json.dumps([name, self.task_modules, self.vocabulary_sha256, self.data_dir])
+        what = json.dumps([name, self.task_modules, self.vocabulary_sha256, self.data_dir, self.format])
         key = hashlib.sha256(what.encode()).hexdigest()[:12]
         return self.cache_dir / "index" / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}-{key}.json"
 
@@ -54,6 +55,7 @@ def ensure_cached(
     vocabulary_path: str | os.PathLike,
     data_dir: str | os.PathLike,
     cache_dir: str | os.PathLike,
+    format: str = "text2text",
 ) -> dict[str, list[CachedTask]]:
     """Returns the cached tasks of each name, writing what is missing or out of date.
 
@@ -63,6 +65,7 @@ def ensure_cached(
       vocabulary_path: the vocabulary's file, or a Hugging Face folder that holds it.
       data_dir: folder of the official data files.
       cache_dir: where the cache lies; made when it is not there.
+      format: what examples are rendered for, 'text2text' or 'encoder' (see `xtr.data.formats`).
 
     Returns:
       For each name its tasks, each with its rate in it (1.0 for a task asked for by itself).
@@ -82,6 +85,7 @@ def ensure_cached(
         vocabulary_sha256(vocabulary_path),
         os.path.abspath(data_dir),
         cache_dir,
+        format,
     )
     names = list(dict.fromkeys(names))
     listing = _listing(request)
@@ -161,6 +165,7 @@ def _write(request: _Request, names: Sequence[str], listing: str) -> dict[str, l
             "vocabulary_path": request.vocabulary_path,
             "data_dir": request.data_dir,
             "cache_dir": str(request.cache_dir),
+            "format": request.format,
         }
     )
     skipped = {s["task"]: s["why"] for s in response.get("skipped", ())}

@@ -3,7 +3,7 @@
 The one process of this project that imports TensorFlow. It resolves names to SeqIO tasks, tokenises every split once,
 and puts each task into `<cache_dir>/<task>-<fingerprint>` by an atomic rename, so that a directory is whole or absent.
 
-REQUEST: {"names": [mixtures or tasks], "task_modules": [...], "vocabulary_path", "data_dir", "cache_dir"}
+REQUEST: {"names": [mixtures or tasks], "task_modules": [...], "vocabulary_path", "data_dir", "cache_dir", "format"}
 RESPONSE: {"mixtures": {name: [[task, rate], ...]}, "tasks": {task: directory}, "skipped": [{"task", "why"}]}
 
 Exit codes: 0 written, 1 crash, 2 a mistake in the request or the data (one message on standard error, no RESPONSE).
@@ -67,6 +67,7 @@ def write(request: Mapping) -> dict:
     os.environ["XTR_DATA_DIR"] = str(Path(request["data_dir"]).absolute())
     os.environ["XTR_CACHE_DIR"] = str(cache_dir)
     os.environ["XTR_VOCABULARY_PATH"] = storage.absolute(request["vocabulary_path"])
+    os.environ["XTR_FORMAT"] = request["format"]
     with open(cache_dir / ".writer.lock", "w") as lock:
         # Two runs that start together would tokenise everything twice; the second one finds the work done.
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -167,6 +168,7 @@ class _Writer:
             "task": task.name,
             **description,
             "vocabulary": self.vocabulary,
+            "format": os.environ["XTR_FORMAT"],
             "features": list(task.output_features),
             "sources": [fingerprint.source_record(path) for path in _source_files(task)],
             "code": code,
@@ -174,7 +176,12 @@ class _Writer:
             "data_dir": self.data_dir,
         }
         digest = fingerprint.task_fingerprint(
-            task.name, description, record["sources"], record["code_sha256"], self.vocabulary["sha256"]
+            task.name,
+            description,
+            record["sources"],
+            record["code_sha256"],
+            self.vocabulary["sha256"],
+            record["format"],
         )
         directory = fingerprint.cache_directory(self.cache_dir, task.name, digest)
         if (directory / "COMPLETED").exists():

@@ -74,11 +74,13 @@ def code_sha256(names: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-def task_fingerprint(task: str, info: Mapping, sources: Sequence[Mapping], code: str, vocabulary: str) -> str:
+def task_fingerprint(
+    task: str, info: Mapping, sources: Sequence[Mapping], code: str, vocabulary: str, form: str
+) -> str:
     """Returns the hex fingerprint that names a task's cache directory.
 
     `info` is the task's evaluation metadata (JSON values), `sources` its source records (names and bytes count, not
-    folders or times), `code` and `vocabulary` are SHA-256 hex digests.
+    folders or times), `code` and `vocabulary` are SHA-256 hex digests, `form` the format that examples are rendered in.
     """
     content = {
         "task": task,
@@ -86,6 +88,7 @@ def task_fingerprint(task: str, info: Mapping, sources: Sequence[Mapping], code:
         "sources": sorted((Path(s["path"]).name, s["sha256"]) for s in sources),
         "code": code,
         "vocabulary": vocabulary,
+        "format": form,
         "layout": 1,
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -94,4 +97,3 @@ def task_fingerprint(task: str, info: Mapping, sources: Sequence[Mapping], code:
 def cache_directory(cache_dir: str | os.PathLike, task: str, fingerprint: str) -> Path:
     """Returns `<cache_dir>/<task>-<first 12 hex digits of the fingerprint>`."""
     return Path(cache_dir) / f"{task}-{fingerprint[:12]}"
-
