@@ -40,8 +40,10 @@ def open_folder(path: str, layout: HuggingFaceLayout, wanted: Iterable[str], *, 
       Arrays by the names of `wanted` where they belong to one of them, else by their own.
 
     Raises:
-      UserError: the weights are pickled and that is not allowed; or the index cannot be read.
+      UserError: config.json names another family; the weights are pickled and that is not allowed; or the index cannot
+      be read.
     """
+    _check_family(path, layout)
     stored = _open_weights(path, allow_pickle)
     arrays, aside = _named(stored, layout, set(wanted))
     return source.Source(
@@ -52,6 +54,20 @@ def open_folder(path: str, layout: HuggingFaceLayout, wanted: Iterable[str], *, 
         arrays=arrays,
         aside=aside,
     )
+
+
+def _check_family(path: str, layout: HuggingFaceLayout) -> None:
+    """One sentence where config.json says that the network is of another family; without it, any array will differ."""
+    try:
+        found = json.loads(storage.read_bytes(storage.join(path, CONFIG)))["model_type"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # the arrays themselves are compared in any case
+    wanted = layout.config["model_type"]
+    if found != wanted:
+        raise UserError(
+            f"The Hugging Face checkpoint {path} is of the type {found!r} (its config.json), but the model is "
+            f"{wanted!r}: choose the gin file of its family and size (`xtr list models`)."
+        )
 
 
 def _named(

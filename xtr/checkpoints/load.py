@@ -1,6 +1,7 @@
 """Parameters for a new run, from whatever kind of checkpoint a path turns out to be."""
 
 import dataclasses
+import functools
 import os
 import re
 import sys
@@ -40,8 +41,9 @@ class Origin:
     has_slots: bool
 
 
+@functools.lru_cache(maxsize=1024)
 def say(text: str) -> None:
-    """One line to the user, from the first process alone."""
+    """One line to the user, once, from the first process alone."""
     if jax.process_index() == 0:
         print(text, file=sys.stderr, flush=True)
 

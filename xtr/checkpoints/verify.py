@@ -59,8 +59,11 @@ def batch(model: ModelConfig) -> tuple[np.ndarray, np.ndarray]:
     return tokens_BS, tokens_BT
 
 
-def _ours(network: Any, architecture: str, tokens_BS: np.ndarray, tokens_BT: np.ndarray) -> jax.Array:
-    """What transformers' class of that name computes."""
+def outputs(params: Any, model: ModelConfig) -> tuple[np.ndarray, bool]:
+    """What transformers' class of `model`'s architecture computes on `batch`, in f32, and whether that is logits (else
+    it is the states of a network without a head)."""
+    network, architecture = in_float32(model).network(params), model.huggingface().architecture
+    tokens_BS, tokens_BT = batch(model)
     headed: dict[str, Callable[[], jax.Array]] = {
         "ForConditionalGeneration": lambda: network.logits(
             network.decode(tokens_BT, network.encode(tokens_BS), encoder_mask_BS=tokens_BS != network.config.pad_id)
@@ -73,7 +76,17 @@ def _ours(network: Any, architecture: str, tokens_BS: np.ndarray, tokens_BT: np.
         "ForQuestionAnswering": lambda: network.span(tokens_BS),
         "ForMultipleChoice": lambda: network.choose(tokens_BS[None]),
     }
-    return next((f() for end, f in headed.items() if architecture.endswith(end)), None)
+    logits = next((f() for end, f in headed.items() if architecture.endswith(end)), None)
+    return np.asarray(network.encode(tokens_BS) if logits is None else logits), logits is not None
+
+
+def deviation(ours: np.ndarray, theirs: np.ndarray, model: ModelConfig) -> float:
+    """Greatest deviation of outputs on `batch`, relative to the greatest output; at real tokens only, where the outputs
+    are those of tokens."""
+    real_BS = batch(model)[0] != model.pad_id
+    if ours.shape[:2] == real_BS.shape:
+        ours, theirs = ours[real_BS], theirs[real_BS]
+    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
 
 
 def _undo_tying(theirs: Any, model: ModelConfig) -> None:
@@ -105,25 +118,21 @@ def transformers_deviation(output: str, params: Any, model: ModelConfig) -> floa
     theirs = getattr(transformers, architecture).from_pretrained(output, dtype=torch.float32).eval()
     _undo_tying(theirs, model)
     tokens_BS, tokens_BT = batch(model)
-    network = in_float32(model).network(params)
-    ours = _ours(network, architecture, tokens_BS, tokens_BT)
-    real_BS = tokens_BS != model.pad_id
-    inputs = {"input_ids": torch.tensor(tokens_BS), "attention_mask": torch.tensor(real_BS).long()}
+    ours, are_logits = outputs(params, model)
+    inputs = {"input_ids": torch.tensor(tokens_BS), "attention_mask": torch.tensor(tokens_BS != model.pad_id).long()}
     if architecture.endswith("ForConditionalGeneration"):
         inputs["decoder_input_ids"] = torch.tensor(tokens_BT)
     if architecture.endswith("ForMultipleChoice"):
         inputs = {name: tensor[None] for name, tensor in inputs.items()}
     with torch.no_grad():
         out = theirs(**inputs)
-    if ours is None:
-        ours, found = network.encode(tokens_BS), out.last_hidden_state
+    if not are_logits:
+        found = out.last_hidden_state
     elif "start_logits" in out:
         found = torch.stack([out.start_logits, out.end_logits], dim=-1)
     else:
         found = out["prediction_logits" if "prediction_logits" in out else "logits"]
-    ours, found = np.asarray(ours), found.numpy()
+    found = found.numpy()
     if ours.shape != found.shape:
         raise UserError(f"transformers' {architecture} gives outputs of {found.shape}, ours of {ours.shape}.")
-    if ours.shape[:2] == real_BS.shape:
-        ours, found = ours[real_BS], found[real_BS]
-    return float(np.abs(ours - found).max() / np.abs(found).max())
+    return deviation(ours, found, model)

@@ -22,7 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", required=True, metavar="DIR", help="a new folder (T5X looks for the name checkpoint_<step>)"
     )
     parser.add_argument(
-        "--verify", action="store_true", help="read it back, compare the bits, and the logits with transformers'"
+        "--verify",
+        action="store_true",
+        help="read it back; compare the bits, and the logits (with transformers' where that is its layout)",
     )
     parser.add_argument(
         "--allow_pickle", action="store_true", help="read pytorch_model.bin too, which can run code of its author"
@@ -59,17 +61,20 @@ def verify(arguments: argparse.Namespace, checkpoint, model) -> int:
         console.print(f"read back: {len(differing)} parameters differ: {', '.join(differing[:5])}")
         return 1
     console.print("read back: equal bits")
-    if arguments.to != "huggingface":
-        return 0
     params, _ = load.load_params(checkpoint.path, model, allow_pickle=arguments.allow_pickle)
-    deviation = verify.transformers_deviation(path, params, model)
+    if arguments.to == "huggingface":
+        other, deviation = "transformers'", verify.transformers_deviation(path, params, model)
+    else:
+        written, _ = load.load_params(path, model)
+        (ours, _), (again, _) = verify.outputs(params, model), verify.outputs(written, model)
+        other, deviation = "those of the source", verify.deviation(again, ours, model)
     if deviation is None:
         absent = [name for name in ("torch", "transformers") if not importlib.util.find_spec(name)]
         console.print(f"logits: not compared, because {' and '.join(absent)} is not installed")
         return 0
     good = deviation <= verify.TOLERANCE
     console.print(
-        f"logits: largest relative deviation from transformers' {deviation:.2e}"
+        f"logits: largest relative deviation from {other} {deviation:.2e}"
         + ("" if good else f", more than {verify.TOLERANCE:.0e}")
     )
     return 0 if good else 1

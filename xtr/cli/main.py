@@ -63,7 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     cache = commands.add_parser("cache", help="tokenise tasks or mixtures now instead of on first use")
     cache.add_argument("names", nargs="+", metavar="TASK_OR_MIXTURE")
-    cache.add_argument("--vocabulary_path", required=True, help="the model's vocabulary: its file, or a Hugging Face folder")
+    cache.add_argument("--vocabulary_path", required=True, help="vocabulary file, or a Hugging Face folder")
     cache.add_argument("--cache_dir", help="default: $XTR_CACHE_DIR or ~/.cache/xtr")
     cache.add_argument("--json", action="store_true", help="for scripts")
     _data_arguments(cache)
