@@ -43,7 +43,8 @@ def test_there_and_back(checkpoint, tmp_path, capsys):
         print(f"deviation of the logits: {deviation:.2e}")
         assert deviation < 1e-5
     assert run([*arguments, f"--checkpoint={hf}", "--to=t5x", f"--output={back}"]) == 0
-    assert "read back: equal bits" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "read back: equal bits" in out and "deviation from those of the source 0.00e+00" in out
     first, second = (load.load_params(folder, model)[0] for folder in (t5x, back))
     jax.tree.map(np.testing.assert_array_equal, first, second)
 
@@ -69,4 +70,10 @@ def test_wrong_use(checkpoint, tmp_path):
         run(["convert", *GIN, "--to=flax", *where])
     with pytest.raises(UserError, match="does not fit the model:\n  shape of decoder.logits_dense.kernel"):
         run(["convert", *GIN[:1], "--gin.VOCAB_SIZE=128", "--to=huggingface", *where])
+    bloom = tmp_path / "bloom"
+    bloom.mkdir()
+    (bloom / "config.json").write_text('{"model_type": "bloom"}')
+    (bloom / "model.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match="is of the type 'bloom' .* but the model is 'mt5'"):
+        run(["convert", *GIN, "--to=t5x", f"--checkpoint={bloom}", where[1]])
     assert not (tmp_path / "out").exists()
