@@ -303,6 +303,6 @@ def test_impossible_values_are_refused(changes, message):
 def test_micro_gin(family):
     files = [f"models/{family}/micro.gin", "runs/finetune.gin", "targets/xnli.gin"]
     gin_config.load(files, ["MODEL_DIR=/run", "VOCABULARY_PATH=/v", "VOCAB_SIZE=500"], entry="train")
-    model = gin_config.build("train").model
+    model = gin_config.build_macro("MODEL")
     assert (model.family, model.width, model.num_layers, model.dtype) == (family, 64, 2, "float32")
     assert (model.vocabulary_kind, model.pad_id) == {"xlmr": ("xlmr", 1), "mbert": ("wordpiece", 0)}[family]

@@ -36,7 +36,7 @@ def published(name: str) -> BertConfig:
     """The config that a shipped gin file builds."""
     needed = ["MODEL_DIR=/run", "VOCABULARY_PATH=/vocabulary"]
     gin_config.load([f"models/{name}.gin", "runs/finetune.gin", "targets/xnli.gin"], needed, entry="train")
-    return gin_config.build("train").model
+    return gin_config.build_macro("MODEL")
 
 
 def names_and_shapes(config: BertConfig) -> dict[str, tuple[int, ...]]:
