@@ -74,7 +74,7 @@ def rows_of(row_N: np.ndarray) -> list[np.ndarray]:
     return np.split(order_N, np.cumsum(np.bincount(row_N))[:-1]) if len(row_N) else []
 
 
-def _layout(rows: Sequence[Sequence[np.ndarray]], slots: int, dtype=np.int32):
+def layout(rows: Sequence[Sequence[np.ndarray]], slots: int, dtype=np.int32):
     """Lays sequences out in rows: (tokens_RS, segment_ids_RS, positions_RS, shifted_RS)."""
     out = np.zeros((4, len(rows), slots), dtype)
     sequences = [s for row in rows for s in row]
@@ -119,8 +119,8 @@ def build_batch(rows: Sequence[Sequence[Pair]], encoder_slots: int, decoder_slot
     Raises:
       ValueError: the examples of a row do not fit.
     """
-    tokens_RS, segments_RS, positions_RS, _ = _layout([[e for e, _ in row] for row in rows], encoder_slots)
-    targets_RT, target_segments_RT, target_positions_RT, shifted_RT = _layout(
+    tokens_RS, segments_RS, positions_RS, _ = layout([[e for e, _ in row] for row in rows], encoder_slots)
+    targets_RT, target_segments_RT, target_positions_RT, shifted_RT = layout(
         [[d for _, d in row] for row in rows], decoder_slots
     )
     return {
