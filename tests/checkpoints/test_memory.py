@@ -154,10 +154,9 @@ def test_a_process_reads_its_half_in_bounded_memory(checkpoint, axis):
         assert process.returncode == 0, err
         result = json.loads(next(line for line in out.split("\n") if line.startswith("RESULT")).partition(" ")[2])
         beside = result["peak"] - result["before"] - result["own"]
-        print(
-            f"\n{kind}, {axis}, process {index}: holds {result['own'] / 1e9:.2f} GB, peak beside it "
-            f"{beside / 1e9:.3f} GB, read {result['read'] / 1e9:.2f} GB in {result['seconds']:.0f} s, {result['checked']} arrays compared"
-        )
+        held, read = result["own"] / 1e9, result["read"] / 1e9
+        print(f"\n{kind}, {axis}, process {index}: holds {held:.2f} GB, peak beside it {beside / 1e9:.3f} GB")
+        print(f"  read {read:.2f} GB in {result['seconds']:.0f} s, {result['checked']} arrays compared")
         assert result["kind"] == kind
         assert result["checked"] > 10
         assert beside < LIMIT
