@@ -163,6 +163,7 @@ def cache(arguments: argparse.Namespace) -> int:
         vocabulary_path=arguments.vocabulary_path,
         data_dir=rundir.data_dir(arguments.data_dir),
         cache_dir=rundir.cache_dir(arguments.cache_dir),
+        format=arguments.format,
     )
     tasks = {task.name: task for tasks in found.values() for task in tasks}
     facts = [

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from xtr.cli import convert
+from xtr.data.formats import FORMATS
 from xtr.errors import Preempted, UserError, did_you_mean
 
 EXIT_DONE, EXIT_USAGE, EXIT_PREEMPTED = 0, 2, 42
@@ -65,6 +66,12 @@ def build_parser() -> argparse.ArgumentParser:
     cache.add_argument("names", nargs="+", metavar="TASK_OR_MIXTURE")
     cache.add_argument("--vocabulary_path", required=True, help="vocabulary file, or a Hugging Face folder")
     cache.add_argument("--cache_dir", help="default: $XTR_CACHE_DIR or ~/.cache/xtr")
+    cache.add_argument(
+        "--format",
+        choices=FORMATS,
+        default=FORMATS[0],
+        help="encoder: for XLM-R, mBERT and models with a head (default: %(default)s)",
+    )
     cache.add_argument("--json", action="store_true", help="for scripts")
     _data_arguments(cache)
 

@@ -39,16 +39,20 @@ def _prepare(spec: StudySpec, arguments: argparse.Namespace) -> tuple[list[runne
 
     configure = _configurer(arguments.search_paths)
     trained = runner.trained_targets(spec, lambda name, binding: config.sets(name, binding, arguments.search_paths))
-    found = ensure_cached(
-        runner.mixtures(spec, configure, trained),
-        task_modules=tuple(spec.task_modules),
-        vocabulary_path=spec.vocabulary_path,
-        data_dir=spec.data_dir,
-        cache_dir=spec.cache_dir,
-    )
+    found = {
+        form: ensure_cached(
+            names,
+            task_modules=tuple(spec.task_modules),
+            vocabulary_path=spec.vocabulary_path,
+            data_dir=spec.data_dir,
+            cache_dir=spec.cache_dir,
+            format=form,
+        )
+        for form, names in runner.mixtures(spec, configure, trained).items()
+    }
 
-    def fingerprints(mixture: str) -> list[str]:
-        return [f"{task.rate:g} {Path(task.directory).name}" for task in found[mixture]]
+    def fingerprints(form: str, mixture: str) -> list[str]:
+        return [f"{task.rate:g} {Path(task.directory).name}" for task in found[form][mixture]]
 
     return runner.prepare(spec, configure, trained, fingerprints)
 

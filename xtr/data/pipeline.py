@@ -9,21 +9,24 @@ import functools
 import hashlib
 import json
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import grain
 import numpy as np
 
+from xtr.data import labelled, language_model
 from xtr.data.cached_task import CachedTask
 from xtr.data.denoising import SpanCorruption
 from xtr.data.mixing import normalized
-from xtr.data.packing import build_batch
+from xtr.data.packing import Pair, build_batch
 from xtr.data.vocabulary import Vocabulary, read_vocabulary
 from xtr.data.windows import DenoiseSource, Seq2SeqSource, WindowStream, stable_hash
 from xtr.errors import UserError
 
-_OBJECTIVES = ("seq2seq", "denoise")
+_OBJECTIVES = ("seq2seq", "denoise", "classify", "causal", "mlm")
+_TWO_FEATURES = ("seq2seq", "denoise", "causal")  # the others have 'inputs' alone
+_TWO_SIDES = ("seq2seq", "denoise")  # the others have one side in a row, which counts as the encoder's
 # What a state counts, over the global batches delivered so far.
 _COUNTS = ("batches", "rows", "examples", "encoder_tokens", "decoder_tokens", "truncated_examples",
            "truncated_encoder_tokens", "truncated_decoder_tokens")  # fmt: skip
@@ -35,17 +38,23 @@ class TrainData:
 
     Attributes:
       tasks: the tasks of the mixture, each with its rate.
-      lengths: slots of a row, {'inputs': S, 'targets': T}; kept as a tuple of pairs.
+      lengths: slots of a row, {'inputs': S, 'targets': T}; kept as a tuple of pairs. 'classify' and 'mlm' have no
+        'targets'; a row of 'causal' holds both features one behind the other, S + T tokens.
       batch_size: rows of a GLOBAL batch.
       seed: of the shuffles and of the masking.
       split: the split that is read.
-      pack: several examples a row; False gives each example its own row.
-      objective: 'seq2seq' (inputs -> targets) or 'denoise' (span corruption of the feature `targets`).
+      pack: several examples a row; False gives each example its own row, as 'classify' does always.
+      objective: 'seq2seq' (inputs -> targets), 'denoise' (span corruption of the feature `targets`), 'classify' (the
+        label of a text or pair, see `xtr.data.labelled`), 'causal' (targets behind inputs, or the next token of a text)
+        or 'mlm' (masked tokens of a text, see `xtr.data.language_model`).
       epochs: None repeats for ever, shuffled anew each epoch; a number ends the stream when the first task of the
         mixture has been read that often (the last batch is filled up with empty rows).
       packing_window: examples that are packed together.
-      corruption: density and length of the masked spans, for 'denoise'.
-      vocabulary: for 'denoise', where its sentinels come from; None reads the one the cache was made with.
+      corruption: density and length of the masked spans, for 'denoise'; the density, for 'mlm'.
+      vocabulary: for 'denoise' and 'mlm', where sentinels and mask come from; None reads the one the cache was made
+        with.
+      pad_id: the token that fills rows (the model's); 'seq2seq' and 'denoise' have 0.
+      num_labels: labels of the head, for 'classify'.
     """
 
     tasks: tuple[CachedTask, ...]
@@ -59,15 +68,24 @@ class TrainData:
     packing_window: int = 1024
     corruption: SpanCorruption = SpanCorruption()
     vocabulary: Vocabulary | None = None
+    pad_id: int = 0
+    num_labels: int | None = None
 
     def __post_init__(self):
-        object.__setattr__(self, "tasks", tuple(self.tasks))
-        pairs = self.lengths.items() if isinstance(self.lengths, Mapping) else self.lengths
-        object.__setattr__(self, "lengths", tuple(sorted((str(k), int(v)) for k, v in pairs)))
-        if [k for k, _ in self.lengths] != ["inputs", "targets"] or min(v for _, v in self.lengths) < 1:
-            raise UserError(f"Feature lengths are {dict(self.lengths)}; give positive lengths for inputs and targets.")
         if self.objective not in _OBJECTIVES:
-            raise UserError(f"The objective is {self.objective!r}; it must be one of {', '.join(_OBJECTIVES)}.")
+            known = ", ".join(_OBJECTIVES)
+            raise UserError(f"The objective is {self.objective!r}; there are training data for {known}.")
+        object.__setattr__(self, "tasks", tuple(self.tasks))
+        pairs = dict(self.lengths)
+        if self.objective not in _TWO_FEATURES:
+            pairs.pop("targets", None)
+        if self.objective == "classify":
+            object.__setattr__(self, "pack", False)
+        object.__setattr__(self, "lengths", tuple(sorted((str(k), int(v)) for k, v in pairs.items())))
+        sides = ["inputs", "targets"] if self.objective in _TWO_FEATURES else ["inputs"]
+        if [k for k, _ in self.lengths] != sides or min(v for _, v in self.lengths) < 1:
+            wanted = " and ".join(sides)
+            raise UserError(f"Feature lengths are {dict(self.lengths)}; give positive lengths for {wanted}.")
         for name in ("batch_size", "packing_window"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
@@ -79,9 +97,20 @@ class TrainData:
 
     @property
     def slots(self) -> tuple[int, int]:
-        """Slots of a row on the encoder and the decoder side."""
+        """Slots of a row on the encoder and the decoder side (the one label, where that is all)."""
         lengths = dict(self.lengths)
-        return lengths["inputs"], lengths["targets"]
+        if self.objective == "causal":
+            return lengths["inputs"] + lengths["targets"], 1
+        return lengths["inputs"], lengths.get("targets", 1)
+
+    def batch(self, rows: Sequence[Sequence[Pair]]) -> dict[str, np.ndarray]:
+        """The arrays of some rows, each its examples."""
+        if self.objective == "classify":
+            return labelled.build_batch(rows, self.slots[0], self.pad_id)
+        if self.objective in ("causal", "mlm"):
+            side = "decoder" if self.objective == "causal" else "encoder"
+            return language_model.build_batch(rows, self.slots[0], self.pad_id, side)
+        return build_batch(rows, *self.slots)
 
 
 def window_stream(spec: TrainData) -> WindowStream:
@@ -97,19 +126,30 @@ def window_stream(spec: TrainData) -> WindowStream:
     for task in tasks:
         if task.num_examples(spec.split) == 0:
             raise UserError(f"{task.name} has no examples in {spec.split!r}. Take it out, or set its rate to 0.")
-        if spec.objective == "denoise":
-            seed = stable_hash("denoise", spec.seed, task.name)
+        if spec.objective in ("denoise", "mlm"):
+            seed = stable_hash(spec.objective, spec.seed, task.name)
             vocabulary = spec.vocabulary or read(task.info["vocabulary"]["path"])
             if vocabulary.sha256 != task.info["vocabulary"]["sha256"]:
                 raise UserError(
                     f"{task.name} was not tokenised with the vocabulary {vocabulary.path}, but with another."
                 )
-            source = DenoiseSource(task, spec.split, spec.slots, vocabulary, spec.corruption, seed)
+            if spec.objective == "denoise":
+                source = DenoiseSource(task, spec.split, spec.slots, vocabulary, spec.corruption, seed)
+            else:
+                density = spec.corruption.noise_density
+                source = language_model.MaskedSource(task, spec.split, spec.slots[0], vocabulary, density, seed)
+        elif spec.objective == "causal":
+            lengths = dict(spec.lengths)
+            source = language_model.causal_source(task, spec.split, lengths["inputs"], lengths["targets"])
+        elif spec.objective == "classify":
+            source = labelled.LabelledSource(task, spec.split, spec.slots[0], spec.num_labels)
         else:
             source = Seq2SeqSource(task, spec.split, spec.slots)
         if len(source) == 0:
             raise UserError(f"{task.name}: every document of its split {spec.split!r} is empty.")
         sources.append(source)
+    if spec.objective == "classify":
+        labelled.check_same_labels([t.name for t in tasks], sources)
     return WindowStream(
         [t.name for t in tasks],
         sources,
@@ -127,7 +167,7 @@ def data_fingerprint(spec: TrainData) -> str:
     tasks = [(t.name, t.directory.rstrip("/").rpartition("/")[2], t.rate) for t in spec.tasks]
     corruption = (spec.corruption.noise_density, spec.corruption.mean_span_length)
     what = [tasks, spec.lengths, spec.seed, spec.split, spec.pack, spec.objective, spec.epochs, spec.packing_window]
-    what.append(corruption if spec.objective == "denoise" else None)
+    what.append({"denoise": corruption, "mlm": corruption[0]}.get(spec.objective))
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]
 
 
@@ -169,7 +209,7 @@ class _BatchIterator(grain.DatasetIterator):
             self._counts, self._window, self._row = counts, window, row
             raise
         self._counts["batches"] += 1
-        return build_batch(own + [[]] * (len(self._rows) - len(own)), *self._spec.slots)
+        return self._spec.batch(own + [[]] * (len(self._rows) - len(own)))
 
     def _count(self, plan, rows: slice):
         tokens, cut = plan.tokens_R2[rows].sum(axis=0), plan.cut_R2[rows].sum(axis=0)
@@ -254,7 +294,7 @@ class TrainBatches:
         Returns:
           batches, rows, examples, {encoder,decoder}_tokens, truncated_examples, truncated_{encoder,decoder}_tokens;
           {encoder,decoder}_density (tokens / slots of the rows); examples_by_task; empty_documents (of the whole
-          split, by task, where there are any).
+          split, by task, where there are any). Nothing of a decoder where a row has one side.
         """
         state = self.get_state()
         out = {name: state[name] for name in _COUNTS}
@@ -264,6 +304,8 @@ class TrainBatches:
         out["examples_by_task"] = dict(zip(self._stream.names, drawn.tolist(), strict=True))
         empty = {n: s.empty for n, s in zip(self._stream.names, self._stream.sources, strict=True) if s.empty}
         out["empty_documents"] = empty
+        if self._spec.objective not in _TWO_SIDES:
+            out = {name: value for name, value in out.items() if "decoder" not in name}
         return out
 
     def close(self) -> None:
@@ -291,7 +333,7 @@ def train_batches(
       prefetch: batches made ahead in a thread; 0 makes them when asked for.
 
     Yields:
-      Dicts of int32 arrays [B / P, slots] under SeqIO's names (`packing.build_batch`).
+      Dicts of int32 arrays [B / P, slots] under SeqIO's names (`packing.build_batch`, `labelled.build_batch`).
 
     Raises:
       UserError: the data cannot be used, see `window_stream`; or the batch does not divide over the hosts.

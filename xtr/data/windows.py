@@ -12,6 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
+from xtr.data import language_model
 from xtr.data.cached_task import CachedTask
 from xtr.data.denoising import (
     SpanCorruption,
@@ -21,6 +22,7 @@ from xtr.data.denoising import (
     noise_mask,
     raw_length,
 )
+from xtr.data.labelled import LabelledSource
 from xtr.data.mixing import BlockMixture, shuffled
 from xtr.data.packing import Pair, pack, rows_of
 from xtr.data.vocabulary import Vocabulary
@@ -116,7 +118,7 @@ class DenoiseSource:
         return pairs
 
 
-Source = Seq2SeqSource | DenoiseSource
+Source = Seq2SeqSource | DenoiseSource | LabelledSource | language_model.Source
 
 
 @dataclass(frozen=True)

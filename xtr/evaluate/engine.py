@@ -14,6 +14,8 @@ from xtr import preemption, rundir
 from xtr.checkpoints import load
 from xtr.data.cache import ensure_cached
 from xtr.data.cached_task import CachedTask, eval_examples
+from xtr.data.formats import ENCODER, TEXT2TEXT, format_of
+from xtr.data.labelled import check_labels, longest_first
 from xtr.data.vocabulary import Vocabulary, open_vocabulary
 from xtr.errors import Preempted, UserError, did_you_mean
 from xtr.evaluate import batching, decoding, embedding, scoring
@@ -36,8 +38,14 @@ SPLITS_OF_RETRIEVAL = ("queries", "candidates")
 
 @functools.lru_cache(maxsize=64)
 def compiled(config: ModelConfig, purpose: str, **static) -> Callable:
-    """A jitted `f(params, tokens_BS, ...)` for 'rank', 'generate' or 'embed'; `static` goes to what it calls."""
-    functions = {"rank": scoring.rank_scores, "generate": decoding.decode, "embed": embedding.mean_pooled}
+    """A jitted `f(params, tokens_BS, ...)` for 'rank', 'classify', 'generate' or 'embed'; `static` goes to what it
+    calls."""
+    functions = {
+        "rank": scoring.rank_scores,
+        "classify": scoring.label_scores,
+        "generate": decoding.decode,
+        "embed": embedding.mean_pooled,
+    }
     function = functions[purpose]
     return jax.jit(lambda params, *arrays: function(config.network(params), *arrays, **static))
 
@@ -53,10 +61,23 @@ class Predictor:
     length_buckets: tuple[int, ...]
     tokens_per_batch: int
 
-    def _run(self, function: Callable, sequences, arrays: Sequence[np.ndarray], advance, continuations=1) -> list:
-        """Applies function(params, tokens_BS, *array rows) bucket by bucket; results in the order of `sequences`.
+    def _run(
+        self,
+        function: Callable,
+        sequences: Sequence[np.ndarray],
+        arrays: Sequence[np.ndarray],
+        advance,
+        continuations: int = 1,
+        aligned: Sequence[Sequence[np.ndarray]] = (),
+    ) -> list:
+        """Applies function(params, tokens_BS, *aligned, *array rows) bucket by bucket; results in the order of
+        `sequences`.
 
-        A batch has as many fewer inputs as an input has continuations.
+        Args:
+          sequences: tokens of each input.
+          arrays: one row an input.
+          continuations: of each input; a batch has as many fewer inputs.
+          aligned: more sequences, each as long as the input's tokens; padded with 0.
         """
         sharding = batch_sharding(self.mesh)
         out: list = [None] * len(sequences)
@@ -75,7 +96,8 @@ class Predictor:
             if preemption.requested():
                 raise Preempted("the evaluation under way was abandoned; it starts again with the next run")
             rows = np.concatenate([indices_b, np.repeat(indices_b[:1], len(tokens_BS) - len(indices_b))])
-            extra = [array[rows] for array in arrays]
+            extra = [batching.pad([s[i] for i in indices_b], *tokens_BS.shape, 0) for s in aligned]
+            extra += [array[rows] for array in arrays]
             # One batch is always in flight, so that the host collects a result while the device works on the next.
             waiting.append(
                 (indices_b, function(self.params, *(jax.device_put(a, sharding) for a in (tokens_BS, *extra))))
@@ -103,6 +125,11 @@ class Predictor:
                 present_NC[n, c] = True
         scores = self._run(compiled(self.config, "rank"), inputs, [tokens_NCT], advance)
         return np.where(present_NC, np.stack([s for (s,) in scores]), -np.inf)
+
+    def classify(self, inputs: Sequence[np.ndarray], token_types: Sequence[np.ndarray], advance) -> np.ndarray:
+        """Log-probability of each of the head's labels: float [N, C]."""
+        scores = self._run(compiled(self.config, "classify"), inputs, [], advance, aligned=[token_types])
+        return np.stack([s for (s,) in scores])
 
     def generate(
         self, inputs: Sequence[np.ndarray], max_length: int, how: decoding.Decoding, advance
@@ -135,14 +162,16 @@ def _embed_all(config: ModelConfig) -> Callable:
     return jax.jit(lambda params, tokens_BS: pooled(params, tokens_BS).swapaxes(0, 1))
 
 
-def open_predictor(run: EvaluateRun | InferRun) -> tuple[Predictor, int]:
-    """Loads a checkpoint for prediction; returns the predictor and the checkpoint's step."""
-    vocabulary = open_vocabulary(run.vocabulary_path, run.model.vocab_size, run.model.vocabulary_kind)
+def open_predictor(run: EvaluateRun | InferRun, model: ModelConfig) -> tuple[Predictor, int]:
+    """Loads what `model`, the run's model or its encoder, needs of a checkpoint; returns the predictor and the
+    checkpoint's step."""
+    vocabulary = open_vocabulary(run.vocabulary_path, model.vocab_size, model.vocabulary_kind)
     mesh = make_mesh(run.mesh)
-    shardings = tree_shardings(run.model.param_specs(), mesh, DEFAULT_RULES)
-    params, origin = load.load_params(run.checkpoint_path, run.model, shardings, allow_pickle=run.allow_pickle)
-    predictor = Predictor(run.model, params, vocabulary, mesh, run.length_buckets, run.tokens_per_batch)
-    return predictor, origin.step
+    shardings = tree_shardings(model.param_specs(), mesh, DEFAULT_RULES)
+    params, origin = load.load_params(run.checkpoint_path, model, shardings, allow_pickle=run.allow_pickle)
+    most = model.max_length or run.length_buckets[-1]
+    buckets = tuple(sorted({min(bucket, most) for bucket in run.length_buckets}))
+    return Predictor(model, params, vocabulary, mesh, buckets, run.tokens_per_batch), origin.step
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -150,8 +179,16 @@ def open_predictor(run: EvaluateRun | InferRun) -> tuple[Predictor, int]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _inputs(predictor: Predictor, examples: Sequence[Mapping], length: int) -> list[np.ndarray]:
-    return [predictor.cut(example["inputs"], length) for example in examples]
+def _inputs(
+    predictor: Predictor, examples: Sequence[Mapping], length: int, feature: str = "inputs"
+) -> list[np.ndarray]:
+    """A feature of the examples' tokens, cut to `length`: special tokens stay where the format says what they are."""
+    return [
+        np.asarray(example[feature][longest_first(example["text_spans"], len(example[feature]), length)], np.int32)
+        if "text_spans" in example
+        else predictor.cut(example[feature], length)
+        for example in examples
+    ]
 
 
 def _score(records: list[dict], metric_names: Sequence[str], predictions, golds) -> dict[str, float]:
@@ -165,9 +202,13 @@ def _score(records: list[dict], metric_names: Sequence[str], predictions, golds)
 
 
 def classify(predictor: Predictor, examples, run: EvaluateRun, length: int, metrics, advance):
-    """Rank scoring of the label strings."""
+    """The labels' scores by the head, where the model has one; else by ranking the label strings."""
     choices = [example["meta"]["choices"] for example in examples]
-    scores_NC = predictor.rank(_inputs(predictor, examples, length), choices, advance)
+    inputs = _inputs(predictor, examples, length)
+    if "classify" in predictor.config.objectives:
+        scores_NC = predictor.classify(inputs, _inputs(predictor, examples, length, "token_types"), advance)
+    else:
+        scores_NC = predictor.rank(inputs, choices, advance)
     predicted_N = scores_NC.argmax(axis=1)
     golds = [int(example["meta"]["label"]) for example in examples]
     records = [
@@ -234,9 +275,38 @@ def retrieve(predictor: Predictor, queries, candidates, run: EvaluateRun, length
     return records, values
 
 
+_METHODS = {"rank": classify, "generate": answer, "embed": retrieve}
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The run
 # ---------------------------------------------------------------------------------------------------------------------
+
+
+def check_can_do(model: ModelConfig, task: CachedTask, split: str) -> None:
+    """Raises UserError where a model cannot be evaluated on a task.
+
+    Args:
+      model: the network.
+      task: the task, cached in the format that the model reads.
+      split: the split that is scored.
+    """
+    predictor = task.info["predictor"]
+    if predictor not in _METHODS:
+        raise UserError(f"{task.name} is not evaluated by prediction (its predictor is {predictor!r}).")
+    writes = format_of(model.objectives) == TEXT2TEXT
+    if predictor == "generate" and not writes:
+        raise UserError(
+            f"{task.name} is answered by generated text, which a whole mT5 or a BLOOM without a head writes; this "
+            f"{model.family} cannot."
+        )
+    if predictor == "rank" and not writes:
+        if "classify" not in model.objectives:
+            raise UserError(
+                f"{task.name} needs a classification head, which this {model.family} lacks: give heads/classify.gin "
+                "after the target's file, and the checkpoint of a run that was trained with it."
+            )
+        check_labels(task, split, model.num_labels)
 
 
 def _select(tasks: Sequence[CachedTask], languages: Sequence[str] | None, name: str) -> list[CachedTask]:
@@ -268,11 +338,16 @@ def evaluate(run: EvaluateRun, gin_texts: Mapping[str, str] | None = None) -> li
         vocabulary_path=run.vocabulary_path,
         data_dir=rundir.data_dir(run.data_dir),
         cache_dir=rundir.cache_dir(run.cache_dir),
+        format=run.format,
     )
     work = [(task, run.split) for task in _select(found[names[0]], run.languages, names[0])]
     if run.dev_task_name:
         work += [(task, run.dev_split) for task in found[run.dev_task_name]]
-    predictor, step = open_predictor(run)
+    for task, split in work:
+        check_can_do(run.model, task, split)
+    # Retrieval reads no head, and published checkpoints have none.
+    headless = run.format == ENCODER and all(task.info["predictor"] == "embed" for task, _ in work)
+    predictor, step = open_predictor(run, run.model.encoder() if headless else run.model)
     rows: list[ResultRow] = []
     total = sum(_count(task, split, run.limit) for task, split in work)
     truncated, chance = 0, {}
@@ -307,14 +382,11 @@ def _count(task: CachedTask, split: str, limit: int | None) -> int:
 
 def _evaluate_task(run: EvaluateRun, predictor: Predictor, step: int, task: CachedTask, split: str, store, advance):
     sides = [eval_examples(task, name)[: run.limit] for name in _splits(task, split)]
-    length = (run.task_feature_lengths or {}).get("inputs", run.length_buckets[-1])
-    length = min(length, run.length_buckets[-1])
+    longest = predictor.length_buckets[-1]
+    length = min((run.task_feature_lengths or {}).get("inputs", longest), longest)
     cut = sum(len(example["inputs"]) > length for side in sides for example in side)
     metrics = task.info["metrics"]
-    methods = {"rank": classify, "generate": answer, "embed": retrieve}
-    if task.info["predictor"] not in methods:
-        raise UserError(f"{task.name} is not evaluated by prediction (its predictor is {task.info['predictor']!r}).")
-    records, values = methods[task.info["predictor"]](predictor, *sides, run, length, metrics, advance)
+    records, values = _METHODS[task.info["predictor"]](predictor, *sides, run, length, metrics, advance)
     target, language = run.target or task.info["group"], task.info["language"]
     store.write_predictions(run.run_id, target, language, split, records)
     shared = {
@@ -351,8 +423,10 @@ def infer(run: InferRun) -> int:
     source = Path(run.input_file)
     if not source.is_file():
         raise UserError(f"no input file {source}")
+    if format_of(run.model.objectives) != TEXT2TEXT:
+        raise UserError(f"xtr infer writes text, which a whole mT5 or a BLOOM does; this {run.model.family} cannot.")
     lines = source.read_bytes().decode().removesuffix("\n").split("\n")
-    predictor, _ = open_predictor(run)
+    predictor, _ = open_predictor(run, run.model)
     vocabulary = predictor.vocabulary
     tokens = [vocabulary.with_special_tokens(vocabulary.encode(line))[0] for line in lines]
     inputs = [predictor.cut(ids, run.length_buckets[-1]) for ids in tokens]

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 
+from xtr.data.formats import format_of
 from xtr.errors import UserError
 from xtr.evaluate.decoding import Decoding
 from xtr.models.interface import ModelConfig
@@ -20,7 +21,7 @@ class EvaluateRun:
       allow_pickle: whether weights may be unpickled (pytorch_model.bin), which can run code of their author.
       mixture_or_task_name: a mixture of per-language tasks, or one task.
       eval_output_dir: where rows, predictions and TensorBoard files go.
-      vocabulary_path: SentencePiece model.
+      vocabulary_path: the model's vocabulary.
       split: the split to score (retrieval tasks have `queries` and `candidates` instead and ignore it).
       target: name of the target in the rows; default the mixture's name.
       dev_task_name: an English task scored too, on `dev_split`; model selection may look at it alone.
@@ -29,6 +30,7 @@ class EvaluateRun:
       decoding: how they are generated.
       tokens_per_batch: encoder tokens of a batch (batch size = this over the bucket's length).
       length_buckets: encoder lengths that are compiled for; an example goes into the shortest that holds it.
+        Lengths above the model's `max_length` count as that.
       embedding_layer: layer that retrieval reads (0 = embeddings, -1 = after the final norm).
       languages: score only these (None: all found).
       limit: score only the first examples of each split (a test of the setup; rows say n).
@@ -68,6 +70,11 @@ class EvaluateRun:
             raise UserError(f"evaluate.length_buckets {self.length_buckets} must be rising lengths.")
         if self.limit is not None and self.limit < 1:
             raise UserError(f"evaluate.limit is {self.limit}; it must be a positive whole number.")
+
+    @property
+    def format(self) -> str:
+        """The format of the data that the model reads."""
+        return format_of(self.model.objectives)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Log-probabilities of given targets, and of a set of choices for one input (rank classification).
+"""Log-probabilities of given targets, of a set of choices for one input (rank classification), and of a head's labels.
 
 Axes: B batch, S input length, T target length, C choices, N = B*C rows, D embedding, V vocabulary.
 
@@ -9,7 +9,21 @@ padding (no z-loss, no length normalisation), f32, and independent of the other 
 import jax
 import jax.numpy as jnp
 
+from xtr.models.heads import Classifier
 from xtr.models.interface import Generator
+
+
+def label_scores(model: Classifier, tokens_BS: jax.Array, token_types_BS: jax.Array) -> jax.Array:
+    """Log-probability of each label of a classification head.
+
+    Args:
+      tokens_BS: texts or pairs, padded on the right.
+      token_types_BS: 0 or 1 of each token.
+
+    Returns:
+      f32 [B, C].
+    """
+    return jax.nn.log_softmax(model.classify(tokens_BS, token_types_BS=token_types_BS), axis=-1)
 
 
 def shift_right(targets_BT: jax.Array) -> jax.Array:

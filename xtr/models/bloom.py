@@ -77,6 +77,7 @@ class BloomConfig:
     vocabulary_kind = "bpe"
     pad_id = 3
     eos_id = 2
+    max_length = None
     causal = True
 
     @property

@@ -162,6 +162,11 @@ class WithHead:
         return self.body.num_layers
 
     @property
+    def max_length(self) -> int | None:
+        """The body's."""
+        return self.body.max_length
+
+    @property
     def causal(self) -> bool:
         """The body's."""
         return self.body.causal

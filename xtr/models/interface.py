@@ -122,6 +122,11 @@ class ModelConfig(Protocol):
         ...
 
     @property
+    def max_length(self) -> int | None:
+        """The most tokens of one text, where positions are absolute; None for no limit."""
+        ...
+
+    @property
     def causal(self) -> bool:
         """Whether a state sees only the tokens before it, so that a word is read at its last sub-token."""
         ...

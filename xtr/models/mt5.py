@@ -86,6 +86,7 @@ class MT5Config:
 
     vocabulary_kind = "t5"
     pad_id = 0
+    max_length = None
     causal = False
 
     @property

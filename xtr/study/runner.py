@@ -53,7 +53,10 @@ def _places(stage: Stage) -> tuple[str, str, str]:
 
 
 def prepare(
-    spec: StudySpec, configure: Configure, trained: Mapping[str, bool], fingerprints: Callable[[str], Sequence[str]]
+    spec: StudySpec,
+    configure: Configure,
+    trained: Mapping[str, bool],
+    fingerprints: Callable[[str, str], Sequence[str]],
 ) -> tuple[list[Job], list[Cell]]:
     """Plans a study and gives every stage its content address.
 
@@ -64,7 +67,7 @@ def prepare(
       spec: the study.
       configure: builds a stage's run.
       trained: target -> whether it has a training stage.
-      fingerprints: mixture name -> fingerprints of its tokenised tasks.
+      fingerprints: (format, mixture name) -> fingerprints of its tokenised tasks.
     """
     refuse_contaminated(spec.initial_checkpoints, spec.allow_contaminated)
     stages, cells = plan(spec, trained)
@@ -74,9 +77,9 @@ def prepare(
     return list(jobs.values()), cells
 
 
-def mixtures(spec: StudySpec, configure: Configure, trained: Mapping[str, bool]) -> list[str]:
-    """The mixtures and tasks that a study's stages read, so that all of them can be tokenised in one go."""
-    names: dict[str, None] = {}
+def mixtures(spec: StudySpec, configure: Configure, trained: Mapping[str, bool]) -> dict[str, list[str]]:
+    """format -> the mixtures and tasks that a study's stages read in it, so that all can be tokenised in one go."""
+    names: dict[str, dict[str, None]] = {}
     seen = set()
     for stage in plan(spec, trained)[0]:
         if (stage.kind, stage.gin_files) in seen:
@@ -84,10 +87,10 @@ def mixtures(spec: StudySpec, configure: Configure, trained: Mapping[str, bool])
         seen.add((stage.kind, stage.gin_files))
         entry, place, source = _places(stage)
         run, _ = configure(entry, stage.gin_files, stage_overrides(spec, stage) | {place: ".", source: "."})
-        names.setdefault(run.mixture_or_task_name)
+        names.setdefault(run.format, {}).setdefault(run.mixture_or_task_name)
         if entry == "evaluate" and run.dev_task_name:
-            names.setdefault(run.dev_task_name)
-    return list(names)
+            names[run.format].setdefault(run.dev_task_name)
+    return {form: list(those) for form, those in names.items()}
 
 
 def stage_overrides(spec: StudySpec, stage: Stage) -> dict[str, object]:
@@ -117,9 +120,8 @@ def _job(spec: StudySpec, stage: Stage, jobs: Mapping[Stage, Job], configure: Co
             "evaluate.model_name": stage.model,
         }
     run, _ = configure(entry, stage.gin_files, overrides)
-    facts = rundir.identity(
-        run, data=list(fingerprints(run.mixture_or_task_name)), parent=parent.address if parent else checkpoint
-    )
+    data = list(fingerprints(run.format, run.mixture_or_task_name))
+    facts = rundir.identity(run, data=data, parent=parent.address if parent else checkpoint)
     for name in ("initial_checkpoint_path", "checkpoint_path", "vocabulary_path"):
         facts.pop(name, None)  # said by the parent's address and by the data's fingerprints
     address = rundir.digest(facts)

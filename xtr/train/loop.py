@@ -22,6 +22,7 @@ from xtr.parallel.sharding import DEFAULT_RULES, global_batch
 from xtr.progress import progress
 from xtr.tensorboard import SummaryWriter
 from xtr.train import schedules
+from xtr.train.objectives import OBJECTIVES
 from xtr.train.run import TrainRun
 from xtr.train.step import TrainOptions, abstract_state, init_state, make_eval_step, make_train_step
 
@@ -62,7 +63,7 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
         return TrainResult(checkpoint_path(run.model_dir, run.train_steps), run.train_steps, 0.0, reused=True)
 
     # ------------------------------------------------------------------------------------------------------------ data
-    vocabulary = open_vocabulary(run.vocabulary_path, run.model.vocab_size)
+    vocabulary = open_vocabulary(run.vocabulary_path, run.model.vocab_size, run.model.vocabulary_kind)
     cache_dir = rundir.cache_dir(run.cache_dir) if run.use_cached_tasks else str(Path(run.model_dir) / "cache")
     tasks = ensure_cached(
         [run.mixture_or_task_name],
@@ -70,6 +71,7 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
         vocabulary_path=run.vocabulary_path,
         data_dir=rundir.data_dir(run.data_dir),
         cache_dir=cache_dir,
+        format=run.format,
     )[run.mixture_or_task_name]
     data = TrainData(
         tasks=tuple(tasks),
@@ -80,6 +82,8 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
         objective=run.objective,
         corruption=SpanCorruption(run.noise_density, run.mean_span_length),
         vocabulary=vocabulary,
+        pad_id=run.model.pad_id,
+        num_labels=getattr(run.model, "num_labels", None),
     )
 
     # ----------------------------------------------------------------------------------------------------------- state
@@ -126,8 +130,9 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
             scalars = per_token(metrics) | {"learning_rate": rate}
             if writer:
                 write_scalars(writer, at, scalars)
-        tokens = float(sum(m["weight"] for m in fetched))
-        timing = {"target_tokens_per_second": tokens / seconds, "data_wait_share": waited / seconds}
+        counted = "target_tokens" if OBJECTIVES[run.loss].over_vocabulary else "labels"
+        weight = float(sum(m["weight"] for m in fetched))
+        timing = {f"{counted}_per_second": weight / seconds, "data_wait_share": waited / seconds}
         write_scalars(writer, pending[-1][0], timing, "timing/")
         pending.clear()
         waited, logged_at = 0.0, time.monotonic()

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 
+from xtr.data.formats import format_of
 from xtr.errors import UserError, did_you_mean
 from xtr.models.interface import ModelConfig
 from xtr.parallel.mesh import MeshConfig
@@ -113,6 +114,13 @@ class TrainRun:
         if not needed <= set(lengths) <= set(example) or not whole:
             example = {name: length for name, length in example.items() if name in needed}
             raise UserError(f"TASK_FEATURE_LENGTHS is {lengths!r}; for {self.objective!r} it must be like {example}.")
+        most = self.model.max_length
+        if most is not None and lengths["inputs"] > most:
+            raise UserError(
+                f"TASK_FEATURE_LENGTHS asks for texts of {lengths['inputs']} tokens, but this {self.model.family} has "
+                f"positions for {most}: set TASK_FEATURE_LENGTHS={{'inputs': {min(most, 128)}}}, or give the head's "
+                "gin file after the target's, which sets it too."
+            )
         if self.batch_size % self.num_microbatches:
             raise UserError(f"BATCH_SIZE {self.batch_size} does not divide into {self.num_microbatches} microbatches.")
 
@@ -120,3 +128,8 @@ class TrainRun:
     def loss(self) -> str:
         """The objective's name in `objectives.OBJECTIVES`: 'denoise' is seq2seq on other data."""
         return "seq2seq" if self.objective == "denoise" else self.objective
+
+    @property
+    def format(self) -> str:
+        """The format of the data that the model reads."""
+        return format_of(self.model.objectives)
