@@ -174,9 +174,12 @@ def test_every_layout_from_a_bucket(written, layout, fake_gcs):
     path = f"gs://bucket/layouts/{layout}/{folder.name}"
     model = model_of(layout)
     shardings = tree_shardings(model.param_specs(), make_mesh(MeshConfig(fsdp=4, tensor=2)))
+    sent = fake_gcs.server.sent
     loaded, origin = load.load_params(path, model, shardings)
     assert_same(loaded, params)
     assert origin.path == path
+    if layout.startswith("hf"):  # every byte is fetched once, though eight devices share them
+        assert fake_gcs.server.sent - sent < 1.2 * sum(p.stat().st_size for p in place.iterdir())
     # The folder above it means its newest checkpoint, for the layouts that number theirs.
     if not layout.startswith("hf"):
         assert load.inspect(f"gs://bucket/layouts/{layout}").path == path

@@ -4,11 +4,12 @@ The host holds no more than the pieces under way (`IN_FLIGHT`), whatever the siz
 """
 
 import collections
+import ctypes
 import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -23,8 +24,9 @@ from xtr.errors import UserError
 from xtr.progress import progress
 
 PIECE = 32 << 20  # bytes read and placed at a time
-IN_FLIGHT = 96 << 20  # bytes of pieces that are being read or wait to be placed
+IN_FLIGHT = 192 << 20  # bytes of pieces that are being read or wait to be placed
 READERS = 8
+TRIM_FROM = 8 << 20  # bytes of a piece after which freed memory is given back
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,6 +171,15 @@ def _distribute(piece: _Piece, block: np.ndarray, shards: dict[jax.Device, Index
     jax.block_until_ready(touched)
 
 
+@functools.cache
+def _malloc_trim() -> Callable[[int], Any]:
+    """The C library's function that gives freed memory back to the system, where it has one (glibc).
+
+    It keeps what its threads have freed otherwise, and several threads that read chunks of many megabytes free much.
+    """
+    return getattr(ctypes.CDLL(None), "malloc_trim", lambda _: 0)
+
+
 def _allocate(targets: Sequence[Target]) -> list[dict[jax.Device, jax.Array | np.ndarray]]:
     """For every target the memory of each device's shard: the buffer that came with the target, or zeros.
 
@@ -226,6 +237,9 @@ def fill(targets: Sequence[Target], what: str) -> list[jax.Array]:
             try:
                 block = future.result()
                 _distribute(piece, block, shards[piece.target], buffers[piece.target])
+                del block
+                if cost > TRIM_FROM:
+                    _malloc_trim()(0)
             except source.UNREADABLE as error:
                 shape = piece.part.shape
                 faults.setdefault(piece.part.name, f"cannot be read at the array {piece.part.name} {shape}: {error}")

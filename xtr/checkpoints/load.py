@@ -93,27 +93,23 @@ def resolve(path: str | os.PathLike) -> tuple[str, str]:
     raise UserError(f"{path} is no checkpoint that xtr knows.{hint} Looked for\n{looked_for}")
 
 
-def open_source(kind: str, path: str, model: ModelConfig, *, allow_pickle: bool = False) -> Source:
+def open_source(kind: str, path: str, model: ModelConfig | None, *, allow_pickle: bool = False) -> Source:
     """Opens a checkpoint: names, shapes and where the data is. UserError if it cannot be opened.
 
     Args:
       kind, path: from `resolve`.
-      model: the network that is to be read.
+      model: the network that is to be read; only Hugging Face's names need it.
     """
     try:
         if kind == XTR:
             return manager.open_source(path)
         if kind == T5X:
-            return _open_t5x(path)
+            return t5x.open_orbax(path) if t5x.is_orbax(path) else t5x.open_legacy(path)
         places = layout.parts(Source(kind, path, path, 0, {}), model.param_specs())
         wanted = layout.expected(places)
         return huggingface.open_folder(path, model.huggingface(), wanted, allow_pickle=allow_pickle)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error}.") from error
-
-
-def _open_t5x(path: str) -> Source:
-    return t5x.open_orbax(path) if t5x.is_orbax(path) else t5x.open_legacy(path)
 
 
 def inspect(path: str | os.PathLike, model: ModelConfig | None = None, slots: Any = None) -> Origin:
@@ -132,13 +128,14 @@ def inspect(path: str | os.PathLike, model: ModelConfig | None = None, slots: An
     kind, folder = resolve(path)
     if kind == HUGGING_FACE:
         return Origin(kind, folder, 0, has_slots=False)
-    if kind == XTR:
-        return Origin(kind, folder, int(folder.rpartition("/")[2]), has_slots=False)
-    checkpoint = _open_t5x(folder)
-    has_slots = checkpoint.step > 0 and bool(checkpoint.slots)
+    return _origin(open_source(kind, folder, model), model, slots)
+
+
+def _origin(checkpoint: Source, model: ModelConfig | None = None, slots: Any = None) -> Origin:
+    has_slots = checkpoint.kind == T5X and checkpoint.step > 0 and bool(checkpoint.slots)
     if has_slots and model is not None and slots is not None:
         has_slots = _slots_can_go_on(checkpoint, model.param_specs(), slots)
-    return Origin(kind, folder, checkpoint.step, has_slots)
+    return Origin(checkpoint.kind, checkpoint.path, checkpoint.step, has_slots)
 
 
 def _slots_can_go_on(checkpoint: Source, specs: Any, slots: Any) -> bool:
@@ -241,12 +238,11 @@ def load_params(
       UserError: nothing known is there; or arrays are missing, not expected, misshapen or damaged (one error names
       all).
     """
-    origin = inspect(path)
+    checkpoint = open_source(*resolve(path), model, allow_pickle=allow_pickle)
     specs = model.param_specs()
     if shardings is None:
         shardings = map_specs(lambda _: SingleDeviceSharding(jax.local_devices()[0]), specs)
     flat_specs, flat_shardings = flatten(specs), flatten(shardings)
-    checkpoint = open_source(origin.kind, origin.path, model, allow_pickle=allow_pickle)
     places, drawn = plan(checkpoint, model, draw=key is not None)
     read = [path for path in flat_specs if path not in drawn]
     arrays = dict(zip(read, _read(checkpoint, flat_specs, places, flat_shardings, read), strict=True))
@@ -254,7 +250,7 @@ def load_params(
         some = unflatten({path: flat_specs[path] for path in drawn})
         out = unflatten({path: flat_shardings[path] for path in drawn})
         arrays |= flatten(jax.jit(lambda key: init_params(some, key), out_shardings=out)(key))
-    return unflatten({path: arrays[path] for path in flat_specs}), origin
+    return unflatten({path: arrays[path] for path in flat_specs}), _origin(checkpoint)
 
 
 def _read(
@@ -312,8 +308,8 @@ def open_initial(path: str | os.PathLike, model: ModelConfig, slots: Any, *, all
       UserError: as `inspect`; or arrays that are missing, not expected, misshapen or damaged (one error names all), or
         second moments that are none of `slots`.
     """
-    origin = inspect(path, model, slots)
-    checkpoint = open_source(origin.kind, origin.path, model, allow_pickle=allow_pickle)
+    checkpoint = open_source(*resolve(path), model, allow_pickle=allow_pickle)
+    origin = _origin(checkpoint, model, slots)
     places, drawn = plan(checkpoint, model, draw=True)
     slot_places: dict[str, list[layout.Part]] = {}
     if origin.has_slots:

@@ -126,7 +126,7 @@ def open_source(step_directory: str) -> source.Source:
     store = {"driver": "ocdbt", "base": storage.kvstore(storage.join(step_directory, STATE))}
     try:
         counts = source.list_keys(store)
-    except ValueError as error:
+    except OSError as error:
         raise UserError(f"The checkpoint {step_directory} is damaged and cannot be read. {_ADVICE}\n{error}") from error
 
     def open_those(prefix: str) -> dict[str, source.StoredArray]:

@@ -86,10 +86,17 @@ def broken(shape: tuple[int, ...], fault: str) -> StoredArray:
 
 
 def list_keys(store: Mapping[str, Any]) -> dict[str, int]:
-    """{folder: number of files in it} of a key-value store, from one listing; metadata files do not count."""
-    opened = ts.KvStore.open(dict(store), context=storage.context()).result()
+    """{folder: number of files in it} of a key-value store, from one listing; metadata files do not count.
+
+    Raises:
+      OSError: it cannot be listed.
+    """
     counts: dict[str, int] = {}
-    for key in opened.list().result():
+    try:
+        keys = ts.KvStore.open(dict(store), context=storage.context()).result().list().result()
+    except ValueError as error:  # TensorStore has one kind of error for everything
+        raise OSError(f"it cannot be listed: {error}") from error
+    for key in keys:
         folder, _, file = key.decode().partition("/")
         counts[folder] = counts.get(folder, 0) + (file.rpartition("/")[2] not in (".zarray", ".zattrs", "zarr.json"))
     return counts
