@@ -1,11 +1,15 @@
 """Next tokens and masked tokens: every token is learnt as it should be, packed or not, and none is lost."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from xtr.data.denoising import SpanCorruption
 from xtr.data.language_model import MaskedSource, PromptSource, TextSource, build_batch, causal_source, mask_tokens
+from xtr.data.pipeline import TrainData, data_fingerprint, train_batches
 from xtr.data.vocabulary import read_vocabulary
 from xtr.data.windows import WindowStream
 from xtr.errors import UserError
@@ -148,3 +152,43 @@ def test_refusals(pairs_task, text_task, xlmr, small_vocabularies):
         MaskedSource(text_task, "train", 2, xlmr, 0.15, 0)
     with pytest.raises(UserError, match="lacks inputs or targets"):
         PromptSource(text_task, "train", 5, 5)
+
+
+@pytest.fixture(scope="module")
+def data(pairs_task, text_task, shared_task_writer, small_vocabularies, xlmr):
+    """What to train on, by objective."""
+    described = {"vocabulary": {"path": str(small_vocabularies["xlmr"]), "sha256": xlmr.sha256}}
+    masked = shared_task_writer("lm_masked", {"train": TEXTS}, **described)
+    return {
+        "causal": TrainData((pairs_task,), {"inputs": 20, "targets": 9}, 4, objective="causal", pad_id=3),
+        "mlm": TrainData((masked,), {"inputs": 40, "targets": 9}, 4, objective="mlm", pad_id=1),
+    }
+
+
+@pytest.mark.parametrize("objective", ["causal", "mlm"])
+def test_the_training_input(data, objective):
+    """Shapes, padding, statistics; another host count and a restart give the same batches."""
+    spec = data[objective]
+    batches = train_batches(spec)
+    first, state, then = next(batches), batches.get_state(), [next(batches) for _ in range(6)]
+    side = {"causal": "decoder", "mlm": "encoder"}[objective]
+    assert all(name.startswith(side) for name in first)
+    assert first[f"{side}_input_tokens"].shape == (4, 29 if objective == "causal" else 40)
+    padding = first[f"{side}_segment_ids"] == 0
+    assert (first[f"{side}_input_tokens"][padding] == spec.pad_id).all()
+    stats = batches.stats()
+    assert stats["rows"] == 28 and not any("decoder" in name for name in stats)
+    resumed = train_batches(spec, start_state=state)
+    halves = [train_batches(spec, p, 2, start_state=state) for p in range(2)]
+    for batch in then:
+        again, parts = next(resumed), [next(half) for half in halves]
+        for name, array in batch.items():
+            np.testing.assert_array_equal(again[name], array)
+            np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), array)
+    for iterator in (batches, resumed, *halves):
+        iterator.close()
+
+
+def test_masks_are_part_of_what_a_restart_compares(data):
+    other = dataclasses.replace(data["mlm"], corruption=SpanCorruption(0.3))
+    assert data_fingerprint(other) != data_fingerprint(data["mlm"])
