@@ -396,8 +396,8 @@ def build(entry: str) -> Any:
     """Builds the dataclass `entry` from the loaded configuration."""
     try:
         return gin.get_configurable(entry)()
-    except UserError:
-        raise
+    except UserError as error:  # gin adds lines about its own calls, which say nothing to a user
+        raise UserError(str(error).partition("\n  In call to configurable")[0]) from error
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"cannot build {entry}: {_first_line(error)}") from error
 
