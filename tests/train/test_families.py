@@ -114,8 +114,8 @@ def test_it_learns(family, objective):
     batch = make_batch(config, objective)
     step, state = make_train_step(config, options, mesh, DEFAULT_RULES), start(config, options, mesh)
     losses = []
-    for _ in range(30):
-        state, metrics = step(state, batch, None, 0.02)
+    for _ in range(80):
+        state, metrics = step(state, batch, None, 0.005)
         losses.append(float(metrics["objective"]))
         assert metrics["skipped_updates"] == 0
     print(f"{family} {objective}: loss {losses[0]:.3f} -> {losses[-1]:.3f}")
