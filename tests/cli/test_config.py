@@ -1,8 +1,11 @@
 """gin: what is read, what is refused, and what each refusal says."""
 
+import json
+
 import pytest
 
 from xtr import config
+from xtr.cli.main import run
 from xtr.errors import UserError
 
 FINETUNE = ["models/mt5/small.gin", "runs/finetune.gin", "targets/xnli.gin"]
@@ -128,16 +131,54 @@ def test_every_shipped_file_parses(name):
     assert statements or name.endswith("common.gin")
 
 
-@pytest.mark.parametrize("size", ["small", "base", "large", "xl", "xxl"])
-def test_published_sizes(size):
-    from xtr.models import mt5, spec
+PUBLISHED = {
+    "mt5/small": 300_176_768,
+    "mt5/base": 582_401_280,
+    "mt5/large": 1_229_581_312,
+    "mt5/xl": 3_742_619_648,
+    "mt5/xxl": 12_921_057_280,
+    "umt5/small": 306_601_984,
+    "umt5/base": 592_043_520,
+    "umt5/xl": 3_768_356_864,
+    "umt5/xxl": 12_972_531_712,
+    "xlmr/base": 277_453_056,
+    "xlmr/large": 558_840_832,
+    "xlmr/xl": 3_475_929_600,
+    "xlmr/xxl": 10_695_954_432,
+    "mbert/cased": 177_853_440,
+    "bloom/560m": 559_214_592,
+    "bloom/1b1": 1_065_314_304,
+    "bloom/1b7": 1_722_408_960,
+    "bloom/3b": 3_002_557_440,
+    "bloom/7b1": 7_069_016_064,
+    "bloom/176b": 176_247_271_424,
+}
 
-    counts = {
-        "small": 300_176_768,
-        "base": 582_401_280,
-        "large": 1_229_581_312,
-        "xl": 3_742_619_648,
-        "xxl": 12_921_057_280,
-    }
+
+def test_the_list_of_models_has_every_published_size_with_its_parameters(capsys):
+    assert run(["list", "models", "--json"]) == 0
+    facts = {fact["model"]: fact for fact in json.loads(capsys.readouterr().out)}
+    published = {name: fact for name, fact in facts.items() if fact["size"] != "micro"}
+    assert {name: fact["parameters"] for name, fact in published.items()} == PUBLISHED
+    assert published["bloom/560m"]["XTREME-R languages"] == "21 of 50"
+    assert published["mt5/xxl"]["f32"] == "48.13 GiB" and published["mt5/xxl"]["bf16"] == "24.07 GiB"
+
+
+@pytest.mark.parametrize("size", ["small", "base", "xl", "xxl"])
+def test_umt5_has_the_parameters_of_transformers_umt5(size):
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    model = config.build_model([f"models/umt5/{size}.gin"])
+    settings = {k: v for k, v in model.huggingface().config.items() if k != "model_type"}
+    with torch.device("meta"):
+        theirs = transformers.UMT5ForConditionalGeneration(transformers.UMT5Config(**settings))
+    tied = theirs.lm_head.weight is theirs.shared.weight  # transformers 5 ties them, whatever the config says
+    count = sum(p.numel() for p in theirs.parameters()) + tied * model.vocab_size * model.emb_dim
+    assert count == PUBLISHED[f"umt5/{size}"]
+
+
+@pytest.mark.parametrize("size", ["small", "base", "large", "xl", "xxl"])
+def test_published_sizes_build_in_a_run(size):
+    from xtr.models import spec
+
     load([f"models/mt5/{size}.gin", *FINETUNE[1:]])
-    assert spec.count(mt5.param_specs(config.build("train").model)) == counts[size]
+    assert spec.count(config.build("train").model.param_specs()) == PUBLISHED[f"mt5/{size}"]
