@@ -85,6 +85,8 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
         pad_id=run.model.pad_id,
         num_labels=getattr(run.model, "num_labels", None),
     )
+    process, processes = jax.process_index(), jax.process_count()
+    batches = train_batches(data, process_index=process, process_count=processes)  # says what is wrong with the data
 
     # ----------------------------------------------------------------------------------------------------------- state
     # In this order: a checkpoint of this very run, else the initial checkpoint, else from scratch.
@@ -100,10 +102,9 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
         origin = initial.origin if initial else load.inspect(run.initial_checkpoint_path, run.model, slots)
     options = options_for(run, origin)
 
-    data_state = None
     if step is not None:
         state, extras = checkpoints.restore(step, abstract_state(specs, options, mesh, DEFAULT_RULES))
-        data_state = extras["data"]
+        batches.set_state(extras["data"])
     else:
         step = 0
         state = init_state(specs, options, mesh, DEFAULT_RULES, jax.random.key(run.random_seed))
@@ -113,8 +114,6 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
     # ----------------------------------------------------------------------------------------------------------- steps
     train_step = make_train_step(run.model, options, mesh, DEFAULT_RULES)
     key = jax.random.key(run.random_seed) if run.model.dropout_rate else None
-    process, processes = jax.process_index(), jax.process_count()
-    batches = train_batches(data, process_index=process, process_count=processes, start_state=data_state)
     writer = SummaryWriter(Path(run.model_dir) / "tensorboard" / "train") if process == 0 else None
     pending: list[tuple[int, float, dict]] = []
     waited, logged_at = 0.0, time.monotonic()
