@@ -49,7 +49,7 @@ RESOLVE = $(UV) pip compile pyproject.toml --quiet --no-header --no-annotate --n
 lock: $(UV)
 	for python in 3.11 3.12; do \
 	  base=requirements/py$${python/./}; \
-	  $(RESOLVE) $(UPGRADE) --python-version $$python --extra dev -o $$base.lock || exit; \
+	  $(RESOLVE) $(UPGRADE) --python-version $$python --extra dev --extra huggingface -o $$base.lock || exit; \
 	  for device in tpu gpu; do \
 	    $(RESOLVE) --python-version $$python --extra $$device -c $$base.lock -o build/$$device.lock --upgrade || exit; \
 	    grep -vxFf $$base.lock build/$$device.lock > $$base-$$device.lock; \
