@@ -120,29 +120,36 @@ def environment() -> dict[str, Any]:
     }
 
 
-def open_run(directory: str | os.PathLike, facts: Mapping[str, Any], gin_texts: Mapping[str, str]) -> bool:
-    """Prepares a run directory and says whether the run in it is already done.
+def is_done(directory: str | os.PathLike, facts: Mapping[str, Any]) -> bool:
+    """Whether a run directory holds this very run, finished. Writes nothing.
 
     Raises:
       UserError: the directory holds a run with another identity; the message lists the differences.
     """
     directory = Path(directory)
     known = directory / IDENTITY
+    if not known.exists():
+        return False
+    changes = difference(json.loads(known.read_text()), json.loads(json.dumps(facts)))
+    if changes:
+        raise UserError(
+            f"{directory} holds another run; choose a new MODEL_DIR or set these back: " + "; ".join(changes[:8])
+        )
+    return (directory / DONE).exists()
+
+
+def create(directory: str | os.PathLike, facts: Mapping[str, Any], gin_texts: Mapping[str, str]) -> None:
+    """Makes a run directory, unless it is there already. Called once all of the user's mistakes are found: a command
+    that is refused leaves nothing behind."""
+    directory = Path(directory)
+    known = directory / IDENTITY
     if known.exists():
-        changes = difference(json.loads(known.read_text()), json.loads(json.dumps(facts)))
-        if changes:
-            raise UserError(
-                f"{directory} holds another run; choose a new MODEL_DIR or set these back: " + "; ".join(changes[:8])
-            )
-        if (directory / DONE).exists():
-            return True
-    else:
-        directory.mkdir(parents=True, exist_ok=True)
-        for name, text in gin_texts.items():
-            write_atomic(directory / name, text)
-        write_atomic(directory / "environment.json", json.dumps(environment(), indent=2) + "\n")
-        write_atomic(known, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
-    return False
+        return
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, text in gin_texts.items():
+        write_atomic(directory / name, text)
+    write_atomic(directory / "environment.json", json.dumps(environment(), indent=2) + "\n")
+    write_atomic(known, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
 
 
 def mark_done(directory: str | os.PathLike, summary: Mapping[str, Any]) -> None:

@@ -66,6 +66,21 @@ def evaluation(common, trained, target, directory, *more):
     return ["eval", model, *files, *where, *places, *data, "--gin.LENGTH_BUCKETS=(64, 128)", *more]
 
 
+@pytest.mark.parametrize("wrong", ["checkpoint", "vocabulary", "languages"])
+def test_what_is_refused_leaves_nothing(common, trained, tmp_path, wrong):
+    directory, nothing = tmp_path / "new", f"{tmp_path / 'nothing'}"
+    mistake = {"checkpoint": "INITIAL_CHECKPOINT_PATH", "vocabulary": "VOCABULARY_PATH"}.get(wrong)
+    if mistake:
+        with pytest.raises(UserError, match="nothing"):
+            run([*trained[1], f"--gin.MODEL_DIR={directory}", f"--gin.{mistake}={nothing}"])
+        assert not directory.exists()
+    mistake = {"checkpoint": "CHECKPOINT_PATH='nothing'", "languages": "LANGUAGES=('xx',)"}.get(wrong)
+    if mistake:
+        with pytest.raises(UserError, match="nothing|xx"):
+            run(evaluation(common, trained, "xnli", directory, f"--gin.{mistake}"))
+        assert not directory.exists()
+
+
 TARGETS = [("xnli", ["accuracy"]), ("xquad", ["em", "f1"]), ("tatoeba", ["accuracy"])]
 
 

@@ -328,7 +328,7 @@ def evaluate(run: EvaluateRun, gin_texts: Mapping[str, str] | None = None) -> li
       The rows, also written to `eval_output_dir/results.parquet`, with the predictions beside them.
     """
     store = ResultStore(run.eval_output_dir)
-    if rundir.open_run(run.eval_output_dir, rundir.identity(run), gin_texts or {}):
+    if rundir.is_done(run.eval_output_dir, rundir.identity(run)):
         return [ResultRow(**row) for row in store.read().to_dict("records")]
     started = time.monotonic()
     names = [run.mixture_or_task_name] + ([run.dev_task_name] if run.dev_task_name else [])
@@ -347,9 +347,10 @@ def evaluate(run: EvaluateRun, gin_texts: Mapping[str, str] | None = None) -> li
         check_can_do(run.model, task, split)
     # Retrieval reads no head, and published checkpoints have none.
     headless = run.format == ENCODER and all(task.info["predictor"] == "embed" for task, _ in work)
-    predictor, step = open_predictor(run, run.model.encoder() if headless else run.model)
-    rows: list[ResultRow] = []
     total = sum(_count(task, split, run.limit) for task, split in work)
+    predictor, step = open_predictor(run, run.model.encoder() if headless else run.model)
+    rundir.create(run.eval_output_dir, rundir.identity(run), gin_texts or {})
+    rows: list[ResultRow] = []
     truncated, chance = 0, {}
     with progress(f"evaluate {run.target or names[0]}", total) as bar:
         for task, split in work:

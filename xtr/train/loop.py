@@ -11,7 +11,7 @@ import numpy as np
 
 from xtr import preemption, rundir
 from xtr.checkpoints import load
-from xtr.checkpoints.manager import CheckpointManager
+from xtr.checkpoints.manager import CheckpointManager, committed_steps
 from xtr.data.cache import ensure_cached
 from xtr.data.denoising import SpanCorruption
 from xtr.data.pipeline import TrainData, train_batches
@@ -59,7 +59,7 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
     """
     started = time.monotonic()
     # ------------------------------------------------------------------------------------------------------- directory
-    if rundir.open_run(run.model_dir, rundir.identity(run), gin_texts or {}):
+    if rundir.is_done(run.model_dir, rundir.identity(run)):
         return TrainResult(checkpoint_path(run.model_dir, run.train_steps), run.train_steps, 0.0, reused=True)
 
     # ------------------------------------------------------------------------------------------------------------ data
@@ -92,8 +92,8 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
     # In this order: a checkpoint of this very run, else the initial checkpoint, else from scratch.
     mesh = make_mesh(run.mesh)
     specs = run.model.param_specs()
-    checkpoints = CheckpointManager(Path(run.model_dir) / "checkpoints", keep=run.checkpoint.keep)
-    step = checkpoints.latest_step()
+    saved = Path(run.model_dir) / "checkpoints"
+    step = max(committed_steps(saved), default=None)
     origin, initial = None, None
     if run.initial_checkpoint_path:
         slots = abstract_state(specs, options_for(run, None), mesh, DEFAULT_RULES).opt_state
@@ -101,6 +101,8 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
             initial = load.open_initial(run.initial_checkpoint_path, run.model, slots, allow_pickle=run.allow_pickle)
         origin = initial.origin if initial else load.inspect(run.initial_checkpoint_path, run.model, slots)
     options = options_for(run, origin)
+    rundir.create(run.model_dir, rundir.identity(run), gin_texts or {})
+    checkpoints = CheckpointManager(saved, keep=run.checkpoint.keep)
 
     if step is not None:
         state, extras = checkpoints.restore(step, abstract_state(specs, options, mesh, DEFAULT_RULES))
