@@ -29,9 +29,9 @@ def register_all(tokenise: bool = True):
     settings = registration.settings(tokenise)
     if _catalog is not None:
         _catalog.clear()
-    _catalog = registration.Catalog()
-    for module in (intermediate, xtreme_r, text):
-        module.register(_catalog, settings)
+    _catalog = registration.Catalog(settings)
+    for module in (text, intermediate, xtreme_r):
+        module.register(_catalog, settings.sources)
     return _catalog
 
 

@@ -18,6 +18,29 @@ class Classification:
 
 
 @dataclass(frozen=True)
+class MultipleChoice:
+    """A question about a context, and the texts one of which answers it: `label` is its place in `choices`.
+
+    A data set without a context of its own has '' there, one without questions has '' there.
+    """
+
+    id: str
+    context: str
+    question: str
+    choices: tuple[str, ...]
+    label: int
+
+
+@dataclass(frozen=True)
+class Tagging:
+    """The words of a sentence and a tag for each; the tags that exist are the data set's `label_names`."""
+
+    id: str
+    tokens: tuple[str, ...]
+    tags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Answer:
     """A gold answer; `start` counts Unicode code points into the context."""
 
@@ -38,11 +61,22 @@ class SpanQA:
 
 @dataclass(frozen=True)
 class Retrieval:
-    """One side of a bitext: a query or a candidate; `gold` holds the ids of its translations on the other side."""
+    """A query or a candidate; `gold` holds the ids of what belongs to it on the other side (none: nothing does)."""
 
     id: str
     text: str
     gold: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What a dual encoder learns from: a query and the text to be found by it. `group` names the positive: pairs of one
+    group have the same right answer, and are no wrong answers for each other."""
+
+    id: str
+    query: str
+    positive: str
+    group: str
 
 
 @dataclass(frozen=True)

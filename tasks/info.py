@@ -7,11 +7,15 @@ from dataclasses import dataclass
 class TaskInfo:
     """Evaluation metadata of one task.
 
-    kind: 'classification', 'span_qa', 'retrieval', 'text', or 'text2text' for any other SeqIO task.
+    kind: 'classification', 'multiple_choice', 'span_qa', 'tagging', 'retrieval', 'pairs', 'text', or 'text2text' for
+      any other SeqIO task.
     language: code of the evaluated language ('' if unknown).
     group: name of the target whose languages are averaged, e.g. 'xnli'.
-    predictor: 'rank' (score the choices), 'generate', 'embed' or 'none'.
+    predictor: how the format is answered: 'rank' (score the choices), 'generate', 'tag', 'span', 'embed', or 'none'.
     metrics: names of the metrics, as the evaluation knows them.
+    label_names: the tags of a tagging task, in the order of their numbers.
+    candidates: of retrieval, the task whose split 'candidates' is searched; '' where it is the task itself.
+    languages: every language that the group should have; a mean over fewer says so.
     """
 
     kind: str
@@ -19,6 +23,9 @@ class TaskInfo:
     group: str
     predictor: str
     metrics: tuple[str, ...]
+    label_names: tuple[str, ...] = ()
+    candidates: str = ""
+    languages: tuple[str, ...] = ()
 
 
 _TASK_INFO: dict[str, TaskInfo] = {}

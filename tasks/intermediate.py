@@ -2,24 +2,21 @@
 
 import functools
 
+from .datasets import Sources
 from .datasets.nli import find_mnli
 from .datasets.squad import find_squad
-from .formats import encoder, text2text
-from .formats.rendering import Strings, TokenIds
-from .info import TaskInfo
-from .registration import Catalog, Settings, examples_rate
+from .registration import Catalog, examples_rate
+
+# As the original study mixes its tasks (Phang et al. 2020).
+STUDY_RATE = functools.partial(examples_rate, cap=2**17, temperature=2.0)
 
 
-def register(catalog: Catalog, settings: Settings) -> None:
+def register(catalog: Catalog, sources: Sources) -> None:
     """Registers `mnli`, `mnli.<language>` (machine-translated), `squad_v1` and `nli_qa` (mnli with squad_v1)."""
-    mnli, squad = find_mnli(settings.data_dir), find_squad(settings.data_dir)
-    catalog.absent.update({**(mnli.absent or {}), **(squad.absent or {})})
-    nli = {"text2text": Strings(text2text.nli), "encoder": TokenIds(encoder.classification, labelled=True)}
+    mnli, squad = find_mnli(sources), find_squad(sources)
+    catalog.absent.update({**mnli.absent, **squad.absent})
     for dataset in mnli.datasets:
-        info = TaskInfo("classification", dataset.language, "mnli", "rank", ("accuracy",))
-        catalog.add_task(settings, dataset, info, nli)
+        catalog.add_task(dataset, group="mnli", metrics=("accuracy",), style="nli")
     for dataset in squad.datasets:
-        info = TaskInfo("span_qa", dataset.language, "squad_v1", "generate", ("em", "f1"))
-        catalog.add_task(settings, dataset, info, {"text2text": Strings(text2text.question_answering)})
-    rate = functools.partial(examples_rate, cap=2**17, temperature=2.0)
-    catalog.add_mixture("nli_qa", ("mnli", "squad_v1"), rate)
+        catalog.add_task(dataset, group="squad_v1", metrics=("em", "f1"))
+    catalog.add_mixture("nli_qa", ("mnli", "squad_v1"), STUDY_RATE)

@@ -10,20 +10,20 @@ from pathlib import Path
 import seqio
 
 from xtr import storage
-from xtr.errors import UserError, did_you_mean
+from xtr.errors import UserError, by_reason, did_you_mean
 
-from .datasets import Dataset
+from . import benchmarks
+from .datasets import Dataset, Found, Sources
 from .datasets.builder import OfficialFilesSource
-from .formats.rendering import Rendering
+from .formats import FORMATS, KINDS, form_of
 from .info import TaskInfo, describe, forget
 from .vocabularies import TOKENISING_CODE, seqio_vocabulary
 
 # What every registered task's examples pass through besides its own reader and format.
 _COMMON_CODE = (
-    "examples.py", "languages.py", "registration.py", "vocabularies.py", "datasets/__init__.py", "datasets/builder.py",
-    "datasets/files.py", "formats/rendering.py",
+    "benchmarks.py", "examples.py", "languages.py", "registration.py", "vocabularies.py", "datasets/__init__.py",
+    "datasets/builder.py", "datasets/files.py", "formats/__init__.py", "formats/rendering.py",
 )  # fmt: skip
-FORMATS = ("text2text", "encoder")
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Settings:
     """Where official files are, where prepared data goes, the vocabulary (a file or a Hugging Face folder), and the
     format that tasks are registered in."""
 
-    data_dir: Path
+    sources: Sources
     cache_dir: Path
     vocabulary_path: str
     format: str
@@ -64,7 +64,7 @@ def settings(tokenise: bool = True) -> Settings:
     if chosen not in FORMATS:
         hint = did_you_mean(chosen, FORMATS)
         raise UserError(f"XTR_FORMAT is {chosen}; it must be one of {', '.join(FORMATS)}.{hint}")
-    return Settings(Path(data_dir), Path(cache_dir), vocabulary_path, chosen)
+    return Settings(Sources((Path(data_dir),)), Path(cache_dir), vocabulary_path, chosen)
 
 
 @functools.cache
@@ -87,58 +87,110 @@ def output_features(names: Sequence[str] = ("inputs", "targets")) -> dict[str, s
 
 @dataclass
 class Catalog:
-    """What is registered from the data directory, and what cannot be had with the reason why."""
+    """What is registered from the official files, and what cannot be had with the reason why.
 
+    Attributes:
+      tasks, mixtures: what is registered.
+      absent: names of tasks and mixtures that could not be registered -> why.
+      left_out: mixture -> the tasks that it goes without -> why.
+    """
+
+    settings: Settings
     tasks: dict[str, Dataset] = field(default_factory=dict)
     mixtures: list[str] = field(default_factory=list)
     absent: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, dict[str, str]] = field(default_factory=dict)
 
-    def add_task(
-        self, settings: Settings, dataset: Dataset, info: TaskInfo, renderings: Mapping[str, Rendering]
-    ) -> None:
+    @functools.cached_property
+    def languages(self) -> Mapping[str, tuple[str, ...]]:
+        """The languages that each target should have."""
+        return benchmarks.languages(self.settings.sources)
+
+    def add_task(self, dataset: Dataset, *, group: str, metrics: Sequence[str] = (), style: str = "") -> None:
         """Registers one data set as a SeqIO task under its own name, rendered in the format of the settings.
 
+        Where the format has no rendering of its kind the task is absent, with that reason.
+
         Args:
-          renderings: format -> how it renders this kind of example. Where the format has no rendering the task is
-            absent, with that reason.
+          group: the target whose languages are averaged.
+          metrics: names of its metrics.
+          style: a rendering of its own (see `formats.form_of`).
         """
-        rendering = renderings.get(settings.format)
-        if rendering is None:
-            self.absent[dataset.name] = (
-                f"there is no {settings.format!r} rendering of {info.kind} yet. XLM-R, mBERT and models with a head "
-                "read that format; a whole mT5 or BLOOM reads 'text2text', which has it"
-            )
+        settings, kind = self.settings, KINDS[dataset.example_type]
+        form = form_of(dataset.example_type, settings.format, style)
+        if form is None:
+            self.absent[dataset.name] = f"there is no {settings.format!r} rendering of {style or kind}"
             return
-        readers = (getattr(split.read, "func", split.read) for split in dataset.splits.values())
-        own = {inspect.getfile(function) for function in (*readers, rendering.function)}
-        own.add(TOKENISING_CODE)
-        code = sorted({*(Path(__file__).parent / name for name in _COMMON_CODE), *map(Path, own)})
+        rendering = form.rendering
+        functions = (*(split.read for split in dataset.splits.values()), rendering.function)
+        own = {Path(inspect.getfile(getattr(function, "func", function))) for function in functions}
+        code = sorted({*own, Path(TOKENISING_CODE), *(Path(__file__).parent / name for name in _COMMON_CODE)})
         seqio.TaskRegistry.add(
             dataset.name,
             source=OfficialFilesSource(dataset, str(settings.cache_dir), code),
-            preprocessors=rendering.preprocessors(dataset.example_type, settings.vocabulary_path),
+            preprocessors=rendering.preprocessors(dataset, settings.vocabulary_path),
             output_features={
                 name: seqio.Feature(vocabulary=vocabulary(settings.vocabulary_path), add_eos=rendering.eos)
                 for name in rendering.features
             },
         )
-        describe(dataset.name, info)
+        languages = self.languages.get(group, ())
+        describe(
+            dataset.name,
+            TaskInfo(
+                kind, dataset.language, group, form.predictor, tuple(metrics), dataset.label_names, dataset.candidates,
+                languages,
+            ),
+        )  # fmt: skip
         self.tasks[dataset.name] = dataset
 
-    def add_mixture(self, name: str, tasks: Iterable[str], rate: float | Callable[[seqio.Task], float] = 1.0) -> None:
-        """Registers a mixture of registered tasks, all with one rate or rate function.
+    def add_target(
+        self, target: str, found: Found, metrics: Sequence[str], *, style: str = "", mixture: bool = True
+    ) -> None:
+        """Registers what was found of a target: a task a language, and the mixture `<target>` of all languages found.
 
-        A mixture of no tasks is left out; one with a task that cannot be had is absent, with the reasons why.
+        Every language that the target should have is registered or absent with the reason why.
+        """
+        self.absent.update(found.absent)
+        for dataset in found.datasets:
+            self.add_task(dataset, group=target, metrics=metrics, style=style)
+        here = [dataset.name for dataset in found.datasets]
+        due = (f"{target}.{language}" for language in self.languages.get(target, ()))
+        names = list(dict.fromkeys((*here, *found.absent, *due)))
+        for name in names:
+            if name not in here:
+                self.absent.setdefault(name, found.looked_for)
+        if mixture:
+            self.add_mixture(target, names, some=True)
+
+    def add_mixture(
+        self,
+        name: str,
+        tasks: Iterable[str],
+        rate: float | Callable[[seqio.Task], float] = 1.0,
+        *,
+        some: bool = False,
+    ) -> None:
+        """Registers a mixture of registered tasks and mixtures, all with one rate or rate function.
+
+        Args:
+          some: whether the mixture goes without what cannot be had, which `left_out` then says; else it is absent. One
+            that nothing is left of is absent too, with the reasons why.
         """
         tasks = list(tasks)
-        missing = {task: self.absent[task] for task in tasks if task not in self.tasks}
-        if missing:
-            reasons = list(dict.fromkeys(missing.values()))
+        here = [task for task in tasks if task in self.tasks or task in self.mixtures]
+        missing = {task: self.absent[task] for task in tasks if task not in here}
+        if not missing and not tasks:
+            return
+        if (missing and not some) or not here:
+            reasons = set(missing.values())
             one_for_all = len(missing) == len(tasks) and len(reasons) == 1
-            self.absent[name] = reasons[0] if one_for_all else "; ".join(f"{t}: {why}" for t, why in missing.items())
-        elif tasks:
-            seqio.MixtureRegistry.add(name, [(task, rate) for task in tasks])
-            self.mixtures.append(name)
+            self.absent[name] = reasons.pop() if one_for_all else by_reason(missing)
+            return
+        seqio.MixtureRegistry.add(name, [(task, rate) for task in here])
+        self.mixtures.append(name)
+        if missing:
+            self.left_out[name] = missing
 
     def clear(self) -> None:
         """Takes everything out of SeqIO's registries again."""
@@ -147,7 +199,7 @@ class Catalog:
         for name in self.tasks:
             seqio.TaskRegistry.remove(name)
             forget(name)
-        self.__init__()
+        self.__init__(self.settings)
 
 
 def examples_rate(task: seqio.Task, *, cap: int | None = None, temperature: float = 1.0, split: str = "train") -> float:

@@ -1,23 +1,18 @@
 """Plain text for pretraining: a task for every language of every corpus, and a mixture a corpus."""
 
+from .datasets import Sources
 from .datasets.text import find_text
-from .formats import text2text
-from .formats.rendering import Strings
-from .info import TaskInfo
-from .registration import FORMATS, Catalog, Settings, examples_rate
+from .registration import Catalog, examples_rate
 
 
-def register(catalog: Catalog, settings: Settings) -> None:
+def register(catalog: Catalog, sources: Sources) -> None:
     """Registers `text.<corpus>.<language>` and the mixture `text.<corpus>`, in proportion to the documents."""
-    found = find_text(settings.data_dir)
+    found = find_text(sources)
     corpora: dict[str, list[str]] = {}
-    # The same in every format: what is asked of a text is the training objective's choice.
-    plain = Strings(text2text.plain_text, ("targets",), meta=False)
     for dataset in found.datasets:
         corpus = dataset.name.rpartition(".")[0]
-        info = TaskInfo("text", dataset.language, corpus, "none", ())
-        catalog.add_task(settings, dataset, info, dict.fromkeys(FORMATS, plain))
+        catalog.add_task(dataset, group=corpus)
         corpora.setdefault(corpus, []).append(dataset.name)
-    catalog.absent.update(found.absent or {})
+    catalog.absent.update(found.absent)
     for corpus, tasks in corpora.items():
         catalog.add_mixture(corpus, tasks, examples_rate)

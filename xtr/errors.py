@@ -1,7 +1,7 @@
 """Errors that are the user's to mend: one clear message, exit code 2, nothing half-written."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class UserError(Exception):
@@ -25,3 +25,11 @@ def did_you_mean(name: str, candidates: Iterable[str], n: int = 3) -> str:
     near += [c for c in pool if name and (c.startswith(name) or name.startswith(c + "."))]
     unique = list(dict.fromkeys(near))[:n]
     return f" Did you mean {', '.join(unique)}?" if unique else ""
+
+
+def by_reason(why: Mapping[str, str]) -> str:
+    """Says why names cannot be had, those of one reason together: 'a, b: no file; c: no licence'."""
+    names: dict[str, list[str]] = {}
+    for name, reason in why.items():
+        names.setdefault(reason, []).append(name)
+    return "; ".join(f"{', '.join(together)}: {reason}" for reason, together in names.items())

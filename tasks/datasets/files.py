@@ -1,7 +1,6 @@
 """Reading official files without changing a byte of their text, and naming file, line and field when one is bad."""
 
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -74,11 +73,3 @@ def field(path: Path, where: str, record: Any, name: str, kind: type) -> Any:
         except UnicodeEncodeError as e:
             raise bad(path, f"{where}, field '{name}'", f"lone surrogate at character {e.start}.") from e
     return value
-
-
-def matching(folder: Path, pattern: str) -> list[tuple[Path, re.Match]]:
-    """Returns (file, match) of the files directly in `folder` whose whole name matches, sorted by name."""
-    if not folder.is_dir():
-        return []
-    pairs = ((path, re.fullmatch(pattern, path.name)) for path in sorted(folder.iterdir()) if path.is_file())
-    return [(path, match) for path, match in pairs if match]

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..examples import Classification
-from . import Dataset, Found, Split
-from .files import bad, field, matching, read_jsonl, read_tsv
+from . import Dataset, Found, Sources, Split
+from .files import bad, field, read_jsonl, read_tsv
 
 LABELS = ("entailment", "neutral", "contradiction")
 # XNLI-MT spells the third label differently from XNLI and MultiNLI.
@@ -15,7 +15,7 @@ _LABEL_IDS = {**{name: i for i, name in enumerate(LABELS)}, "contradictory": 2}
 _UNLABELLED = "-"
 _LANGUAGE = r"(?P<language>[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*)"
 _MULTINLI_JSONL = "multinli_1.0/multinli_1.0_{}.jsonl"
-_MULTINLI_TSV = "xnli/XNLI-MT-1.0/multinli"
+_MULTINLI_TSV = ("XNLI-MT-1.0/multinli", "xnli/XNLI-MT-1.0/multinli")
 
 
 def _examples(rows: Iterator[tuple[Path, int, str, str, str]], tally: Counter) -> Iterator[Classification]:
@@ -53,27 +53,22 @@ _read_mt = functools.partial(read_xnli_tsv, header=True)
 _read_xtreme = functools.partial(read_xnli_tsv, header=False)
 
 
-def find_mnli(data_dir: Path) -> Found:
+def find_mnli(sources: Sources) -> Found:
     """Finds `mnli` (English) and `mnli.<language>` (the training set machine-translated by XNLI-MT)."""
-    tsv = {
-        match["language"]: path
-        for path, match in matching(data_dir / _MULTINLI_TSV, rf"multinli\.train\.{_LANGUAGE}\.tsv")
-    }
+    tsv = {m["language"]: path for path, m in sources.matching(rf"multinli\.train\.{_LANGUAGE}\.tsv", *_MULTINLI_TSV)}
     splits = {}
-    jsonl = data_dir / _MULTINLI_JSONL.format("train")
     if "en" in tsv:
         splits["train"] = Split((tsv["en"],), _read_mt)
-    elif jsonl.is_file():
+    elif jsonl := sources.file(_MULTINLI_JSONL.format("train")):
         splits["train"] = Split((jsonl,), read_multinli_jsonl)
-    dev = data_dir / _MULTINLI_JSONL.format("dev_matched")
-    if dev.is_file():
+    if dev := sources.file(_MULTINLI_JSONL.format("dev_matched")):
         splits["validation"] = Split((dev,), read_multinli_jsonl)
     absent, datasets = {}, []
     if "train" in splits:
         datasets.append(Dataset("mnli", "en", Classification, splits))
     else:
-        looked = data_dir / _MULTINLI_TSV / "multinli.train.en.tsv"
-        absent["mnli"] = f"its training file is not there: looked for {looked} and {jsonl}"
+        looked = (f"{folder}/multinli.train.en.tsv" for folder in _MULTINLI_TSV)
+        absent["mnli"] = sources.no_file(*looked, _MULTINLI_JSONL.format("train"))
     datasets += [
         Dataset(f"mnli.{language}", language, Classification, {"train": Split((path,), _read_mt)})
         for language, path in tsv.items()
@@ -82,18 +77,17 @@ def find_mnli(data_dir: Path) -> Found:
     return Found(tuple(datasets), absent)
 
 
-def find_xnli(data_dir: Path) -> Found:
+def find_xnli(sources: Sources) -> Found:
     """Finds `xnli.<language>`: validation from dev-<language>.tsv, test from test-<language>.tsv."""
     splits: dict[str, dict[str, Split]] = {}
-    for path, match in matching(data_dir / "xnli", rf"(?P<split>dev|test)-{_LANGUAGE}\.tsv"):
+    for path, match in sources.matching(rf"(?P<split>dev|test)-{_LANGUAGE}\.tsv", "xnli"):
         split = {"dev": "validation", "test": "test"}[match["split"]]
         splits.setdefault(match["language"], {})[split] = Split((path,), _read_xtreme)
-    absent = {} if splits else {"xnli": f"no files {data_dir / 'xnli'}/{{dev,test}}-<language>.tsv"}
     order = ("validation", "test")
     return Found(
         tuple(
             Dataset(f"xnli.{language}", language, Classification, {s: found[s] for s in order if s in found})
             for language, found in splits.items()
         ),
-        absent,
+        looked_for=sources.no_file("xnli/test-<language>.tsv"),
     )

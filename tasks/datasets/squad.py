@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..examples import Answer, SpanQA
-from . import Dataset, Found, Split
-from .files import bad, field, matching, read_json
+from . import Dataset, Found, Sources, Split
+from .files import bad, field, read_json
 
 
 def read_squad(files: tuple[Path, ...], tally: Counter) -> Iterator[SpanQA]:
@@ -50,23 +50,22 @@ def _question(path: Path, where: str, context: str, record: dict) -> SpanQA:
     return SpanQA(name, context, field(path, where, record, "question", str), tuple(answers), True)
 
 
-def find_squad(data_dir: Path) -> Found:
+def find_squad(sources: Sources) -> Found:
     """Finds `squad_v1`: train and validation from squad/{train,dev}-v1.1.json."""
-    files = {"train": data_dir / "squad" / "train-v1.1.json", "validation": data_dir / "squad" / "dev-v1.1.json"}
-    splits = {split: Split((path,), read_squad) for split, path in files.items() if path.is_file()}
+    names = {split: f"squad/{part}-v1.1.json" for split, part in (("train", "train"), ("validation", "dev"))}
+    splits = {split: Split((path,), read_squad) for split, name in names.items() if (path := sources.file(name))}
     if "train" not in splits:
-        return Found(absent={"squad_v1": f"its training file is not there: looked for {files['train']}"})
+        return Found(absent={"squad_v1": sources.no_file(names["train"])})
     return Found((Dataset("squad_v1", "en", SpanQA, splits),))
 
 
-def find_xquad(data_dir: Path) -> Found:
+def find_xquad(sources: Sources) -> Found:
     """Finds `xquad.<language>` (split test) from xquad/xquad.<language>.json."""
-    found = matching(data_dir / "xquad", r"xquad\.(?P<language>[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*)\.json")
-    absent = {} if found else {"xquad": f"no files {data_dir / 'xquad'}/xquad.<language>.json"}
+    found = sources.matching(r"xquad\.(?P<language>[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*)\.json", "xquad")
     return Found(
         tuple(
             Dataset(f"xquad.{m['language']}", m["language"], SpanQA, {"test": Split((path,), read_squad)})
             for path, m in found
         ),
-        absent,
+        looked_for=sources.no_file("xquad/xquad.<language>.json"),
     )

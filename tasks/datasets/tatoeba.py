@@ -6,8 +6,8 @@ from pathlib import Path
 
 from ..examples import Retrieval
 from ..languages import short_code
-from . import Dataset, Found, Split
-from .files import DataError, matching, read_lines
+from . import Dataset, Found, Sources, Split
+from .files import DataError, read_lines
 
 _FOLDER = "tatoeba/v1"
 
@@ -27,13 +27,11 @@ def read_side(files: tuple[Path, ...], tally: Counter) -> Iterator[Retrieval]:
         raise DataError(f"{path} has {tally['rows']} lines, {other} has {lines}: they must be aligned line by line.")
 
 
-def find_tatoeba(data_dir: Path) -> Found:
+def find_tatoeba(sources: Sources) -> Found:
     """Finds `tatoeba.<language>`: splits queries (English) and candidates (foreign)."""
     datasets, absent = [], {}
-    sides = {
-        (m["language"], m["side"]): path
-        for path, m in matching(data_dir / _FOLDER, r"tatoeba\.(?P<language>[a-z0-9_]+)-eng\.(?P<side>[a-z0-9_]+)")
-    }
+    pattern = r"tatoeba\.(?P<language>[a-z0-9_]+)-eng\.(?P<side>[a-z0-9_]+)"
+    sides = {(m["language"], m["side"]): path for path, m in sources.matching(pattern, _FOLDER)}
     for language in sorted({language for language, _ in sides}):
         name = f"tatoeba.{short_code(language)}"
         foreign, english = sides.get((language, language)), sides.get((language, "eng"))
@@ -42,8 +40,7 @@ def find_tatoeba(data_dir: Path) -> Found:
             splits = {split: Split(files, read_side) for split, files in sides_of.items()}
             datasets.append(Dataset(name, short_code(language), Retrieval, splits))
         else:
-            missing = f"tatoeba.{language}-eng.{'eng' if foreign else language}"
-            absent[name] = f"the other side of its pair is not there: {data_dir / _FOLDER / missing}"
-    if not datasets:
-        absent["tatoeba"] = f"no pair of files {data_dir / _FOLDER}/tatoeba.<language>-eng.{{<language>,eng}}"
-    return Found(tuple(datasets), absent)
+            missing = f"{_FOLDER}/tatoeba.{language}-eng.{'eng' if foreign else language}"
+            absent[name] = f"the other side of its pair is not there: {sources.no_file(missing)}"
+    looked_for = sources.no_file(f"{_FOLDER}/tatoeba.<language>-eng.{{<language>,eng}}")
+    return Found(tuple(datasets), absent, looked_for)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ..examples import Text
 from ..languages import short_code
-from . import Dataset, Found, Split
-from .files import bad, matching, read_lines
+from . import Dataset, Found, Sources, Split
+from .files import bad, read_lines
 
 _XML_LANG = "{http://www.w3.org/XML/1998/namespace}lang"
 # The white space XML lays files out with; others, such as U+00A0, are text.
@@ -53,20 +53,18 @@ def _udhr_language(path: Path) -> str | None:
     return short_code(code)
 
 
-def find_text(data_dir: Path) -> Found:
+def find_text(sources: Sources) -> Found:
     """Finds `text.<corpus>.<language>` (split train), a corpus for each folder below text/.
 
     A hyphen in a language (`de-en`: bilingual documents) becomes '_' in the task's name: SeqIO's names have no hyphens.
     """
-    folder = data_dir / "text"
     datasets = []
-    for corpus in sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else ():
-        files: dict[str, tuple[Path, ...]] = {}
-        for path, match in matching(corpus, r"(?P<language>[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*)\.txt"):
-            files[match["language"]] = (path,)
-        splits = {language: Split(paths, read_documents) for language, paths in files.items()}
+    for corpus in sources.folders("text"):
+        folder = Sources((corpus,))
+        documents = folder.matching(r"(?P<language>[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*)\.txt", ".")
+        splits = {match["language"]: Split((path,), read_documents) for path, match in documents}
         udhr: dict[str, tuple[Path, ...]] = {}
-        for path, _ in matching(corpus, r".*\.xml"):
+        for path, _ in folder.matching(r".*\.xml", "."):
             if language := _udhr_language(path):
                 udhr[language] = (*udhr.get(language, ()), path)
         for language, paths in udhr.items():
@@ -76,5 +74,5 @@ def find_text(data_dir: Path) -> Found:
         for language, split in sorted(splits.items()):
             name = f"text.{corpus.name}.{language}".replace("-", "_")
             datasets.append(Dataset(name, language, Text, {"train": split}))
-    absent = {} if datasets else {"text": f"no folder of <language>.txt or UDHR XML files below {folder}"}
+    absent = {} if datasets else {"text": sources.no_file("text/<corpus>/<language>.txt", "text/<corpus>/*.xml (UDHR)")}
     return Found(tuple(datasets), absent)

@@ -9,6 +9,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from ..datasets import Dataset
 from ..datasets.builder import batch_columns, examples_of_columns
 from ..vocabularies import family_vocabulary
 from .encoder import Encoded
@@ -32,22 +33,22 @@ class Strings:
     meta: bool = True
     eos: ClassVar[bool] = True
 
-    def preprocessors(self, example_type: type, vocabulary_path: str) -> list[Callable]:
+    def preprocessors(self, dataset: Dataset, vocabulary_path: str) -> list[Callable]:
         """Returns the task's preprocessors."""
         names = (*self.features, "meta") if self.meta else self.features
 
         def call(*columns):
-            rendered = [self.function(example) for example in examples_of_columns(example_type, columns)]
+            rendered = [self.function(example) for example in examples_of_columns(dataset.example_type, columns)]
             columns = ([r.meta_json() if name == "meta" else getattr(r, name) for r in rendered] for name in names)
             return [_strings(column) for column in columns]
 
         def to_strings(batch):
-            columns = batch_columns(example_type, batch)
+            columns = batch_columns(dataset.example_type, batch)
             texts = tf.numpy_function(call, columns, [tf.string] * len(names), stateful=False)
             return {name: tf.ensure_shape(text, (None,)) for name, text in zip(names, texts, strict=True)}
 
         return [
-            lambda dataset: _map_batches(dataset, to_strings),
+            lambda data: _map_batches(data, to_strings),
             functools.partial(seqio.preprocessors.tokenize, copy_pretokenized=self.meta),
             seqio.CacheDatasetPlaceholder(),
             seqio.preprocessors.append_eos,
@@ -68,25 +69,26 @@ class TokenIds:
     features: ClassVar[tuple[str, ...]] = ("inputs",)
     eos: ClassVar[bool] = False
 
-    def preprocessors(self, example_type: type, vocabulary_path: str) -> list[Callable]:
+    def preprocessors(self, dataset: Dataset, vocabulary_path: str) -> list[Callable]:
         """Returns the task's preprocessors."""
         lists, names = ("inputs", "token_types", "text_spans"), ("label",) if self.labelled else ()
 
         def call(*columns):
             vocabulary = family_vocabulary(vocabulary_path)
-            encoded = [self.function(example, vocabulary) for example in examples_of_columns(example_type, columns)]
+            examples = examples_of_columns(dataset.example_type, columns)
+            encoded = [self.function(example, vocabulary) for example in examples]
             out = [part for name in lists for part in _ragged([getattr(e, name) for e in encoded])]
             out += [np.array([getattr(e, name) for e in encoded], np.int32) for name in names]
             return [*out, _strings([e.meta_json() for e in encoded])]
 
         def to_ids(batch):
             types = [tf.int32, tf.int64] * len(lists) + [tf.int32] * len(names) + [tf.string]
-            arrays = tf.numpy_function(call, batch_columns(example_type, batch), types, stateful=False)
+            arrays = tf.numpy_function(call, batch_columns(dataset.example_type, batch), types, stateful=False)
             arrays = iter([tf.ensure_shape(array, (None,)) for array in arrays])
             out = {name: tf.RaggedTensor.from_row_lengths(next(arrays), next(arrays)) for name in lists}
             return out | {name: next(arrays) for name in (*names, "meta")}
 
-        return [lambda dataset: _map_batches(dataset, to_ids), seqio.CacheDatasetPlaceholder()]
+        return [lambda data: _map_batches(data, to_ids), seqio.CacheDatasetPlaceholder()]
 
 
 Rendering = Strings | TokenIds

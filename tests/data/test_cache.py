@@ -60,7 +60,7 @@ for task, _ in [m for name in request["names"] for m in members[name]]:
             os.rename(work, directory)
         except OSError:
             pass
-skipped = [{"task": "toy.zz", "why": "zz.txt is empty"}]
+skipped = {n: {"toy.zz": "zz.txt is empty"} for n in request["names"]}
 response = {"mixtures": {n: members[n] for n in request["names"]}, "tasks": tasks, "skipped": skipped}
 Path(sys.argv[2]).write_text(json.dumps(response))
 """

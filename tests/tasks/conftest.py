@@ -36,6 +36,7 @@ def _write_official_files(root: Path) -> Path:
         "premise\thypo\tlabel\n" + "".join(f"A man {i}.\tA person.\t{label}\n" for i, label in enumerate(
             ("entailment", "neutral", "contradictory", "-", "neutral"))),
     )  # fmt: skip
+    _write(root / "languages.json", json.dumps({t: ["en", "qaz"] for t in ("xnli", "xquad", "tatoeba")}))
     _write(root / "xnli/XNLI-MT-1.0/multinli/multinli.train.qaz.tsv", "premise\thypo\tlabel\nBa ba.\tBa.\tneutral\n")
     rows = [("entailment", "one"), ("-", "no majority"), ("contradiction", "two\u2028lines")]
     jsonl = "".join(

@@ -4,7 +4,7 @@ from collections import Counter
 import pytest
 
 from xtr.errors import DataError
-from xtr.tasks.datasets import nli, squad, tatoeba, text
+from xtr.tasks.datasets import Sources, nli, squad, tatoeba, text
 from xtr.tasks.examples import Answer
 from xtr.tasks.languages import short_code
 
@@ -22,17 +22,17 @@ def by_name(found):
 
 
 def test_languages_are_found_not_listed(official_files):
-    assert set(by_name(nli.find_mnli(official_files))) == {"mnli", "mnli.qaz"}
-    assert set(by_name(nli.find_xnli(official_files))) == {"xnli.en", "xnli.qaz"}
-    assert set(by_name(squad.find_xquad(official_files))) == {"xquad.en", "xquad.qaz"}
-    assert set(by_name(tatoeba.find_tatoeba(official_files))) == {"tatoeba.zh", "tatoeba.qaz"}
-    texts = by_name(text.find_text(official_files))
+    assert set(by_name(nli.find_mnli(Sources((official_files,))))) == {"mnli", "mnli.qaz"}
+    assert set(by_name(nli.find_xnli(Sources((official_files,))))) == {"xnli.en", "xnli.qaz"}
+    assert set(by_name(squad.find_xquad(Sources((official_files,))))) == {"xquad.en", "xquad.qaz"}
+    assert set(by_name(tatoeba.find_tatoeba(Sources((official_files,))))) == {"tatoeba.zh", "tatoeba.qaz"}
+    texts = by_name(text.find_text(Sources((official_files,))))
     assert set(texts) == {"text.corpus.en", "text.corpus.qaz", "text.corpus.en_qaz", "text.udhr.pt"}
     assert texts["text.corpus.en_qaz"].language == "en-qaz"
 
 
 def test_half_a_pair_is_named_with_its_missing_file(official_files):
-    absent = tatoeba.find_tatoeba(official_files).absent
+    absent = tatoeba.find_tatoeba(Sources((official_files,))).absent
     assert list(absent) == ["tatoeba.qay"] and "tatoeba.qay-eng.eng" in absent["tatoeba.qay"]
 
 
@@ -42,12 +42,12 @@ def test_absent_data_sets_say_where_they_were_looked_for(tmp_path):
         "tatoeba": tatoeba.find_tatoeba, "text": text.find_text,
     }  # fmt: skip
     for name, find in finders.items():
-        found = find(tmp_path)
-        assert not found.datasets and str(tmp_path) in found.absent[name]
+        found = find(Sources((tmp_path,)))
+        assert not found.datasets and str(tmp_path) in found.absent.get(name, found.looked_for)
 
 
 def test_lines_end_at_newline_only_and_text_is_untouched(official_files):
-    examples, tally = read(by_name(nli.find_xnli(official_files))["xnli.qaz"], "validation")
+    examples, tally = read(by_name(nli.find_xnli(Sources((official_files,))))["xnli.qaz"], "validation")
     assert [(e.text_a, e.text_b, e.label) for e in examples] == [
         ("A\u2028B\u0085 C", "D", 1),
         ("e  \u00a0e", "f", 2),
@@ -57,7 +57,7 @@ def test_lines_end_at_newline_only_and_text_is_untouched(official_files):
 
 @pytest.mark.parametrize("split, labels, rows", [("train", [0, 1, 2, 1], 5), ("validation", [0, 2], 3)])
 def test_unlabelled_rows_are_dropped_and_counted(official_files, split, labels, rows):
-    examples, tally = read(by_name(nli.find_mnli(official_files))["mnli"], split)
+    examples, tally = read(by_name(nli.find_mnli(Sources((official_files,))))["mnli"], split)
     assert [e.label for e in examples] == labels
     assert tally == {"rows": rows, "dropped: no gold label": 1}
 
@@ -67,26 +67,26 @@ def test_multinli_json_stands_in_for_the_training_tsv(tmp_path):
     folder.mkdir()
     row = {"gold_label": "neutral", "sentence1": "a", "sentence2": "b"}
     (folder / "multinli_1.0_train.jsonl").write_text(json.dumps(row) + "\n")
-    examples, _ = read(by_name(nli.find_mnli(tmp_path))["mnli"], "train")
+    examples, _ = read(by_name(nli.find_mnli(Sources((tmp_path,))))["mnli"], "train")
     assert examples[0].label == 1
 
 
 def test_squad_spans_count_code_points(official_files):
-    examples, _ = read(by_name(squad.find_squad(official_files))["squad_v1"], "train")
+    examples, _ = read(by_name(squad.find_squad(Sources((official_files,))))["squad_v1"], "train")
     assert examples[0].context == CONTEXT
     assert examples[0].answers == (Answer("1999", CONTEXT.index("1999")),) * 2
     assert examples[1].answers[0].text == "\U0001f600"
 
 
 def test_tatoeba_is_aligned_by_line(official_files):
-    dataset = by_name(tatoeba.find_tatoeba(official_files))["tatoeba.zh"]
+    dataset = by_name(tatoeba.find_tatoeba(Sources((official_files,))))["tatoeba.zh"]
     queries, candidates = read(dataset, "queries")[0], read(dataset, "candidates")[0]
     assert [(q.id, q.text, q.gold) for q in queries] == [("0", "Hello.", ("0",)), ("1", "Thanks.", ("1",))]
     assert [c.text for c in candidates] == ["\u4f60\u597d\u3002", "\u8c22\u8c22\u3002"]
 
 
 def test_text_documents(official_files):
-    texts = by_name(text.find_text(official_files))
+    texts = by_name(text.find_text(Sources((official_files,))))
     documents, tally = read(texts["text.corpus.en"], "train")
     assert [d.text for d in documents] == ["first document", "second\u2028document"]
     assert tally == {"rows": 3, "dropped: empty line": 1}
@@ -122,7 +122,7 @@ def test_bad_rows_are_named(tmp_path, name, content, expected):
     finders = (nli.find_mnli, nli.find_xnli, squad.find_squad, tatoeba.find_tatoeba, text.find_text)
     with pytest.raises(DataError) as error:
         for find in finders:
-            for dataset in find(tmp_path).datasets:
+            for dataset in find(Sources((tmp_path,))).datasets:
                 for split in dataset.splits:
                     read(dataset, split)
     assert str(path) in str(error.value)
@@ -151,7 +151,7 @@ def test_bad_questions_are_named(tmp_path, questions, expected):
     path.parent.mkdir()
     path.write_text(json.dumps({"data": [{"paragraphs": [{"context": "1999", "qas": questions}]}]}))
     with pytest.raises(DataError) as error:
-        read(squad.find_squad(tmp_path).datasets[0], "train")
+        read(squad.find_squad(Sources((tmp_path,))).datasets[0], "train")
     for part in [str(path), *expected]:
         assert part in str(error.value)
 

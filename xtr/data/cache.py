@@ -23,7 +23,7 @@ from xtr import storage
 from xtr.data import fingerprint, vocabulary_kinds
 from xtr.data.cached_task import CachedTask, Examples, eval_examples
 from xtr.data.vocabulary import vocabulary_file, vocabulary_sha256
-from xtr.errors import DataError, UserError
+from xtr.errors import DataError, UserError, by_reason
 
 __all__ = ["CachedTask", "Examples", "ensure_cached", "eval_examples"]
 
@@ -168,14 +168,13 @@ def _write(request: _Request, names: Sequence[str], listing: str) -> dict[str, l
             "format": request.format,
         }
     )
-    skipped = {s["task"]: s["why"] for s in response.get("skipped", ())}
     found = {}
     for name in names:
         members = response["mixtures"].get(name, [[name, 1.0]])
         present = [(task, rate, response["tasks"][task]) for task, rate in members if task in response["tasks"]]
-        why = {task: reason for task, reason in skipped.items() if task in dict(members) or task.startswith(f"{name}.")}
+        why = response["skipped"].get(name, {})
         if not present:
-            raise UserError(f"{name}: none of its tasks could be cached. {_reasons(why)}".rstrip())
+            raise UserError(f"{name}: none of its tasks could be cached. {by_reason(why)}".rstrip())
         tasks = [CachedTask.open(request.cache_dir / folder, rate) for _, rate, folder in present]
         entry = {
             "name": name,
@@ -190,13 +189,9 @@ def _write(request: _Request, names: Sequence[str], listing: str) -> dict[str, l
     return found
 
 
-def _reasons(skipped: dict[str, str]) -> str:
-    return "; ".join(f"{task}: {why}" for task, why in skipped.items())
-
-
 def _warn_skipped(name: str, skipped: dict[str, str]) -> None:
     if skipped:
-        _log.warning("%s goes without some of its tasks. %s", name, _reasons(skipped))
+        _log.warning("%s goes without some of its tasks. %s", name, by_reason(skipped))
 
 
 def _write_json(path: Path, value: object) -> None:

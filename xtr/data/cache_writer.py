@@ -4,7 +4,7 @@ The one process of this project that imports TensorFlow. It resolves names to Se
 and puts each task into `<cache_dir>/<task>-<fingerprint>` by an atomic rename, so that a directory is whole or absent.
 
 REQUEST: {"names": [mixtures or tasks], "task_modules": [...], "vocabulary_path", "data_dir", "cache_dir", "format"}
-RESPONSE: {"mixtures": {name: [[task, rate], ...]}, "tasks": {task: directory}, "skipped": [{"task", "why"}]}
+RESPONSE: {"mixtures": {name: [[task, rate], ...]}, "tasks": {task: directory}, "skipped": {name: {task: why}}}
 
 Exit codes: 0 written, 1 crash, 2 a mistake in the request or the data (one message on standard error, no RESPONSE).
 """
@@ -112,7 +112,6 @@ class _Writer:
         path = vocabulary_file(os.environ["XTR_VOCABULARY_PATH"])
         size = xtr.tasks.output_features()["inputs"].vocabulary.vocab_size
         self.vocabulary = {"path": path, "sha256": vocabulary_sha256(path), "size": size}
-        self.skipped: dict[str, str] = {}
 
     def run(self) -> dict:
         members = {name: self._resolve(name) for name in self.names}
@@ -132,17 +131,15 @@ class _Writer:
         return {
             "mixtures": mixtures,
             "tasks": directories,
-            "skipped": [{"task": task, "why": why} for task, why in self.skipped.items()],
+            "skipped": {name: self.catalog.left_out[name] for name in self.names if name in self.catalog.left_out},
         }
 
     def _resolve(self, name: str) -> "_Members":
-        """Returns the tasks of a mixture or task; notes the languages of a mixture whose files are not whole."""
+        """Returns the tasks of a mixture or task."""
         import seqio
 
         if name in seqio.MixtureRegistry.names():
             mixture = seqio.MixtureRegistry.get(name)
-            absent = self.catalog.absent.items()
-            self.skipped.update({task: why for task, why in absent if task.startswith(name + ".")})
             return _Members(list(mixture.tasks), functools.partial(_rate, mixture))
         if name in seqio.TaskRegistry.names():
             return _Members([seqio.TaskRegistry.get(name)], lambda task: 1.0)

@@ -138,6 +138,10 @@ def _write_files(root: Path, world: World) -> dict[str, int]:
         squad = {**version, "data": _squad(readings, language, Path(name).stem)}
         write(name, json.dumps(squad, ensure_ascii=False), sum(len(r.questions) for r in readings))
 
+    # The targets' own languages, in the place of XTREME-R's.
+    everyone, foreign = [x.code for x in LANGUAGES], [x.code for x in FOREIGN]
+    own = {"xnli": everyone, "xquad": everyone, "tatoeba": foreign}
+    write("languages.json", json.dumps(own) + "\n", len(own))
     machine = {"contradiction": "contradictory"}  # XNLI-MT's name for it
     lines(
         "xnli/XNLI-MT-1.0/multinli/multinli.train.en.tsv",
