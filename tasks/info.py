@@ -16,6 +16,7 @@ class TaskInfo:
     label_names: the tags of a tagging task, in the order of their numbers.
     candidates: of retrieval, the task whose split 'candidates' is searched; '' where it is the task itself.
     languages: every language that the group should have; a mean over fewer says so.
+    stage: what the study has it for: 'pretrain', 'intermediate' or 'target'; '' for a user's own.
     """
 
     kind: str
@@ -26,6 +27,7 @@ class TaskInfo:
     label_names: tuple[str, ...] = ()
     candidates: str = ""
     languages: tuple[str, ...] = ()
+    stage: str = ""
 
 
 _TASK_INFO: dict[str, TaskInfo] = {}

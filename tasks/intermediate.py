@@ -16,7 +16,7 @@ def register(catalog: Catalog, sources: Sources) -> None:
     mnli, squad = find_mnli(sources), find_squad(sources)
     catalog.absent.update({**mnli.absent, **squad.absent})
     for dataset in mnli.datasets:
-        catalog.add_task(dataset, group="mnli", metrics=("accuracy",), style="nli")
+        catalog.add_task(dataset, stage="intermediate", group="mnli", metrics=("accuracy",), style="nli")
     for dataset in squad.datasets:
-        catalog.add_task(dataset, group="squad_v1", metrics=("em", "f1"))
+        catalog.add_task(dataset, stage="intermediate", group="squad_v1", metrics=("em", "f1"))
     catalog.add_mixture("nli_qa", ("mnli", "squad_v1"), STUDY_RATE)

@@ -106,12 +106,15 @@ class Catalog:
         """The languages that each target should have."""
         return benchmarks.languages(self.settings.sources)
 
-    def add_task(self, dataset: Dataset, *, group: str, metrics: Sequence[str] = (), style: str = "") -> None:
+    def add_task(
+        self, dataset: Dataset, *, stage: str, group: str, metrics: Sequence[str] = (), style: str = ""
+    ) -> None:
         """Registers one data set as a SeqIO task under its own name, rendered in the format of the settings.
 
         Where the format has no rendering of its kind the task is absent, with that reason.
 
         Args:
+          stage: 'pretrain', 'intermediate' or 'target'.
           group: the target whose languages are averaged.
           metrics: names of its metrics.
           style: a rendering of its own (see `formats.form_of`).
@@ -139,7 +142,7 @@ class Catalog:
             dataset.name,
             TaskInfo(
                 kind, dataset.language, group, form.predictor, tuple(metrics), dataset.label_names, dataset.candidates,
-                languages,
+                languages, stage,
             ),
         )  # fmt: skip
         self.tasks[dataset.name] = dataset
@@ -153,7 +156,7 @@ class Catalog:
         """
         self.absent.update(found.absent)
         for dataset in found.datasets:
-            self.add_task(dataset, group=target, metrics=metrics, style=style)
+            self.add_task(dataset, stage="target", group=target, metrics=metrics, style=style)
         here = [dataset.name for dataset in found.datasets]
         due = (f"{target}.{language}" for language in self.languages.get(target, ()))
         names = list(dict.fromkeys((*here, *found.absent, *due)))

@@ -11,7 +11,7 @@ def register(catalog: Catalog, sources: Sources) -> None:
     corpora: dict[str, list[str]] = {}
     for dataset in found.datasets:
         corpus = dataset.name.rpartition(".")[0]
-        catalog.add_task(dataset, group=corpus)
+        catalog.add_task(dataset, stage="pretrain", group=corpus)
         corpora.setdefault(corpus, []).append(dataset.name)
     catalog.absent.update(found.absent)
     for corpus, tasks in corpora.items():
