@@ -14,6 +14,7 @@ from xtr.errors import UserError, by_reason, did_you_mean
 
 from . import benchmarks
 from .datasets import Dataset, Found, Sources
+from .datasets.archives import sources
 from .datasets.builder import OfficialFilesSource
 from .formats import FORMATS, KINDS, form_of
 from .info import TaskInfo, describe, forget
@@ -64,7 +65,7 @@ def settings(tokenise: bool = True) -> Settings:
     if chosen not in FORMATS:
         hint = did_you_mean(chosen, FORMATS)
         raise UserError(f"XTR_FORMAT is {chosen}; it must be one of {', '.join(FORMATS)}.{hint}")
-    return Settings(Sources((Path(data_dir),)), Path(cache_dir), vocabulary_path, chosen)
+    return Settings(sources(Path(data_dir), Path(cache_dir)), Path(cache_dir), vocabulary_path, chosen)
 
 
 @functools.cache

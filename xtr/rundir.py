@@ -35,6 +35,13 @@ def cache_dir(value: str | None) -> str:
     return value or os.environ.get("XTR_CACHE_DIR") or str(Path.home() / ".cache" / "xtr")
 
 
+def manual_dirs() -> list[str]:
+    """TFDS's folders of files downloaded by hand, $TFDS_DATA_DIR's before the home folder's: those that there are."""
+    homes = (os.environ.get("TFDS_DATA_DIR"), str(Path.home() / "tensorflow_datasets"))
+    folders = [os.path.join(os.path.abspath(home), "downloads", "manual") for home in homes if home]
+    return [folder for folder in dict.fromkeys(folders) if os.path.isdir(folder)]
+
+
 def write_atomic(path: str | os.PathLike, data: str | bytes) -> None:
     """Writes a file so that a reader sees all of it or none of it."""
     path = Path(path)

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from xtr import storage
+from xtr import rundir, storage
 from xtr.data import fingerprint, vocabulary_kinds
 from xtr.data.cached_task import CachedTask, Examples, eval_examples
 from xtr.data.vocabulary import vocabulary_file, vocabulary_sha256
@@ -102,12 +102,16 @@ def ensure_cached(
 
 
 def _listing(request: _Request) -> str:
-    """A hash of the names of the data files; files of the cache itself, when it lies below, do not count."""
+    """A hash of the names of the data files, TFDS's manual folders among them.
+
+    Files of the cache itself, when it lies below, and what `xtr data download` keeps for itself do not count.
+    """
     cache = str(request.cache_dir)
     names = []
-    for folder, subfolders, files in os.walk(request.data_dir):
-        subfolders[:] = sorted(s for s in subfolders if os.path.join(folder, s) != cache)
-        names += [os.path.relpath(os.path.join(folder, f), request.data_dir) for f in files]
+    for root in (request.data_dir, *rundir.manual_dirs()):
+        for folder, subfolders, files in os.walk(root):
+            subfolders[:] = sorted(s for s in subfolders if s != ".downloads" and os.path.join(folder, s) != cache)
+            names += [f"{root}\0{os.path.relpath(os.path.join(folder, f), root)}" for f in files]
     return hashlib.sha256("\n".join(sorted(names)).encode("utf-8", "surrogateescape")).hexdigest()
 
 
