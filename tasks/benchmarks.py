@@ -35,7 +35,7 @@ XTREME_R = {
     "lareqa": "ar de el en es hi ru th tr vi zh",
     "mewslix": "ar de en es fa ja pl ro ta tr uk",
 }
-_OWN = "languages.json"
+OWN = "languages.json"
 
 
 def languages(sources: Sources) -> Mapping[str, tuple[str, ...]]:
@@ -47,7 +47,7 @@ def languages(sources: Sources) -> Mapping[str, tuple[str, ...]]:
     Raises:
       DataError: `languages.json` is not such a table.
     """
-    if path := sources.file(_OWN):
+    if path := sources.file(OWN):
         try:
             own = json.loads(path.read_text(encoding="utf-8"))
             if not all(isinstance(code, str) for codes in own.values() for code in codes):

@@ -33,16 +33,18 @@ def sources(data_dir: Path, cache_dir: Path) -> Sources:
 
 def packed(folders: Sequence[Path]) -> Iterator[tuple[Path, File]]:
     """Yields the published archives that lie in folders and are unpacked in none of them."""
+    for path, file in lying(folders):
+        if not any((folder / file.holds).exists() for folder in folders):
+            yield path, file
+
+
+def lying(folders: Sequence[Path]) -> Iterator[tuple[Path, File]]:
+    """Yields the published archives that lie in folders: beside the folder that they unpack to, in it, or loose."""
     for file in archives():
-        if any((folder / file.holds).exists() for folder in folders):
-            continue
-        below = Path(file.path).parent
+        places = dict.fromkeys((Path(file.path).parent, Path(file.folder), Path()))
         names = (Path(file.path).name, *file.aliases)
-        # Beside the folder that it unpacks to, in it, or loose.
-        places = dict.fromkeys((below, Path(file.folder), Path()))
         found = (folder / place / name for folder in folders for place in places for name in names)
-        path = next((path for path in found if path.is_file()), None)
-        if path is not None:
+        if path := next((path for path in found if path.is_file()), None):
             yield path, file
 
 

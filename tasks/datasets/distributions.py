@@ -230,7 +230,7 @@ DISTRIBUTIONS: tuple[Distribution, ...] = (
                 top="XNLI-MT-1.0", folder="XNLI-MT-1.0", holds="XNLI-MT-1.0/multinli/multinli.train.en.tsv",
             ),
         ),
-        (),
+        ("mnli",),
         note="MultiNLI's training set machine-translated: the tasks mnli.<language>",
     ),
     Distribution(

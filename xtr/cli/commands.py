@@ -12,6 +12,7 @@ from rich.table import Table
 
 from xtr import config, rundir
 from xtr.cli.convert import convert
+from xtr.cli.data import data
 from xtr.errors import UserError
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
@@ -217,6 +218,7 @@ COMMANDS = {
     "infer": infer,
     "config": show_config,
     "list": list_what,
+    "data": data,
     "cache": cache,
     "convert": convert,
     "study": study,

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from xtr.cli import convert
+from xtr.cli import convert, data
 from xtr.data.formats import FORMATS
 from xtr.errors import Preempted, UserError, did_you_mean
 
@@ -61,6 +61,8 @@ def build_parser() -> argparse.ArgumentParser:
     config = commands.add_parser("config", help="print a configuration, each value with its file and line")
     config.add_argument("--json", action="store_true", help="for scripts")
     _gin_arguments(config)
+
+    data.add_arguments(commands.add_parser("data", help="get the official files, and check them"), _Parser)
 
     cache = commands.add_parser("cache", help="tokenise tasks or mixtures now instead of on first use")
     cache.add_argument("names", nargs="+", metavar="TASK_OR_MIXTURE")
