@@ -15,6 +15,14 @@ from xtr.errors import UserError
 
 def import_tensorflow() -> None:
     """Imports TensorFlow, TFDS and SeqIO quietly and without accelerators: those belong to the training process."""
+    try:
+        import importlib_resources  # noqa: F401
+    except ImportError:
+        # TFDS's builders use this backport without requiring it; from Python 3.11 on the original is as good.
+        import importlib.resources.abc
+
+        sys.modules["importlib_resources"] = importlib.resources
+        sys.modules["importlib_resources.abc"] = importlib.resources.abc
     os.environ.update(CUDA_VISIBLE_DEVICES="-1", JAX_PLATFORMS="cpu", TF_CPP_MIN_LOG_LEVEL="3", TPU_SKIP_MDS_QUERY="1")
     with _stderr_unless_it_fails():
         import absl.logging

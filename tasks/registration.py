@@ -13,7 +13,7 @@ from xtr import storage
 from xtr.errors import UserError, by_reason, did_you_mean
 
 from . import benchmarks
-from .datasets import Dataset, Found, Sources
+from .datasets import Dataset, Found, Sources, catalogue, finders
 from .datasets.archives import sources
 from .datasets.builder import OfficialFilesSource
 from .formats import FORMATS, KINDS, form_of
@@ -29,18 +29,19 @@ _COMMON_CODE = (
 
 @dataclass(frozen=True)
 class Settings:
-    """Where official files are, where prepared data goes, the vocabulary (a file or a Hugging Face folder), and the
-    format that tasks are registered in."""
+    """Where official files are, where prepared data goes, the vocabulary (a file or a Hugging Face folder), the format
+    that tasks are registered in, and the data sets that are read from TensorFlow Datasets' catalogue."""
 
     sources: Sources
     cache_dir: Path
     vocabulary_path: str
     format: str
+    tfds_tasks: tuple[str, ...] = ()
 
 
 def settings(tokenise: bool = True) -> Settings:
-    """Returns the settings of XTR_DATA_DIR, XTR_CACHE_DIR (default ~/.cache/xtr), XTR_VOCABULARY_PATH and XTR_FORMAT
-    (default 'text2text').
+    """Returns the settings of XTR_DATA_DIR, XTR_CACHE_DIR (default ~/.cache/xtr), XTR_VOCABULARY_PATH, XTR_FORMAT
+    (default 'text2text') and XTR_TFDS_TASKS (names with commas between them; default none).
 
     Args:
       tokenise: whether the vocabulary will be read; without it the last variable may be missing.
@@ -65,7 +66,8 @@ def settings(tokenise: bool = True) -> Settings:
     if chosen not in FORMATS:
         hint = did_you_mean(chosen, FORMATS)
         raise UserError(f"XTR_FORMAT is {chosen}; it must be one of {', '.join(FORMATS)}.{hint}")
-    return Settings(sources(Path(data_dir), Path(cache_dir)), Path(cache_dir), vocabulary_path, chosen)
+    found, tfds_tasks = sources(Path(data_dir), Path(cache_dir)), catalogue.chosen(os.environ.get("XTR_TFDS_TASKS", ""))
+    return Settings(found, Path(cache_dir), vocabulary_path, chosen, tfds_tasks)
 
 
 @functools.cache
@@ -106,6 +108,10 @@ class Catalog:
     def languages(self) -> Mapping[str, tuple[str, ...]]:
         """The languages that each target should have."""
         return benchmarks.languages(self.settings.sources)
+
+    def find(self, name: str) -> Found:
+        """Finds a data set (see `datasets.finders`) where the settings say that it is read from."""
+        return finders.find(name, self.settings.sources, self.settings.tfds_tasks)
 
     def add_task(
         self, dataset: Dataset, *, stage: str, group: str, metrics: Sequence[str] = (), style: str = ""

@@ -128,10 +128,14 @@ class OfficialFilesSource(seqio.DataSource):
     def __init__(self, dataset: Dataset, cache_dir: str, code: Sequence[Path]):
         self.dataset = dataset
         self.code = tuple(code)
-        self.files = tuple(dict.fromkeys(path for split in dataset.splits.values() for path in split.files))
         self._cache_dir = cache_dir
         self._builder: OfficialFiles | None = None
         super().__init__(splits=tuple(dataset.splits), caching_permitted=True)
+
+    @functools.cached_property
+    def files(self) -> tuple[Path, ...]:
+        """The files that the data set is read from."""
+        return tuple(dict.fromkeys(path for split in self.dataset.splits.values() for path in split.files))
 
     @property
     def supports_arbitrary_sharding(self) -> bool:

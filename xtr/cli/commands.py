@@ -161,6 +161,7 @@ def cache(arguments: argparse.Namespace) -> int:
     found = ensure_cached(
         arguments.names,
         task_modules=_modules(arguments.task_modules),
+        tfds_tasks=_modules(arguments.tfds_tasks),
         vocabulary_path=arguments.vocabulary_path,
         data_dir=rundir.data_dir(arguments.data_dir),
         cache_dir=rundir.cache_dir(arguments.cache_dir),

@@ -74,6 +74,9 @@ def build_parser() -> argparse.ArgumentParser:
         default=FORMATS[0],
         help="encoder: for XLM-R, mBERT and models with a head (default: %(default)s)",
     )
+    cache.add_argument(
+        "--tfds_tasks", default="", metavar="NAME,NAME", help="data sets to read from TensorFlow Datasets, or: all"
+    )
     cache.add_argument("--json", action="store_true", help="for scripts")
     _data_arguments(cache)
 

@@ -43,6 +43,7 @@ def _prepare(spec: StudySpec, arguments: argparse.Namespace) -> tuple[list[runne
         form: ensure_cached(
             names,
             task_modules=tuple(spec.task_modules),
+            tfds_tasks=tuple(spec.tfds_tasks),
             vocabulary_path=spec.vocabulary_path,
             data_dir=spec.data_dir,
             cache_dir=spec.cache_dir,

@@ -41,9 +41,12 @@ class _Request:
     data_dir: str
     cache_dir: Path
     format: str
+    tfds_tasks: tuple[str, ...] = ()
 
     def entry_path(self, name: str) -> Path:
-        what = json.dumps([name, self.task_modules, self.vocabulary_sha256, self.data_dir, self.format])
+        what = json.dumps(
+            [name, self.task_modules, self.vocabulary_sha256, self.data_dir, self.format, self.tfds_tasks]
+        )
         key = hashlib.sha256(what.encode()).hexdigest()[:12]
         return self.cache_dir / "index" / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}-{key}.json"
 
@@ -56,6 +59,7 @@ def ensure_cached(
     data_dir: str | os.PathLike,
     cache_dir: str | os.PathLike,
     format: str = "text2text",
+    tfds_tasks: Sequence[str] = (),
 ) -> dict[str, list[CachedTask]]:
     """Returns the cached tasks of each name, writing what is missing or out of date.
 
@@ -66,6 +70,7 @@ def ensure_cached(
       data_dir: folder of the official data files.
       cache_dir: where the cache lies; made when it is not there.
       format: what examples are rendered for, 'text2text' or 'encoder' (see `xtr.data.formats`).
+      tfds_tasks: data sets that are read from TensorFlow Datasets' catalogue instead of official files.
 
     Returns:
       For each name its tasks, each with its rate in it (1.0 for a task asked for by itself).
@@ -86,6 +91,7 @@ def ensure_cached(
         os.path.abspath(data_dir),
         cache_dir,
         format,
+        tuple(tfds_tasks),
     )
     names = list(dict.fromkeys(names))
     listing = _listing(request)
@@ -170,6 +176,7 @@ def _write(request: _Request, names: Sequence[str], listing: str) -> dict[str, l
             "data_dir": request.data_dir,
             "cache_dir": str(request.cache_dir),
             "format": request.format,
+            "tfds_tasks": list(request.tfds_tasks),
         }
     )
     found = {}

@@ -3,7 +3,8 @@
 The one process of this project that imports TensorFlow. It resolves names to SeqIO tasks, tokenises every split once,
 and puts each task into `<cache_dir>/<task>-<fingerprint>` by an atomic rename, so that a directory is whole or absent.
 
-REQUEST: {"names": [mixtures or tasks], "task_modules": [...], "vocabulary_path", "data_dir", "cache_dir", "format"}
+REQUEST: {"names": [mixtures or tasks], "task_modules": [...], "vocabulary_path", "data_dir", "cache_dir", "format",
+          "tfds_tasks": [...]}
 RESPONSE: {"mixtures": {name: [[task, rate], ...]}, "tasks": {task: directory}, "skipped": {name: {task: why}}}
 
 Exit codes: 0 written, 1 crash, 2 a mistake in the request or the data (one message on standard error, no RESPONSE).
@@ -68,6 +69,7 @@ def write(request: Mapping) -> dict:
     os.environ["XTR_CACHE_DIR"] = str(cache_dir)
     os.environ["XTR_VOCABULARY_PATH"] = storage.absolute(request["vocabulary_path"])
     os.environ["XTR_FORMAT"] = request["format"]
+    os.environ["XTR_TFDS_TASKS"] = ",".join(request.get("tfds_tasks", ()))
     with open(cache_dir / ".writer.lock", "w") as lock:
         # Two runs that start together would tokenise everything twice; the second one finds the work done.
         fcntl.flock(lock, fcntl.LOCK_EX)

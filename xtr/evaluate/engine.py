@@ -335,6 +335,7 @@ def evaluate(run: EvaluateRun, gin_texts: Mapping[str, str] | None = None) -> li
     found = ensure_cached(
         names,
         task_modules=run.task_modules,
+        tfds_tasks=run.tfds_tasks,
         vocabulary_path=run.vocabulary_path,
         data_dir=rundir.data_dir(run.data_dir),
         cache_dir=rundir.cache_dir(run.cache_dir),

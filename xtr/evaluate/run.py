@@ -62,6 +62,7 @@ class EvaluateRun:
     random_seed: int = 0
     mesh: MeshConfig = MeshConfig()
     task_modules: tuple[str, ...] = ()
+    tfds_tasks: tuple[str, ...] = ()
     data_dir: str | None = None
     cache_dir: str | None = None
 

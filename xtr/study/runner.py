@@ -100,6 +100,7 @@ def stage_overrides(spec: StudySpec, stage: Stage) -> dict[str, object]:
         "DATA_DIR": spec.data_dir,
         "CACHE_DIR": spec.cache_dir,
         "TASK_MODULES": tuple(spec.task_modules),
+        "TFDS_TASKS": tuple(spec.tfds_tasks),
         "RANDOM_SEED": stage.seed,
     }
     return common | dict(spec.overrides) | dict(spec.stage_overrides.get(stage.kind, {}))

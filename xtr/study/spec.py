@@ -50,6 +50,7 @@ class StudySpec:
     resamples: int = 2000
     workers: int = 1
     task_modules: Sequence[str] = ()
+    tfds_tasks: Sequence[str] = ()
     data_dir: str | None = None
     cache_dir: str | None = None
 

@@ -68,6 +68,7 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
     tasks = ensure_cached(
         [run.mixture_or_task_name],
         task_modules=run.task_modules,
+        tfds_tasks=run.tfds_tasks,
         vocabulary_path=run.vocabulary_path,
         data_dir=rundir.data_dir(run.data_dir),
         cache_dir=cache_dir,

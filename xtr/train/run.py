@@ -54,6 +54,7 @@ class TrainRun:
       eval_steps: batches of such an evaluation.
       use_cached_tasks: False tokenises afresh below `model_dir` instead of using `cache_dir`.
       task_modules: modules or .py files that register the user's own SeqIO tasks.
+      tfds_tasks: data sets read from TensorFlow Datasets' catalogue instead of official files ('all': all it has).
       data_dir: official files (default: $XTR_DATA_DIR).
       cache_dir: tokenised tasks (default: $XTR_CACHE_DIR or ~/.cache/xtr).
     """
@@ -84,6 +85,7 @@ class TrainRun:
     checkpoint: SaveCheckpointConfig = SaveCheckpointConfig()
     mesh: MeshConfig = MeshConfig()
     task_modules: tuple[str, ...] = ()
+    tfds_tasks: tuple[str, ...] = ()
     data_dir: str | None = None
     cache_dir: str | None = None
 
