@@ -1,8 +1,8 @@
 """Data sets out of the catalogue of TensorFlow Datasets, in place of the official files: TFDS_TASKS in gin.
 
 TFDS prepares a builder once (it downloads what that needs) below $TFDS_DATA_DIR, by default ~/tensorflow_datasets. Its
-examples come in TFDS's own order, and with TFDS's own reading of the files: PAWS-X's rows that its CSV reader merges,
-for one, are not those of the official file. Importing this module imports no TensorFlow.
+examples come in TFDS's own order, and with TFDS's own reading of the files (of PAWS-X as quoted CSV, for one, which it
+is not). Importing this module imports no TensorFlow.
 """
 
 import contextlib

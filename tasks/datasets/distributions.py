@@ -308,7 +308,7 @@ DISTRIBUTIONS: tuple[Distribution, ...] = (
     ),
     Distribution(
         "mewslix",
-        "CC BY 2.5 (text of WikiNews), CC BY-SA 3.0 (text of Wikipedia)",
+        "CC BY 2.5 (text of WikiNews); Wikipedia's CC BY-SA",
         (
             File(
                 f"{_GOOGLE}/gresearch/mewsli/mewsli-x_20220518_6.zip",
@@ -375,3 +375,30 @@ def distributions(names: Sequence[str]) -> list[Distribution]:
 def archives() -> list[File]:
     """Returns every published archive."""
     return [file for distribution in DISTRIBUTIONS for file in distribution.files if file.folder]
+
+
+def markdown() -> str:
+    """Returns the table of docs/data.md: what is downloaded, how much, from where, to where, under what licence."""
+    lines = ["| data set | MB | from | below the data folder | licence |", "|---|---|---|---|---|"]
+    for distribution in DISTRIBUTIONS:
+        known = [file.size for file in distribution.files if file.size is not None]
+        sizes = [f"{sum(known) / 1e6:,.2f}"] if known else []
+        sizes += ["size unknown"] if len(known) < len(distribution.files) else []
+        addresses = _together(file.url for file in distribution.files)
+        places = _together(f"{file.folder}/" if file.folder else file.path for file in distribution.files)
+        cells = (
+            distribution.name, " + ".join(sizes), ", ".join(addresses), ", ".join(f"`{place}`" for place in places),
+            distribution.licence,
+        )  # fmt: skip
+        lines.append(f"| {' | '.join(cell or '-' for cell in cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _together(paths: Iterable[str]) -> list[str]:
+    """Returns paths, those of one folder as the folder, and of many folders as the one that these are in."""
+    folders: dict[str, set[str]] = {}
+    for path in paths:
+        folders.setdefault(path.rpartition("/")[0], set()).add(path)
+    if len(folders) > 2:
+        return list(dict.fromkeys(f"{folder.rpartition('/')[0]}/" for folder in folders))
+    return [those.pop() if len(those) == 1 else f"{folder}/" for folder, those in folders.items()]

@@ -64,7 +64,7 @@ def state(file: File, data_dir: Path) -> str:
         return "there"
     path = data_dir / file.path
     if path.is_file():
-        return "there" if not mismatch(file, path.stat().st_size, digests(path)) else "differs"
+        return "differs" if difference(file, path) else "there"
     return "broken off" if _part(path).exists() else "missing"
 
 
@@ -87,6 +87,21 @@ def mismatch(file: File, size: int, found: dict[str, str]) -> str:
         if published and found[name] != published:
             return f"its {name.upper()} is {found[name]}, the published one's {published}"
     return ""
+
+
+def difference(file: File, path: Path) -> str:
+    """Says in what a file at hand differs from the published one: as `mismatch`, but line ends may be another system's.
+
+    Git, for one, changes them where it is told to; XCOPA's are published with CR LF.
+    """
+    why = mismatch(file, path.stat().st_size, digests(path))
+    return "" if why and file.sha256 and not file.folder and has_text(path, file.sha256) else why
+
+
+def has_text(path: Path, sha256: str) -> bool:
+    """Whether a file has a SHA-256 but for its line ends (LF or CR LF)."""
+    lines = path.read_bytes().replace(b"\r\n", b"\n")
+    return any(hashlib.sha256(text).hexdigest() == sha256 for text in (lines, lines.replace(b"\n", b"\r\n")))
 
 
 def download(
@@ -166,7 +181,7 @@ def _bring(work: _Download, file: File) -> bool:
     if not kept:
         path.parent.mkdir(parents=True, exist_ok=True)
         _fetch(work, file, path)
-    elif why := mismatch(file, path.stat().st_size, digests(path)):
+    elif why := difference(file, path):
         raise _Failed(f"{path} is not as published ({why}): move it away to have it downloaded")
     elif not file.folder:
         return False

@@ -66,7 +66,7 @@ def _published() -> dict[str, Splits]:
     for language in languages["xquad"]:
         out[f"xquad.{language}"] = _splits(test=1_190)
     out |= _pawsx() | _mlqa() | _wikiann(languages["panx"]) | _udpos() | _tatoeba(languages["tatoeba"])
-    return out | _lareqa() | _bucc()
+    return out | _lareqa() | _mewslix() | _bucc()
 
 
 def _pawsx() -> dict[str, Splits]:
@@ -126,6 +126,15 @@ def _tatoeba(languages: list[str]) -> dict[str, Splits]:
 def _lareqa() -> dict[str, Splits]:
     candidates = _numbers("ar:1222 de:1276 el:1234 en:1180 es:1215 hi:1244 ru:1219 th:852 tr:1167 vi:1209 zh:1196")
     return {f"lareqa.{language}": _splits(queries=1_190, candidates=number) for language, number in candidates.items()}
+
+
+def _mewslix() -> dict[str, Splits]:
+    test = _numbers("ar:1501 de:1551 en:1490 es:1552 fa:458 ja:1519 pl:1562 ro:672 ta:1567 tr:1215 uk:1537")
+    validation = _numbers("ar:318 de:326 en:316 es:311 fa:72 ja:310 pl:304 ro:145 ta:312 tr:262 uk:315")
+    return {
+        f"mewslix.{language}": _splits("examples", queries=test[language], validation_queries=validation[language])
+        for language in test
+    }
 
 
 def _bucc() -> dict[str, Splits]:

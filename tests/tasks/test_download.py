@@ -203,6 +203,17 @@ def test_what_is_there_but_not_as_published_is_left_alone(site, tmp_path):
     assert (tmp_path / "set/a.bin").read_bytes() == b"cut" and not site.asked
 
 
+def test_line_ends_of_another_system_are_no_difference(site, tmp_path):
+    text = "Tüdruk\r\nNaine\r\n".encode()
+    (tmp_path / "set").mkdir()
+    for published, here in ((text, text.replace(b"\r", b"")), (text.replace(b"\r", b""), text)):
+        file = _file(published, "set/a.jsonl")
+        (tmp_path / "set/a.jsonl").write_bytes(here)
+        assert state(file, tmp_path) == "there" and _get(site, _set(file), tmp_path) == {"set": "there"}
+        (tmp_path / "set/a.jsonl").write_bytes(here.replace(b"Naine", b"Maine"))
+        assert state(file, tmp_path) == "differs"
+
+
 def test_one_missing_file_does_not_keep_the_others_away(site, tmp_path):
     gone, there = _file(path="gone/a.bin"), _file(path="there/b.bin")
     _publish(site, there, CONTENT)
