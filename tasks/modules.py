@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import importlib.resources.abc
 import importlib.util
 import os
 import sys
@@ -15,12 +16,8 @@ from xtr.errors import UserError
 
 def import_tensorflow() -> None:
     """Imports TensorFlow, TFDS and SeqIO quietly and without accelerators: those belong to the training process."""
-    try:
-        import importlib_resources  # noqa: F401
-    except ImportError:
+    if importlib.util.find_spec("importlib_resources") is None:
         # TFDS's builders use this backport without requiring it; from Python 3.11 on the original is as good.
-        import importlib.resources.abc
-
         sys.modules["importlib_resources"] = importlib.resources
         sys.modules["importlib_resources.abc"] = importlib.resources.abc
     os.environ.update(CUDA_VISIBLE_DEVICES="-1", JAX_PLATFORMS="cpu", TF_CPP_MIN_LOG_LEVEL="3", TPU_SKIP_MDS_QUERY="1")
