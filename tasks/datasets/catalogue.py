@@ -8,7 +8,9 @@ is not). Importing this module imports no TensorFlow.
 import contextlib
 import functools
 import io
+import logging
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,7 +24,9 @@ from ..examples import Answer, Classification, MultipleChoice, Retrieval, SpanQA
 from . import Dataset, Found, Sources
 from .nli import LABELS
 
-_QA_PAIR = ("different", "same")
+# As text-to-text models are asked for them (T5's names).
+_QQP = ("not_duplicate", "duplicate")
+_PAWSX = ("different_meaning", "paraphrase")
 
 
 @dataclass(frozen=True)
@@ -128,7 +132,7 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
         )
         for i in (1, 2, 3)
     },
-    "qqp": {"qqp": Entry("glue/qqp", Classification, _same(_pairs("question1", "question2", _QA_PAIR)))},
+    "qqp": {"qqp": Entry("glue/qqp", Classification, _same(_pairs("question1", "question2", _QQP)))},
     "squad_v1": {"squad_v1": Entry("squad/v1.1", SpanQA, _same(_span))},
     "squad_v2": {"squad_v2": Entry("squad/v2.0", SpanQA, _same(_span))},
     "hellaswag": {"hellaswag": Entry("hellaswag", MultipleChoice, _same(_hellaswag))},
@@ -137,7 +141,7 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
     "xnli": {"xnli": Entry("xnli", Classification, _same(_xnli, train="", test="test"), languages=True)},
     "pawsx": {
         "pawsx": Entry(
-            "paws_x_wiki/{language}", Classification, _same(_pairs("sentence1", "sentence2", _QA_PAIR), test="test"),
+            "paws_x_wiki/{language}", Classification, _same(_pairs("sentence1", "sentence2", _PAWSX), test="test"),
             languages=True, train_language="en",
         )
     },
@@ -238,8 +242,13 @@ def _prepared(name: str):
     """Returns a builder whose data TFDS has prepared: on first use, which may download."""
     import tensorflow_datasets as tfds
 
+    builder = _builder(name)
+    if builder.is_prepared():
+        return builder
+    print(f"TensorFlow Datasets prepares {name} below {builder.data_dir} (once)", file=sys.stderr, flush=True)
+    # Each of its ten tries at a server that is not there would be a line; the last one's reason is in the error.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
     try:
-        builder = _builder(name)
         with contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
     except Exception as e:  # Whatever TFDS, its builders or the network fail with.

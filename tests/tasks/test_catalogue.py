@@ -62,7 +62,8 @@ CASES = {
     "snli": ("snli", "snli", "test", "test", [NLI[0]], [Classification("0", "á\u2028 a ", "b", 2, LABELS)]),
     "anli": ("anli/r2", "anli_r2", "train", "train", [{"uid": "u", "context": "c", "hypothesis": "h", "label": 1}], [
         Classification("0", "c", "h", 1, LABELS)]),
-    "qqp": ("glue/qqp", "qqp", "train", "train", [{"question1": "a", "question2": "b", "label": 1, "idx": 0}], None),
+    "qqp": ("glue/qqp", "qqp", "train", "train", [{"question1": "a", "question2": "b", "label": 1, "idx": 0}], [
+        Classification("0", "a", "b", 1, ("not_duplicate", "duplicate"))]),
     "squad_v1": ("squad/v1.1", "squad_v1", "train", "train", [QUESTION], [
         SpanQA("q0", CONTEXT, "When?", (Answer("1999", CONTEXT.index("1999")),), True)]),
     "squad_v2": ("squad/v2.0", "squad_v2", "validation", "validation", [
@@ -76,7 +77,8 @@ CASES = {
         MultipleChoice("x", "c", "q", ("0", "1", "2", "3"), 2)]),
     "copa": ("super_glue/copa", "copa", "train", "train", [
         {"premise": "p", "choice1": "a", "choice2": "b", "question": "cause", "idx": 0, "label": 1}], None),
-    "pawsx": ("paws_x_wiki/de", "pawsx.de", "test", "test", [{"sentence1": "a", "sentence2": "b", "label": 1}], None),
+    "pawsx": ("paws_x_wiki/de", "pawsx.de", "test", "test", [{"sentence1": "a", "sentence2": "b", "label": 1}], [
+        Classification("0", "a", "b", 1, ("different_meaning", "paraphrase"))]),
     "xquad": ("xquad/ar", "xquad.ar", "test", "test", [QUESTION], None),
     "mlqa": ("mlqa/hi", "mlqa.hi", "validation", "validation", [QUESTION], None),
     "panx": ("wikiann/af", "panx.af", "test", "test", [

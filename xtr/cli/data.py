@@ -70,7 +70,7 @@ def _show_plan(wanted, data_dir: Path) -> None:
         table.add_row(
             distribution.name,
             str(len(sizes)),
-            "unknown" if None in sizes else f"{sum(sizes) / 1e6:,.1f}",
+            f"{sum(size or 0 for size in sizes) / 1e6:,.1f}" + (" + unknown" if None in sizes else ""),
             ", ".join(f"{n} {what}" for what, n in Counter(states).items()) or f"by hand: {distribution.note}",
             ", ".join(hosts),
             distribution.licence,
