@@ -1,7 +1,7 @@
 """Reading official files without changing a byte of their text, and naming file, line and field when one is bad."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,16 @@ def bad(path: Path, where: str, problem: str) -> DataError:
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     r"""Yields (line number from 1, line without its '\n'). Lines end at '\n' alone: other line separators are text."""
     with open(path, "rb") as f:
-        for number, raw in enumerate(f, 1):
-            try:
-                yield number, raw.decode("utf-8").removesuffix("\n")
-            except UnicodeDecodeError as e:
-                raise bad(path, f"line {number}", f"not UTF-8 at byte {e.start} of the line.") from e
+        yield from decode_lines(path, f)
+
+
+def decode_lines(path: Path, lines: Iterable[bytes]) -> Iterator[tuple[int, str]]:
+    """`read_lines` of bytes that are not a file of their own, such as a member of an archive; errors name `path`."""
+    for number, raw in enumerate(lines, 1):
+        try:
+            yield number, raw.decode("utf-8").removesuffix("\n")
+        except UnicodeDecodeError as e:
+            raise bad(path, f"line {number}", f"not UTF-8 at byte {e.start} of the line.") from e
 
 
 def read_tsv(path: Path, columns: tuple[str, ...], *, header: bool) -> Iterator[tuple[int, list[str]]]:
