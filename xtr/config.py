@@ -89,6 +89,7 @@ class Config:
 
 def _register() -> None:
     """Makes the configurable dataclasses known to gin, under the names T5X users type where T5X has them."""
+    from xtr.data.mixing import Mixing
     from xtr.evaluate.decoding import Decoding
     from xtr.evaluate.run import EvaluateRun, InferRun
     from xtr.models.bert import BertConfig
@@ -112,6 +113,7 @@ def _register() -> None:
         (ScheduleConfig, "create_learning_rate_scheduler", "utils"),
         (SaveCheckpointConfig, "SaveCheckpointConfig", "utils"),
         (MeshConfig, "MeshConfig", "partitioning"),
+        (Mixing, "Mixing", "mixing"),
         (Decoding, "Decoding", "decoding"),
         (TrainRun, "train", "xtr"),
         (EvaluateRun, "evaluate", "xtr"),

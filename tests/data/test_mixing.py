@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xtr.data.mixing import BlockMixture, equal, explicit, normalized, proportional, shuffled, temperature
+from xtr.data.mixing import BlockMixture, Mixing, equal, explicit, normalized, proportional, shuffled, temperature
 from xtr.errors import UserError
 
 
@@ -76,3 +78,38 @@ def test_a_very_large_order():
 
 def test_a_tiny_rate_is_drawn_all_the_same():
     assert BlockMixture((1 - 1e-9, 1e-9), 16).drawn(1024).tolist() == [16 * 1024 - 1, 1]
+
+
+@pytest.fixture
+def nli_in_two_places(task_writer):
+    """mnli by itself (300 examples), and with snli (100) in the mixture `nli`, drawn 3 : 1 there."""
+    rows = {"train": [{"inputs": np.array([1])}]}
+    tasks = [task_writer("mnli", rows, shards=1, rate=7.0), task_writer("snli", rows, shards=1)]
+    components = [{"mnli": 1.0, "nli": 0.75}, {"nli": 0.25}]
+    for task, n in zip(tasks, (300, 100), strict=True):
+        task.info["splits"]["train"]["examples"] = n
+    return [replace(task, components=of) for task, of in zip(tasks, components, strict=True)]
+
+
+@pytest.mark.parametrize(
+    "mixing, mnli, snli",
+    [
+        (Mixing(), 7.0, 1.0),
+        (Mixing("proportional", limit=None), 300 + 0.75 * 400, 0.25 * 400),
+        (Mixing("proportional", limit=350), 300 + 0.75 * 350, 0.25 * 350),
+        (Mixing("temperature", temperature=2.0), 300**0.5 + 0.75 * 20, 0.25 * 20),
+        (Mixing("equal"), 1.75, 0.25),
+        (Mixing({"mnli": 0, "nli": 8}), 6, 2),
+    ],
+)
+def test_members_are_mixed_and_keep_their_inner_rates(nli_in_two_places, mixing, mnli, snli):
+    assert [task.rate for task in mixing.of(nli_in_two_places, "train")] == pytest.approx([mnli, snli])
+
+
+def test_wrong_mixings_are_refused(nli_in_two_places):
+    with pytest.raises(UserError, match="Did you mean proportional"):
+        Mixing("proportionally")
+    with pytest.raises(UserError, match="'nlu'.* Did you mean nli"):
+        Mixing({"mnli": 1, "nlu": 1}).of(nli_in_two_places, "train")
+    with pytest.raises(UserError, match="No mixing rate for nli"):
+        Mixing({"mnli": 1}).of(nli_in_two_places, "train")

@@ -43,6 +43,21 @@ def ask(official_files, vocabulary_path, tmp_path):
     return ask
 
 
+def test_the_members_of_a_mixture_of_mixtures(ask, tmp_path):
+    module = tmp_path / "nested.py"
+    module.write_text(
+        "import seqio\n"
+        "seqio.MixtureRegistry.add('inner', [('xnli.en', 1), ('xnli.qaz', 3)])\n"
+        "seqio.MixtureRegistry.add('outer', [('inner', 5), ('xnli.en', 2)])\n"
+    )
+    response = ask("outer", "xnli.en", modules=[module])
+    assert response["mixtures"]["outer"] == [["xnli.en", 2 + 5 / 4], ["xnli.qaz", 5 * 3 / 4]]
+    assert response["components"] == {
+        "outer": {"xnli.en": {"inner": 0.25, "xnli.en": 1.0}, "xnli.qaz": {"inner": 0.75}},
+        "xnli.en": {},
+    }
+
+
 def test_a_classification_task(ask, vocabulary_path):
     response = ask("xnli")
     assert response["mixtures"] == {"xnli": [["xnli.en", 1.0], ["xnli.qaz", 1.0]]}

@@ -147,7 +147,7 @@ def _from_index(request: _Request, name: str, listing: str) -> list[CachedTask] 
         entry = json.loads(request.entry_path(name).read_text(encoding="utf-8"))
         if entry["listing"] != listing or entry["code_sha256"] != fingerprint.code_sha256(_code(request)):
             return None
-        tasks = [CachedTask.open(request.cache_dir / folder, rate) for _, rate, folder in entry["tasks"]]
+        tasks = [CachedTask.open(request.cache_dir / folder, rate, of) for _, rate, folder, of in entry["tasks"]]
         if not all(_valid(request, task) for task in tasks):
             return None
         _warn_skipped(name, entry["skipped"])
@@ -183,13 +183,16 @@ def _write(request: _Request, names: Sequence[str], listing: str) -> dict[str, l
     for name in names:
         members = response["mixtures"].get(name, [[name, 1.0]])
         present = [(task, rate, response["tasks"][task]) for task, rate in members if task in response["tasks"]]
+        components = response.get("components", {}).get(name, {})
         why = response["skipped"].get(name, {})
         if not present:
             raise UserError(f"{name}: none of its tasks could be cached. {by_reason(why)}".rstrip())
-        tasks = [CachedTask.open(request.cache_dir / folder, rate) for _, rate, folder in present]
+        tasks = [CachedTask.open(request.cache_dir / folder, rate, components.get(t)) for t, rate, folder in present]
         entry = {
             "name": name,
-            "tasks": [[t.name, t.rate, os.path.relpath(t.directory, request.cache_dir)] for t in tasks],
+            "tasks": [
+                [t.name, t.rate, os.path.relpath(t.directory, request.cache_dir), dict(t.components)] for t in tasks
+            ],
             "skipped": why,
             "listing": listing,
             "code_sha256": fingerprint.code_sha256(_code(request)),

@@ -5,7 +5,8 @@ and puts each task into `<cache_dir>/<task>-<fingerprint>` by an atomic rename, 
 
 REQUEST: {"names": [mixtures or tasks], "task_modules": [...], "vocabulary_path", "data_dir", "cache_dir", "format",
           "tfds_tasks": [...]}
-RESPONSE: {"mixtures": {name: [[task, rate], ...]}, "tasks": {task: directory}, "skipped": {name: {task: why}}}
+RESPONSE: {"mixtures": {name: [[task, rate], ...]}, "components": {name: {task: {member: share}}},
+          "tasks": {task: directory}, "skipped": {name: {task: why}}}
 
 Exit codes: 0 written, 1 crash, 2 a mistake in the request or the data (one message on standard error, no RESPONSE).
 """
@@ -132,6 +133,7 @@ class _Writer:
         }
         return {
             "mixtures": mixtures,
+            "components": {name: _components(name) for name in self.names},
             "tasks": directories,
             "skipped": {name: self.catalog.left_out[name] for name in self.names if name in self.catalog.left_out},
         }
@@ -223,6 +225,24 @@ def _rate(mixture, task) -> float:
             f"Mixture {mixture.name}: the rate of {task.name} cannot be computed ({type(e).__name__}: {e}); rates by "
             "numbers of examples need a source with num_input_examples."
         ) from e
+
+
+def _components(name: str) -> dict[str, dict[str, float]]:
+    """Task -> the members of a mixture that draw it, each with the task's share of its draws; {} for a task."""
+    import seqio
+
+    if name not in seqio.MixtureRegistry.names():
+        return {}
+    components: dict[str, dict[str, float]] = {}
+    for member in seqio.MixtureRegistry.get(name).rate_per_task_name:
+        if member not in seqio.MixtureRegistry.names():
+            components.setdefault(member, {})[member] = 1.0
+            continue
+        inner = seqio.MixtureRegistry.get(member)
+        rates = {task.name: _rate(inner, task) for task in inner.tasks}
+        for task, rate in rates.items():
+            components.setdefault(task, {})[member] = rate / sum(rates.values())
+    return components
 
 
 def _summary(catalog) -> list[str]:

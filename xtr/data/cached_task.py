@@ -28,15 +28,20 @@ class CachedTask:
       rate: its mixing rate in the mixture it was asked for with (1.0 when it was asked for by itself).
       directory: where its shards lie; the directory's name holds the fingerprint of what it was made from.
       info: `xtr_task.json`.
+      components: of that mixture, the members (tasks, or mixtures in it) that draw this task, each with the task's
+        share of its draws.
     """
 
     name: str
     rate: float
     directory: str
     info: Mapping = field(compare=False, repr=False)
+    components: Mapping[str, float] = field(default_factory=dict, compare=False, repr=False)
 
     @staticmethod
-    def open(directory: str | os.PathLike, rate: float = 1.0) -> "CachedTask":
+    def open(
+        directory: str | os.PathLike, rate: float = 1.0, components: Mapping[str, float] | None = None
+    ) -> "CachedTask":
         """Reads `xtr_task.json` of a complete cache directory.
 
         Raises:
@@ -55,7 +60,7 @@ class CachedTask:
             raise DataError(f"{path}: not a description of a cached task ({type(e).__name__}: {e}). {_REMEDY}") from e
         if not (directory / "COMPLETED").exists():
             raise DataError(f"{directory}: the cache of {name} was never completed. {_REMEDY}")
-        return CachedTask(name, float(rate), str(directory), info)
+        return CachedTask(name, float(rate), str(directory), info, components or {name: 1.0})
 
     @property
     def splits(self) -> tuple[str, ...]:

@@ -5,11 +5,12 @@ before it.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
+from xtr.data.cached_task import CachedTask
 from xtr.errors import UserError, did_you_mean
 
 # Blocks after which the number of examples drawn from each task is exact to one example.
@@ -56,6 +57,51 @@ def explicit(names: Sequence[str], rates: Mapping[str, float]) -> np.ndarray:
     if missing := [name for name in names if name not in rates]:
         raise UserError(f"No mixing rate for {', '.join(missing)}.")
     return np.array([rates[name] for name in names], np.float64)
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """How a run mixes the members of its mixture, which are tasks and mixtures in it; a mixture keeps its inner rates.
+
+    Attributes:
+      rates: 'registered' (as the mixture was registered), 'proportional', 'temperature', 'equal', or a rate for each
+        member by name.
+      temperature: of 'temperature'; 1 is proportional.
+      limit: the most examples that a member counts as, for 'proportional' and 'temperature'; None for no limit.
+    """
+
+    rates: str | Mapping[str, float] = "registered"
+    temperature: float = 2.0
+    limit: int | None = 2**17
+
+    def __post_init__(self):
+        known = ("registered", "proportional", "temperature", "equal")
+        if not isinstance(self.rates, Mapping) and self.rates not in known:
+            raise UserError(
+                f"mixing.Mixing.rates is {self.rates!r}; it must be one of {', '.join(known)}, or a rate for each "
+                f"member like {{'mnli': 2, 'squad_v1': 1}}.{did_you_mean(str(self.rates), known)}"
+            )
+
+    def of(self, tasks: Sequence[CachedTask], split: str) -> tuple[CachedTask, ...]:
+        """The tasks of a mixture with the rates that this mixing gives them."""
+        if self.rates == "registered":
+            return tuple(tasks)
+        sizes: dict[str, int] = {}
+        for task in tasks:
+            for member, share in task.components.items():
+                sizes[member] = sizes.get(member, 0) + (task.num_examples(split) if share > 0 else 0)
+        names, counts = list(sizes), list(sizes.values())
+        if isinstance(self.rates, Mapping):
+            rates = explicit(names, self.rates)
+        elif self.rates == "equal":
+            rates = equal(counts)
+        else:
+            rates = temperature(counts, self.temperature if self.rates == "temperature" else 1.0, self.limit)
+        rate_of = dict(zip(names, rates.tolist(), strict=True))
+        return tuple(
+            replace(task, rate=sum(rate_of[member] * share for member, share in task.components.items()))
+            for task in tasks
+        )
 
 
 def normalized(rates: Sequence[float], names: Sequence[str]) -> np.ndarray:

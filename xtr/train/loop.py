@@ -75,7 +75,7 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
         format=run.format,
     )[run.mixture_or_task_name]
     data = TrainData(
-        tasks=tuple(tasks),
+        tasks=run.mixing.of(tasks, "train"),
         lengths=tuple(run.task_feature_lengths.items()),
         batch_size=run.batch_size,
         seed=run.random_seed,

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from xtr.data.formats import format_of
+from xtr.data.mixing import Mixing
 from xtr.errors import UserError, did_you_mean
 from xtr.models.interface import ModelConfig
 from xtr.parallel.mesh import MeshConfig
@@ -37,6 +38,7 @@ class TrainRun:
       mixture_or_task_name: a SeqIO mixture or task; its `train` split is trained on.
       task_feature_lengths: tokens a packed row holds, e.g. {'inputs': 512, 'targets': 114}; for 'mlm' and the heads
         {'inputs': 512}.
+      mixing: the rates of the mixture's members; as registered unless told otherwise.
       train_steps: optimizer steps of this run (a checkpoint's own steps do not count).
       vocabulary_path: SentencePiece model; its pieces must fit the model's embedding.
       batch_size: packed rows a step, over all devices and hosts.
@@ -68,6 +70,7 @@ class TrainRun:
     batch_size: int = 128
     initial_checkpoint_path: str | None = None
     allow_pickle: bool = False
+    mixing: Mixing = Mixing()
     objective: str | None = None
     loss_normalizing_factor: float | str | None = "auto"
     z_loss: float = 1e-4
