@@ -1,6 +1,8 @@
 """Reading official files without changing a byte of their text, and naming file, line and field when one is bad."""
 
+import csv
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,56 @@ def read_tsv(path: Path, columns: tuple[str, ...], *, header: bool) -> Iterator[
                 raise bad(path, "line 1", f"expected the header {columns}, found {tuple(fields)}.")
             continue
         yield number, fields
+
+
+def read_table(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
+    r"""Yields (line number, {column: field}) of a tab-separated file without quoting whose header names the columns.
+
+    The header may name further ones, in any order. A row that ends early lacks the last columns. Where the header ends
+    in '\r\n' that is the end of every line.
+    """
+    lines = read_lines(path)
+    _, first = next(lines, (1, ""))
+    end = "\r" if first.endswith("\r") else ""
+    names = first.removesuffix(end).split("\t")
+    _check_header(path, names, columns)
+    for number, line in lines:
+        fields = line.removesuffix(end).split("\t")
+        if len(fields) > len(names):
+            raise bad(path, f"line {number}", f"expected {len(names)} tab-separated columns, found {len(fields)}.")
+        yield number, dict(zip(names, fields, strict=False))
+
+
+def read_csv(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yields (number of its last line, {column: field}) of comma-separated values whose header names the columns.
+
+    Quoted fields may hold line ends; empty lines between rows are none, as in Python's csv.DictReader.
+    """
+    reader = csv.reader(line + "\n" for _, line in read_lines(path))
+    try:
+        names = next(reader, [])
+        _check_header(path, names, columns)
+        for fields in reader:
+            if len(fields) not in (0, len(names)):
+                expected = f"expected {len(names)} comma-separated columns, found {len(fields)}."
+                raise bad(path, f"line {reader.line_num}", expected)
+            if fields:
+                yield reader.line_num, dict(zip(names, fields, strict=True))
+    except csv.Error as e:
+        raise bad(path, f"line {reader.line_num}", f"not CSV ({e}).") from e
+
+
+def _check_header(path: Path, names: list[str], columns: tuple[str, ...]) -> None:
+    missing = [column for column in columns if column not in names]
+    if missing or len(set(names)) < len(names):
+        what = f"column '{missing[0]}' is missing" if missing else "a column is there twice"
+        raise bad(path, "line 1", f"expected a header with {', '.join(columns)}; {what} in {', '.join(names)!r}.")
+
+
+def unique(name: str, seen: Counter) -> str:
+    """Returns a name, followed by '#2', '#3' ... where it was there before; `seen` counts the names of a split."""
+    seen[name] += 1
+    return name if seen[name] == 1 else unique(f"{name}#{seen[name]}", seen)
 
 
 def read_json(path: Path) -> Any:
