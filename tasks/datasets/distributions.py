@@ -191,7 +191,7 @@ DISTRIBUTIONS: tuple[Distribution, ...] = (
         "and unpack it into the data folder",
     ),
     Distribution(
-        "socialiqa",
+        "siqa",
         "CC BY 4.0",
         (
             _archive(
@@ -199,7 +199,7 @@ DISTRIBUTIONS: tuple[Distribution, ...] = (
                 top="socialiqa-train-dev", folder="socialiqa-train-dev", holds="socialiqa-train-dev/train.jsonl",
             ),
         ),
-        ("socialiqa",),
+        ("siqa",),
     ),
     Distribution(
         "copa",
@@ -345,7 +345,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "mnli", "snli", "anli", "qqp", "squad_v1", "squad_v2", "hellaswag", "ccg", "cosmosqa", "commonsenseqa",
     ),
     "xtreme_r": (
-        "mnli", "squad_v1", "socialiqa", "copa", "xnli", "xcopa", "udpos", "panx", "xquad", "mlqa", "tydiqa", "tatoeba",
+        "mnli", "squad_v1", "siqa", "copa", "xnli", "xcopa", "udpos", "panx", "xquad", "mlqa", "tydiqa", "tatoeba",
         "lareqa", "mewslix",
     ),
     "xtreme": (

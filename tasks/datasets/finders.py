@@ -3,15 +3,31 @@
 from collections.abc import Callable, Collection
 
 from . import Found, Sources, catalogue
-from .nli import find_mnli, find_xnli
+from .copa import find_copa, find_xcopa
+from .multiple_choice import find_commonsenseqa, find_cosmosqa, find_hellaswag, find_siqa
+from .nli import find_anli, find_mnli, find_snli, find_xnli
+from .paraphrase import find_pawsx, find_qqp
 from .squad import find_squad, find_xquad
+from .tagging import find_panx, find_udpos
 from .tatoeba import find_tatoeba
 
-# Data set -> its finder. Its tasks are named after it: `<data set>` or `<data set>.<language>`.
+# Data set -> its finder. Its tasks are named after it: `<data set>` or `<data set>.<language>` (ANLI's: `anli_r<n>`).
 FINDERS: dict[str, Callable[[Sources], Found]] = {
     "mnli": find_mnli,
+    "snli": find_snli,
+    "anli": find_anli,
+    "qqp": find_qqp,
     "squad_v1": find_squad,
+    "hellaswag": find_hellaswag,
+    "cosmosqa": find_cosmosqa,
+    "commonsenseqa": find_commonsenseqa,
+    "siqa": find_siqa,
+    "copa": find_copa,
     "xnli": find_xnli,
+    "pawsx": find_pawsx,
+    "xcopa": find_xcopa,
+    "udpos": find_udpos,
+    "panx": find_panx,
     "xquad": find_xquad,
     "tatoeba": find_tatoeba,
 }

@@ -54,7 +54,7 @@ def _published() -> dict[str, Splits]:
         "hellaswag": _splits(train=39_905, validation=10_042),
         "cosmosqa": _splits(train=25_262, validation=2_985),
         "commonsenseqa": _splits(train=9_741, validation=1_221),
-        "socialiqa": _splits(train=33_410, validation=1_954),
+        "siqa": _splits(train=33_410, validation=1_954),
         "copa": _splits(train=400, validation=100),
     }
     for language in languages["xnli"]:
