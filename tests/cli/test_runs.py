@@ -90,9 +90,12 @@ def test_eval_scores_every_language(common, trained, target, metrics, tmp_path):
     rows = pd.read_parquet(tmp_path / "eval" / "results.parquet")
     test = rows[rows["split"] == ("queries" if target == "tatoeba" else "test")]
     expected = {"qaa", "qab", "qac"} | ({"en"} if target != "tatoeba" else set())
-    assert set(test["language"]) == expected
+    assert set(test["language"]) == expected | {f"mean {len(expected)}/{len(expected)}"}
     assert set(metrics) <= set(test["metric"]) and test["value"].between(0, 100).all()
-    for row in test[test["metric"].isin(metrics)].itertuples():
+    mean = test["language"].str.startswith("mean ")
+    for metric, value in test[mean].set_index("metric")["value"].items():
+        assert np.isclose(value, test[~mean & (test["metric"] == metric)]["value"].mean())
+    for row in test[~mean & test["metric"].isin(metrics)].itertuples():
         path = tmp_path / "eval" / "predictions" / "run" / f"{target}.{row.language}.{row.split}.jsonl"
         records = [json.loads(line) for line in path.read_text().removesuffix("\n").split("\n")]
         assert len(records) == row.n and row.step == 3
@@ -113,7 +116,7 @@ def test_eval_limit_and_languages(common, trained, tmp_path):
     more = ("--gin.LIMIT=5", "--gin.LANGUAGES=('qaa', 'en')")
     assert run(evaluation(common, trained, "xnli", tmp_path / "eval", *more)) == 0
     rows = pd.read_parquet(tmp_path / "eval" / "results.parquet")
-    assert set(rows["language"]) == {"qaa", "en"} and set(rows["n"]) == {5}
+    assert dict(zip(rows["language"], rows["n"], strict=True)) == {"qaa": 5, "en": 5, "mean 2/4": 10}
     with pytest.raises(UserError, match="xnli has no qa; found: en, qaa, qab, qac. Did you mean"):
         run(evaluation(common, trained, "xnli", tmp_path / "other", "--gin.LANGUAGES=('qa',)"))
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from xtr.errors import DataError, UserError
-from xtr.evaluate.results import COLUMNS, ContributionKey, ResultRow, ResultStore
+from xtr.evaluate.results import COLUMNS, ContributionKey, ResultRow, ResultStore, is_mean, mean_rows
 
 ROW = ResultRow(
     run_id="run-1", family="mt5", model="mt5-small", parameters=300_176_768, stage="target", intermediate="none",
@@ -26,6 +26,18 @@ def test_rows_come_back_and_the_newest_wins(tmp_path):
     assert columns == [["fr", 100, 50.0], ["de", 100, 70.0], ["de", 200, 80.0]]
     assert table.dtypes["seed"] == "int64" and table.dtypes["value"] == "float64" and table.dtypes["n"] == "int64"
     assert [p.name for p in store.directory.iterdir()] == ["results.parquet"]
+
+
+def test_a_mean_over_languages_says_over_how_many():
+    em = [dataclasses.replace(ROW, metric="em", language=code, value=v, n=7) for code, v in (("de", 1.0), ("fr", 2.0))]
+    f1 = [dataclasses.replace(row, metric="f1", value=2 * row.value) for row in em]
+    means = mean_rows([*em, *f1], expected=["de", "fr", "sw"])
+    assert [(m.metric, m.language, m.value, m.n) for m in means] == [
+        ("em", "mean 2/3", 1.5, 14),
+        ("f1", "mean 2/3", 3.0, 14),
+    ]
+    assert all(is_mean(m.language) and m.run_id == ROW.run_id for m in means) and not is_mean("de")
+    assert mean_rows([], ["de"]) == []
 
 
 @pytest.mark.parametrize(("field", "value"), [("seed", "0"), ("value", float("nan")), ("language", None), ("n", True)])

@@ -20,7 +20,7 @@ from xtr.data.vocabulary import Vocabulary, open_vocabulary
 from xtr.errors import Preempted, UserError, did_you_mean
 from xtr.evaluate import batching, decoding, embedding, scoring
 from xtr.evaluate.metrics import METRICS, nearest, unpad_answer
-from xtr.evaluate.results import ResultRow, ResultStore
+from xtr.evaluate.results import ResultRow, ResultStore, mean_rows
 from xtr.evaluate.run import EvaluateRun, InferRun
 from xtr.models import spec
 from xtr.models.interface import ModelConfig
@@ -360,11 +360,22 @@ def evaluate(run: EvaluateRun, gin_texts: Mapping[str, str] | None = None) -> li
             truncated += cut
             if guessing is not None:
                 chance[task.info["language"]] = guessing
+    targets = found[names[0]]
+    due = sorted({code for task in targets for code in (task.info["language"], *task.info.get("languages", ()))})
+    if len(due) > 1:
+        rows += mean_rows([row for row in rows if row.split == run.split and row.language in due], due)
     store.append(rows)
     seconds = round(time.monotonic() - started, 3)
     rundir.mark_done(
         run.eval_output_dir,
-        {"rows": len(rows), "examples": total, "truncated": truncated, "chance": chance, "seconds": seconds},
+        {
+            "rows": len(rows),
+            "examples": total,
+            "truncated": truncated,
+            "chance": chance,
+            "languages": due,
+            "seconds": seconds,
+        },
     )
     return rows
 

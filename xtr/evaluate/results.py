@@ -12,7 +12,7 @@ import math
 import numbers
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -37,7 +37,7 @@ class ResultRow:
       stage: which stage of the study the evaluated checkpoint comes from.
       intermediate: intermediate task or mixture, "none" for none.
       target: name of the evaluated group, e.g. "xnli".
-      language: language code.
+      language: language code; of a mean over languages how many of those that the target has, as 'mean 9/15'.
       split: split that was evaluated.
       seed: training seed.
       step: step of the checkpoint.
@@ -70,6 +70,31 @@ class ResultRow:
                 raise DataError(f"result row, field {field.name}: expected {field.type.__name__}, got {value!r}")
         if not math.isfinite(self.value):
             raise DataError(f"result row {self.target}.{self.language} {self.metric}, field value: {self.value}")
+
+
+def is_mean(language: str) -> bool:
+    """Whether a row's language says that it is a mean over languages."""
+    return language.startswith("mean ")
+
+
+def mean_rows(rows: Sequence[ResultRow], expected: Collection[str]) -> list[ResultRow]:
+    """The unweighted mean over languages of each metric, as XTREME has it, for the rows of one target and split.
+
+    Args:
+      expected: the languages that the target has; the mean's row says how many of them it is over.
+    """
+    by_metric: dict[str, list[ResultRow]] = {}
+    for row in rows:
+        by_metric.setdefault(row.metric, []).append(row)
+    return [
+        dataclasses.replace(
+            of[0],
+            language=f"mean {len(of)}/{len({row.language for row in of} | set(expected))}",
+            value=sum(row.value for row in of) / len(of),
+            n=sum(row.n for row in of),
+        )
+        for of in by_metric.values()
+    ]
 
 
 _ACCEPTED = {str: str, int: numbers.Integral, float: numbers.Real, bool: bool}

@@ -9,7 +9,7 @@ import pandas as pd
 
 from xtr import rundir
 from xtr.errors import UserError
-from xtr.evaluate.results import ContributionKey, ResultRow, ResultStore
+from xtr.evaluate.results import ContributionKey, ResultRow, ResultStore, is_mean
 from xtr.study import transfer
 from xtr.study.contamination import refuse_contaminated
 from xtr.study.runner import Job
@@ -47,6 +47,7 @@ def collect(spec: StudySpec, jobs: Sequence[Job], cells: Sequence[Cell]) -> Coll
     rows: list[ResultRow] = []
     test_rows: list[ResultRow] = []
     chance: dict[str, dict[str, float]] = {}
+    languages: dict[str, set[str]] = {}
     directories: dict[str, Path] = {}
     missing = []
     for cell in cells:
@@ -57,17 +58,15 @@ def collect(spec: StudySpec, jobs: Sequence[Job], cells: Sequence[Cell]) -> Coll
             continue
         directories[job.run.run_id] = job.directory
         chance.setdefault(cell.target, {}).update(summary["chance"])
+        languages.setdefault(cell.target, set()).update(summary["languages"])
         for values in ResultStore(job.directory).read().to_dict("records"):
             rows.append(ResultRow(**(values | {"seed": cell.seed})))
-            if rows[-1].split == job.run.split:
+            if rows[-1].split == job.run.split and not is_mean(rows[-1].language):
                 test_rows.append(rows[-1])
     if not rows:
         raise UserError(f"study {spec.name} has no finished evaluation yet: `xtr study run` first.")
     store = ResultStore(Path(spec.study_dir) / "results")
     store.append(rows)
-    languages: dict[str, list[str]] = {
-        target: sorted({row.language for row in test_rows if row.target == target}) for target in spec.targets
-    }
 
     def contributions(key: ContributionKey) -> Mapping[str, float]:
         return ResultStore(directories[key.run_id]).contributions(key)
@@ -75,7 +74,7 @@ def collect(spec: StudySpec, jobs: Sequence[Job], cells: Sequence[Cell]) -> Coll
     table = transfer.build(
         pd.DataFrame([dataclasses.asdict(row) for row in test_rows]),
         contributions,
-        expected_languages={target: found for target, found in languages.items() if found},
+        expected_languages={target: sorted(languages[target]) for target in spec.targets if target in languages},
         chance=chance,
         overlaps=spec.overlaps,
         resamples=spec.resamples,

@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from xtr.errors import DataError
-from xtr.evaluate.results import ResultStore
+from xtr.evaluate.results import ResultStore, is_mean
 from xtr.study import plots
 from xtr.study.transfer import ENGLISH, NONE, POOLED, ZERO_SHOT, Cell, Model, TransferTable
 from xtr.study.words import answer, marks
@@ -51,7 +51,8 @@ def export_tensorboard(
     for old in logdir.glob(f"**/events.out.tfevents.*{_SUFFIX}"):
         old.unlink()
     rows = store.read()
-    rows = rows[rows["target"].isin(table.targets)]
+    # Means over languages are made of what is shown here.
+    rows = rows[rows["target"].isin(table.targets) & ~rows["language"].map(is_mean)]
     with SummaryWriter(logdir, _SUFFIX) as writer:
         writer.hparams_config(
             {

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from xtr import rundir
+from xtr.evaluate.results import is_mean
 from xtr.study import plots
 from xtr.study.export import export_tensorboard
 from xtr.study.page import PAGE
@@ -254,7 +255,7 @@ def _folded(title: str, small: str, content: str) -> str:
 
 def _metrics(table: TransferTable, rows: pd.DataFrame) -> str:
     """Every metric of the rows as recorded: mean over languages but English, seeds, and the evaluated runs."""
-    rows = rows[rows["target"].isin(table.targets) & (rows["language"] != ENGLISH)]
+    rows = rows[rows["target"].isin(table.targets) & (rows["language"] != ENGLISH) & ~rows["language"].map(is_mean)]
     lines = []
     for keys, group in rows.groupby(["model", "target", "split", "metric"], sort=True):
         means = group.groupby("intermediate")["value"].mean()

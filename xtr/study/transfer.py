@@ -183,6 +183,11 @@ def build(
     problems: list[str] = []
     targets = [target for target in expected_languages if (rows["target"] == target).any()]
     problems += [f"{target}: no results at all" for target in expected_languages if target not in targets]
+    for target in targets:
+        due, have = set(expected_languages[target]), set(rows[rows["target"] == target]["language"])
+        if lacking := sorted(due - have):
+            means = f"means are over {len(due & have)} of {len(due)} languages"
+            problems.append(f"{target}: no results in {', '.join(lacking)}; {means}")
     metrics = {target: _score_metrics(target, set(rows[rows["target"] == target]["metric"])) for target in targets}
     keys = ["family", "model", "parameters"]
     models = [Model(str(f), str(m), int(p)) for f, m, p in rows[keys].drop_duplicates().itertuples(index=False)]
@@ -366,8 +371,9 @@ class _Maker:
         if not have:
             self.problems.append(f"{place}: no results")
             return []
-        if absent:
-            self.problems.append(f"{place}: no results in {', '.join(absent)}")
+        # A language without results in any cell is said once, of the target.
+        if lacking := [language for language in absent if language in panel.column]:
+            self.problems.append(f"{place}: no results in {', '.join(lacking)}")
         foreign = [language for language in have if language != ENGLISH]
         views = [(language, [(panel, language, intermediate, 1.0)], 1, ()) for language in have]
         if foreign:
