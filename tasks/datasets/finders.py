@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection
 
 from . import Found, Sources, catalogue
+from .ccg import find_ccg
 from .copa import find_copa, find_xcopa
 from .multiple_choice import find_commonsenseqa, find_cosmosqa, find_hellaswag, find_siqa
 from .nli import find_anli, find_mnli, find_snli, find_xnli
@@ -19,6 +20,7 @@ FINDERS: dict[str, Callable[[Sources], Found]] = {
     "qqp": find_qqp,
     "squad_v1": find_squad,
     "hellaswag": find_hellaswag,
+    "ccg": find_ccg,
     "cosmosqa": find_cosmosqa,
     "commonsenseqa": find_commonsenseqa,
     "siqa": find_siqa,

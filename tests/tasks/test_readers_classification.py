@@ -12,10 +12,11 @@ from xtr.tasks.datasets.files import read_csv, read_table, unique
 # What must come through untouched: line separators of Unicode, quotation marks, white space at the ends.
 ODD = ' "A\u2028B"\u0085 ""c\u00a0'
 PREMISE, HYPOTHESIS = f"{ODD}p", f"h{ODD}"
-XNLI_COLUMNS = (
-    "language gold_label sentence1_binary_parse sentence2_binary_parse sentence1_parse sentence2_parse sentence1 "
-    "sentence2 promptID pairID genre label1 label2 label3 label4 label5 sentence1_tokenized sentence2_tokenized match"
-).split()
+XNLI_COLUMNS = [
+    "language", "gold_label", "sentence1_binary_parse", "sentence2_binary_parse", "sentence1_parse", "sentence2_parse",
+    "sentence1", "sentence2", "promptID", "pairID", "genre", "label1", "label2", "label3", "label4", "label5",
+    "sentence1_tokenized", "sentence2_tokenized", "match",
+]  # fmt: skip
 QQP_HEADER = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate"
 PAWSX_HEADER = "id\tsentence1\tsentence2\tlabel"
 FINDERS = (
