@@ -22,11 +22,10 @@ from xtr.errors import DataError, UserError, did_you_mean
 from .. import benchmarks
 from ..examples import Answer, Classification, MultipleChoice, Retrieval, SpanQA, Tagging
 from . import Dataset, Found, Sources
+from .copa import asked
 from .nli import LABELS
-
-# As text-to-text models are asked for them (T5's names).
-_QQP = ("not_duplicate", "duplicate")
-_PAWSX = ("different_meaning", "paraphrase")
+from .paraphrase import PAWSX_LABELS, QQP_LABELS
+from .tagging import ENTITY_TAGS
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Entry:
       splits: our split -> (TFDS's split, where '{language}' stands for the language; the converter).
       example_type: what the converters make.
       languages: whether there is one for each language of the benchmark, named `<data set>.<language>`.
-      label_names: the feature whose names are the tags of a tagging data set.
+      label_names: the tags of a tagging data set, in the order that our reader of the official files has them in.
       train_language: the only language that has a split 'train'; '' for all.
     """
 
@@ -46,7 +45,7 @@ class Entry:
     example_type: type
     splits: Mapping[str, tuple[str, "Convert"]]
     languages: bool = False
-    tags: str = ""
+    label_names: tuple[str, ...] = ()
     train_language: str = ""
 
 
@@ -89,7 +88,9 @@ def _tydiqa_train(example, number, language, features):
 
 
 def _hellaswag(example, number, language, features):
-    return MultipleChoice(str(number), example["context"], "", tuple(example["endings"]), example["label"])
+    # TFDS has `ctx`, not its parts: as our reader does where a row has no `ctx_a`.
+    choices = tuple(f" {ending}" for ending in example["endings"])
+    return MultipleChoice(str(number), example["context"], "", choices, example["label"])
 
 
 def _cosmosqa(example, number, language, features):
@@ -99,7 +100,8 @@ def _cosmosqa(example, number, language, features):
 
 def _copa(example, number, language, features):
     choices = (example["choice1"], example["choice2"])
-    return MultipleChoice(str(number), example["premise"], example["question"], choices, example["label"])
+    question = asked(example["question"])
+    return MultipleChoice(str(example["idx"]), example["premise"], question, choices, example["label"])
 
 
 def _tags(feature: str, example, number, language, features):
@@ -124,7 +126,13 @@ def _pairs(a: str, b: str, names: tuple[str, ...]) -> Convert:
 _NLI = _pairs("premise", "hypothesis", LABELS)
 
 CATALOGUE: dict[str, dict[str, Entry]] = {
-    "mnli": {"mnli": Entry("glue/mnli", Classification, _same(_NLI, validation="validation_matched"))},
+    "mnli": {
+        "mnli": Entry(
+            "glue/mnli", Classification,
+            _same(_NLI, validation="validation_matched")
+            | {"validation_mismatched": ("validation_mismatched", _NLI)},
+        )
+    },
     "snli": {"snli": Entry("snli", Classification, _same(_NLI, test="test"))},
     "anli": {
         f"anli_r{i}": Entry(
@@ -132,7 +140,7 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
         )
         for i in (1, 2, 3)
     },
-    "qqp": {"qqp": Entry("glue/qqp", Classification, _same(_pairs("question1", "question2", _QQP)))},
+    "qqp": {"qqp": Entry("glue/qqp", Classification, _same(_pairs("question1", "question2", QQP_LABELS)))},
     "squad_v1": {"squad_v1": Entry("squad/v1.1", SpanQA, _same(_span))},
     "squad_v2": {"squad_v2": Entry("squad/v2.0", SpanQA, _same(_span))},
     "hellaswag": {"hellaswag": Entry("hellaswag", MultipleChoice, _same(_hellaswag))},
@@ -141,7 +149,8 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
     "xnli": {"xnli": Entry("xnli", Classification, _same(_xnli, train="", test="test"), languages=True)},
     "pawsx": {
         "pawsx": Entry(
-            "paws_x_wiki/{language}", Classification, _same(_pairs("sentence1", "sentence2", _PAWSX), test="test"),
+            "paws_x_wiki/{language}", Classification,
+            _same(_pairs("sentence1", "sentence2", PAWSX_LABELS), test="test"),
             languages=True, train_language="en",
         )
     },
@@ -156,7 +165,7 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
     "panx": {
         "panx": Entry(
             "wikiann/{language}", Tagging, _same(functools.partial(_tags, "tags"), test="test"),
-            languages=True, tags="tags", train_language="en",
+            languages=True, label_names=ENTITY_TAGS, train_language="en",
         )
     },
     "tatoeba": {
@@ -223,11 +232,8 @@ def _dataset(task: str, language: str, entry: Entry) -> Dataset:
         for split in entry.splits
         if split != "train" or entry.train_language in ("", language)
     }
-    tags = _builder(entry.builder.format(language=language)).info.features[entry.tags].feature if entry.tags else None
-    return Dataset(
-        f"{task}.{language}" if language else task, language or "en", entry.example_type, splits,
-        label_names=tuple(tags.names) if tags else (),
-    )  # fmt: skip
+    name = f"{task}.{language}" if language else task
+    return Dataset(name, language or "en", entry.example_type, splits, entry.label_names)
 
 
 @functools.cache

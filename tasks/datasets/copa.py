@@ -33,8 +33,12 @@ class _Row(NamedTuple):
     label: int
 
     def example(self) -> MultipleChoice:
-        question = f"What was the {self.question}?"
-        return MultipleChoice(str(self.idx), self.premise, question, self.choices, self.label)
+        return MultipleChoice(str(self.idx), self.premise, asked(self.question), self.choices, self.label)
+
+
+def asked(question: str) -> str:
+    """Returns the whole question of 'cause' or 'effect'."""
+    return f"What was the {question}?"
 
 
 def read_copa(files: tuple[Path, ...], tally: Counter) -> Iterator[MultipleChoice]:

@@ -1,9 +1,9 @@
 """How many examples each data set has as published: what `xtr data verify` compares a reader's count with.
 
 Sources: the split sizes of Hugging Face datasets 1.18.4 (`dataset_infos.json`: its loaders count the rows of the
-official files; UD 2.7's are sums over a language's treebanks); the statistics in Mewsli-X's documentation; for LAReQA
-and the five languages that XTREME-R adds to Tatoeba, the authors' files, counted. A number that nobody published is
-not here.
+official files; UD 2.7's are sums over a language's treebanks); the statistics of CCGbank in Tian et al. 2020 and of
+Mewsli-X in its documentation; for LAReQA and the five languages that XTREME-R adds to Tatoeba, the authors' files,
+counted. A number that nobody published is not here.
 """
 
 from collections.abc import Mapping
@@ -44,7 +44,7 @@ def _published() -> dict[str, Splits]:
     out: dict[str, Splits] = {
         # HF's loader of SNLI counts rows without a gold label too, that of MultiNLI does not.
         "snli": _splits(train=550_152, validation=10_000, test=10_000),
-        "mnli": _splits("examples", train=392_702, validation=9_815),
+        "mnli": _splits("examples", train=392_702, validation=9_815, validation_mismatched=9_832),
         "anli_r1": _splits(train=16_946, validation=1_000, test=1_000),
         "anli_r2": _splits(train=45_460, validation=1_000, test=1_000),
         "anli_r3": _splits(train=100_459, validation=1_200, test=1_200),
@@ -52,10 +52,11 @@ def _published() -> dict[str, Splits]:
         "squad_v1": _splits(train=87_599, validation=10_570),
         "squad_v2": _splits(train=130_319, validation=11_873),
         "hellaswag": _splits(train=39_905, validation=10_042),
+        "ccg": _splits(train=39_604, validation=1_913, test=2_407),
         "cosmosqa": _splits(train=25_262, validation=2_985),
         "commonsenseqa": _splits(train=9_741, validation=1_221),
         "siqa": _splits(train=33_410, validation=1_954),
-        "copa": _splits(train=400, validation=100),
+        "copa": _splits(train=400, validation=100, test=500),
     }
     for language in languages["xnli"]:
         out[f"xnli.{language}"] = _splits(validation=2_490, test=5_010)
