@@ -16,7 +16,7 @@ from . import benchmarks
 from .datasets import Dataset, Found, Sources, catalogue, finders
 from .datasets.archives import sources
 from .datasets.builder import OfficialFilesSource
-from .formats import FORMATS, KINDS, form_of
+from .formats import FORMATS, KINDS, form_of, has_eos
 from .info import TaskInfo, describe, forget
 from .vocabularies import TOKENISING_CODE, seqio_vocabulary
 
@@ -25,6 +25,13 @@ _COMMON_CODE = (
     "benchmarks.py", "examples.py", "languages.py", "registration.py", "vocabularies.py", "datasets/__init__.py",
     "datasets/builder.py", "datasets/files.py", "formats/__init__.py", "formats/rendering.py",
 )  # fmt: skip
+
+
+def _code(function: Callable) -> set[Path]:
+    """The file of a reader or a rendering, and those of the functions that it takes from other modules."""
+    module = inspect.getmodule(function)
+    others = (value for value in vars(module).values() if inspect.isfunction(value))
+    return {Path(inspect.getfile(f)) for f in (function, *others) if f.__module__.partition(".")[0] == "xtr"}
 
 
 @dataclass(frozen=True)
@@ -77,15 +84,24 @@ def vocabulary(path: str) -> seqio.Vocabulary:
 
 
 def output_features(names: Sequence[str] = ("inputs", "targets")) -> dict[str, seqio.Feature]:
-    """Returns SeqIO output features over the vocabulary of XTR_VOCABULARY_PATH, EOS added to each.
+    """Returns SeqIO output features over the vocabulary of XTR_VOCABULARY_PATH, EOS added to each but a causal prompt.
 
     For modules that register tasks of their own:
 
         seqio.TaskRegistry.add("my_task", source=..., preprocessors=[..., seqio.preprocessors.tokenize,
             seqio.CacheDatasetPlaceholder(), seqio.preprocessors.append_eos], output_features=output_features())
     """
-    vocab = vocabulary(settings().vocabulary_path)
-    return {name: seqio.Feature(vocabulary=vocab, add_eos=True) for name in names}
+    chosen = settings()
+    vocab = vocabulary(chosen.vocabulary_path)
+    return {name: seqio.Feature(vocabulary=vocab, add_eos=has_eos(chosen.format, name)) for name in names}
+
+
+class NestedMixture(seqio.Mixture):
+    """A mixture whose rate functions may give the rates of mixtures in it too (SeqIO's take a task's only)."""
+
+    def _get_submixture_rate(self, mix: seqio.Mixture) -> float:
+        rate = self.rate_per_task_name[mix.name]
+        return float(rate(mix) if callable(rate) else rate)
 
 
 @dataclass
@@ -133,14 +149,17 @@ class Catalog:
             return
         rendering = form.rendering
         functions = (*(split.read for split in dataset.splits.values()), rendering.function)
-        own = {Path(inspect.getfile(getattr(function, "func", function))) for function in functions}
+        own = {path for function in functions for path in _code(getattr(function, "func", function))}
         code = sorted({*own, Path(TOKENISING_CODE), *(Path(__file__).parent / name for name in _COMMON_CODE)})
         seqio.TaskRegistry.add(
             dataset.name,
             source=OfficialFilesSource(dataset, str(settings.cache_dir), code),
             preprocessors=rendering.preprocessors(dataset, settings.vocabulary_path),
             output_features={
-                name: seqio.Feature(vocabulary=vocabulary(settings.vocabulary_path), add_eos=rendering.eos)
+                name: seqio.Feature(
+                    vocabulary=vocabulary(settings.vocabulary_path),
+                    add_eos=rendering.eos and has_eos(settings.format, name),
+                )
                 for name in rendering.features
             },
         )
@@ -153,6 +172,12 @@ class Catalog:
             ),
         )  # fmt: skip
         self.tasks[dataset.name] = dataset
+
+    def add_training(self, target: str, found: Found, metrics: Sequence[str] = (), *, style: str = "") -> None:
+        """Registers data sets that a target is trained on."""
+        self.absent.update(found.absent)
+        for dataset in found.datasets:
+            self.add_task(dataset, stage="target", group=target, metrics=metrics, style=style)
 
     def add_target(
         self, target: str, found: Found, metrics: Sequence[str], *, style: str = "", mixture: bool = True
@@ -176,18 +201,21 @@ class Catalog:
     def add_mixture(
         self,
         name: str,
-        tasks: Iterable[str],
-        rate: float | Callable[[seqio.Task], float] = 1.0,
+        tasks: Iterable[str] | Mapping[str, float],
+        rate: float | Callable[[seqio.Task | seqio.Mixture], float] = 1.0,
         *,
         some: bool = False,
     ) -> None:
-        """Registers a mixture of registered tasks and mixtures, all with one rate or rate function.
+        """Registers a mixture of registered tasks and mixtures. It is absent where their features differ.
 
         Args:
+          tasks: their names, or a rate for each name.
+          rate: the rate, or the rate function, of all that are only named.
           some: whether the mixture goes without what cannot be had, which `left_out` then says; else it is absent. One
             that nothing is left of is absent too, with the reasons why.
         """
-        tasks = list(tasks)
+        rates = dict(tasks) if isinstance(tasks, Mapping) else dict.fromkeys(tasks, rate)
+        tasks = list(rates)
         here = [task for task in tasks if task in self.tasks or task in self.mixtures]
         missing = {task: self.absent[task] for task in tasks if task not in here}
         if not missing and not tasks:
@@ -197,7 +225,14 @@ class Catalog:
             one_for_all = len(missing) == len(tasks) and len(reasons) == 1
             self.absent[name] = reasons.pop() if one_for_all else by_reason(missing)
             return
-        seqio.MixtureRegistry.add(name, [(task, rate) for task in here])
+        by_features: dict[tuple[str, ...], str] = {}
+        for task in here:
+            by_features.setdefault(tuple(seqio.get_mixture_or_task(task).output_features), task)
+        if len(by_features) > 1:
+            differ = "; ".join(f"{task} has {', '.join(features)}" for features, task in by_features.items())
+            self.absent[name] = f"its tasks have different features in the {self.settings.format!r} format ({differ})"
+            return
+        seqio.MixtureRegistry.add(name, [(task, rates[task]) for task in here], mixture_cls=NestedMixture)
         self.mixtures.append(name)
         if missing:
             self.left_out[name] = missing
@@ -212,8 +247,10 @@ class Catalog:
         self.__init__(self.settings)
 
 
-def examples_rate(task: seqio.Task, *, cap: int | None = None, temperature: float = 1.0, split: str = "train") -> float:
-    """Returns min(examples of the split, cap) ** (1 / temperature): a mixture's rate, its options bound by partial.
+def examples_rate(
+    task: seqio.Task | seqio.Mixture, *, cap: int | None = None, temperature: float = 1.0, split: str = "train"
+) -> float:
+    """Returns min(examples of the split, cap) ** (1 / temperature): a member's rate, its options bound by partial.
 
     Temperature 1 mixes in proportion to size; larger values favour small tasks (Phang et al. 2020 mixed with
     temperature 2 and cap 2**17; multilingual-t5's alpha is 1 / temperature).
@@ -221,7 +258,7 @@ def examples_rate(task: seqio.Task, *, cap: int | None = None, temperature: floa
     examples = task.num_input_examples(split)
     if examples is None:
         raise UserError(
-            f"The number of '{split}' examples of task {task.name} is unknown, so no rate follows from it: give the "
+            f"The number of '{split}' examples of {task.name} is unknown, so no rate follows from it: give the "
             "task's source num_input_examples, or the mixture a number as its rate."
         )
     return float(min(examples, cap or examples)) ** (1.0 / temperature)

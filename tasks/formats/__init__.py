@@ -2,11 +2,14 @@
 
 from dataclasses import dataclass
 
+from xtr.data.formats import CAUSAL, FORMATS
+
 from ..examples import Classification, MultipleChoice, Pair, Retrieval, SpanQA, Tagging, Text
-from . import encoder, text2text
+from . import causal, encoder, text2text
 from .rendering import Rendering, Strings, TokenIds
 
-FORMATS = ("text2text", "encoder")
+__all__ = ["FORMATS", "KINDS", "Form", "form_of", "has_eos"]
+
 KINDS = {
     Classification: "classification",
     MultipleChoice: "multiple_choice",
@@ -31,20 +34,36 @@ class Form:
     predictor: str
 
 
+# The same in every format: what is asked of a text is the training objective's choice.
 _TEXT = Form(Strings(text2text.plain_text, ("targets",), meta=False), "none")
+_RAW_RETRIEVAL = Form(Strings(text2text.retrieval, ("inputs",)), "embed")
 
 # format -> kind (or a data set's own style) -> form.
 _FORMS = {
     "text2text": {
-        "classification": Form(Strings(text2text.nli), "rank"),
+        "nli": Form(Strings(text2text.nli), "rank"),
+        "paws": Form(Strings(text2text.paws), "rank"),
+        "qqp": Form(Strings(text2text.qqp), "rank"),
+        "multiple_choice": Form(Strings(text2text.multiple_choice), "rank"),
         "span_qa": Form(Strings(text2text.question_answering), "generate"),
-        "retrieval": Form(Strings(text2text.retrieval, ("inputs",)), "embed"),
+        "tagging": Form(Strings(text2text.tagging), "generate"),
+        "mt5_spans": Form(Strings(text2text.entity_texts), "generate"),
+        "retrieval": _RAW_RETRIEVAL,
+        "text": _TEXT,
+    },
+    "causal": {
+        "nli": Form(Strings(causal.nli), "rank"),
+        "paws": Form(Strings(causal.paws), "rank"),
+        "qqp": Form(Strings(causal.qqp), "rank"),
+        "multiple_choice": Form(Strings(causal.multiple_choice), "rank"),
+        "span_qa": Form(Strings(causal.question_answering), "generate"),
+        "tagging": Form(Strings(causal.tagging), "generate"),
+        "retrieval": _RAW_RETRIEVAL,
         "text": _TEXT,
     },
     "encoder": {
         "classification": Form(TokenIds(encoder.classification, labelled=True), "rank"),
         "retrieval": Form(TokenIds(encoder.retrieval), "embed"),
-        # The same in every format: what is asked of a text is the training objective's choice.
         "text": _TEXT,
     },
 }
@@ -58,3 +77,8 @@ def form_of(example_type: type, format: str, style: str = "") -> Form | None:
     """
     forms = _FORMS[format]
     return forms.get(style) or forms.get(KINDS[example_type])
+
+
+def has_eos(format: str, feature: str) -> bool:
+    """Whether a feature of strings ends in EOS: every one but a prompt, which its target continues."""
+    return not (format == CAUSAL and feature == "inputs")

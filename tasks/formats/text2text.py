@@ -1,15 +1,20 @@
 """Rendering for text-to-text models, equal byte for byte to multilingual-t5's preprocessors where it defines one.
 
 Source of the strings: google-research/multilingual-t5, multilingual_t5/preprocessors.py (process_mnli, process_xnli,
-xquad, _pad_punctuation, _string_join), whose regular expressions run in RE2.
+xquad, wikiann, _pad_punctuation, _string_join), whose regular expressions run in RE2, and T5's preprocessor `glue`,
+which renders PAWS-X and QQP.
 """
 
 import json
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..examples import Classification, Retrieval, SpanQA, Text
+from xtr.data.formats import UNANSWERABLE
+from xtr.data.tag_text import NOTHING, number_words, render_tags
+
+from ..examples import Classification, MultipleChoice, Retrieval, SpanQA, Tagging, Text
 
 # RE2's \s: U+000B, U+0085, U+00A0 and every other Unicode space are no white space to it.
 _SPACE = " \t\n\f\r"
@@ -66,25 +71,99 @@ class Rendered:
         return json.dumps(self.meta, ensure_ascii=False, separators=(",", ":"))
 
 
-def nli(example: Classification) -> Rendered:
-    """Renders 'xnli: premise: P hypothesis: H' -> '0' | '1' | '2'; MultiNLI is rendered the same way."""
-    choices = [str(i) for i in range(len(example.label_names))]
+def choice(inputs: str, example: Classification | MultipleChoice, choices: Sequence[str]) -> Rendered:
+    """Renders what is answered by one of `choices`, strings that evaluation ranks; the label's is the target."""
     return Rendered(
-        inputs=f"xnli: premise: {example.text_a} hypothesis: {example.text_b}",
-        targets=str(example.label),
-        meta={"id": example.id, "choices": choices, "label": example.label},
+        inputs=inputs,
+        targets=choices[example.label],
+        meta={"id": example.id, "choices": list(choices), "label": example.label},
     )
 
 
+def nli(example: Classification) -> Rendered:
+    """Renders 'xnli: premise: P hypothesis: H' -> '0' | '1' | '2'; all NLI is rendered the same way."""
+    inputs = f"xnli: premise: {example.text_a} hypothesis: {example.text_b}"
+    choices = [str(i) for i in range(len(example.label_names))]
+    return Rendered(inputs, str(example.label), {"id": example.id, "choices": choices, "label": example.label})
+
+
+def paws(example: Classification) -> Rendered:
+    """Renders 'paws sentence1: A sentence2: B' -> 'different_meaning' | 'paraphrase'."""
+    return choice(f"paws sentence1: {example.text_a} sentence2: {example.text_b}", example, example.label_names)
+
+
+def qqp(example: Classification) -> Rendered:
+    """Renders 'qqp question1: A question2: B' -> 'not_duplicate' | 'duplicate'."""
+    return choice(f"qqp question1: {example.text_a} question2: {example.text_b}", example, example.label_names)
+
+
+def prompt(example: MultipleChoice) -> str:
+    """Returns context and question with a space between them, or the one that there is."""
+    return " ".join(part for part in (example.context, example.question) if part)
+
+
+def multiple_choice(example: MultipleChoice) -> Rendered:
+    """Renders 'choose choice1: A choice2: B prompt: P' -> 'choice1' | 'choice2' | ..., after T5's COPA.
+
+    All choices are read together, and the answer is a name: as long for each choice, and the same in every language.
+    The choices come first, as in T5, since inputs that are too long lose their end.
+    """
+    names = [f"choice{number}" for number in range(1, len(example.choices) + 1)]
+    listed = " ".join(f"{name}: {text}" for name, text in zip(names, example.choices, strict=True))
+    return choice(f"choose {listed} prompt: {prompt(example)}", example, names)
+
+
 def question_answering(example: SpanQA) -> Rendered:
-    """Renders 'question: Q context: C' -> the first answer, all with padded punctuation; `meta` keeps the raw text."""
+    """Renders 'question: Q context: C' -> the first answer, all with padded punctuation; `meta` keeps the raw text.
+
+    multilingual-t5 has no questions without an answer; their target is 'unanswerable', as in FLAN and xP3.
+    """
     return Rendered(
         inputs=string_join(
             "question:", pad_punctuation(example.question), "context:", pad_punctuation(example.context)
         ),
-        targets=pad_punctuation(example.answers[0].text),
-        meta={"id": example.id, "answers": [a.text for a in example.answers], "context": example.context},
+        targets=pad_punctuation(example.answers[0].text) if example.answerable else UNANSWERABLE,
+        meta=qa_meta(example),
     )
+
+
+def qa_meta(example: SpanQA) -> dict:
+    """Returns what the official metrics need: the gold answers and where each begins in the raw context."""
+    return {
+        "id": example.id,
+        "answers": [answer.text for answer in example.answers],
+        "answer_starts": [answer.start for answer in example.answers],
+        "context": example.context,
+        "answerable": example.answerable,
+    }
+
+
+def tagging(example: Tagging) -> Rendered:
+    """Renders 'tag: 1: Ada 2: lives 3: in 4: Paris' -> '1 B-PER 4 B-LOC' (see `xtr.data.tag_text`)."""
+    return Rendered(f"tag: {number_words(example.tokens)}", render_tags(example.tags), tagging_meta(example))
+
+
+def tagging_meta(example: Tagging) -> dict:
+    """Returns the words and their tags."""
+    return {"id": example.id, "tokens": list(example.tokens), "tags": list(example.tags)}
+
+
+def entity_texts(example: Tagging) -> Rendered:
+    """Renders 'tag: Ada lives in Paris' -> 'PER: Ada $$ LOC: Paris', or 'None': multilingual-t5's WikiANN.
+
+    It is judged by multilingual-t5's own span F1 (`meta` holds the target): where an entity lies is not to be told.
+    """
+    entities: list[tuple[str, list[str]]] = []
+    before = ""
+    for word, tag in zip(example.tokens, example.tags, strict=True):
+        prefix, _, kind = tag.partition("-")
+        if prefix == "I" and kind == before:
+            entities[-1][1].append(word)
+        elif kind:  # I-X that continues nothing begins an entity
+            entities.append((kind, [word]))
+        before = kind
+    targets = " $$ ".join(f"{kind}: {' '.join(words)}" for kind, words in entities) or NOTHING
+    return Rendered(f"tag: {' '.join(example.tokens)}", targets, {"id": example.id, "target": targets})
 
 
 def retrieval(example: Retrieval) -> Rendered:

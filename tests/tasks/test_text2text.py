@@ -16,7 +16,10 @@ def test_question_answering_pads_punctuation_and_keeps_raw_text_for_evaluation()
     rendered = text2text.question_answering(example)
     assert rendered.inputs == "question: Where ? context: In the U . S . \u00a0 today"
     assert rendered.targets == "U . S . "
-    assert rendered.meta == {"id": "q", "answers": ["U.S.", "the U.S."], "context": "In the U.S.\u00a0today"}
+    assert rendered.meta == {
+        "id": "q", "answers": ["U.S.", "the U.S."], "answer_starts": [7, 3], "context": "In the U.S.\u00a0today",
+        "answerable": True,
+    }  # fmt: skip
 
 
 def test_retrieval_and_text():

@@ -14,7 +14,7 @@ from xtr import preemption, rundir
 from xtr.checkpoints import load
 from xtr.data.cache import ensure_cached
 from xtr.data.cached_task import CachedTask, eval_examples
-from xtr.data.formats import ENCODER, TEXT2TEXT, format_of
+from xtr.data.formats import ENCODER, format_of
 from xtr.data.labelled import check_labels, longest_first
 from xtr.data.vocabulary import Vocabulary, open_vocabulary
 from xtr.errors import Preempted, UserError, did_you_mean
@@ -294,7 +294,7 @@ def check_can_do(model: ModelConfig, task: CachedTask, split: str) -> None:
     predictor = task.info["predictor"]
     if predictor not in _METHODS:
         raise UserError(f"{task.name} is not evaluated by prediction (its predictor is {predictor!r}).")
-    writes = format_of(model.objectives) == TEXT2TEXT
+    writes = format_of(model.objectives) != ENCODER
     if predictor == "generate" and not writes:
         raise UserError(
             f"{task.name} is answered by generated text, which a whole mT5 or a BLOOM without a head writes; this "
@@ -436,7 +436,7 @@ def infer(run: InferRun) -> int:
     source = Path(run.input_file)
     if not source.is_file():
         raise UserError(f"no input file {source}")
-    if format_of(run.model.objectives) != TEXT2TEXT:
+    if format_of(run.model.objectives) == ENCODER:
         raise UserError(f"xtr infer writes text, which a whole mT5 or a BLOOM does; this {run.model.family} cannot.")
     lines = source.read_bytes().decode().removesuffix("\n").split("\n")
     predictor, _ = open_predictor(run, run.model)
