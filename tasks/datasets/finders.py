@@ -5,12 +5,14 @@ from collections.abc import Callable, Collection
 from . import Found, Sources, catalogue
 from .ccg import find_ccg
 from .copa import find_copa, find_xcopa
+from .mlqa import find_mlqa
 from .multiple_choice import find_commonsenseqa, find_cosmosqa, find_hellaswag, find_siqa
 from .nli import find_anli, find_mnli, find_snli, find_xnli
 from .paraphrase import find_pawsx, find_qqp
-from .squad import find_squad, find_xquad
+from .squad import find_squad, find_squad_v2, find_xquad
 from .tagging import find_panx, find_udpos
 from .tatoeba import find_tatoeba
+from .tydiqa import find_tydiqa
 
 # Data set -> its finder. Its tasks are named after it: `<data set>` or `<data set>.<language>` (ANLI's: `anli_r<n>`).
 FINDERS: dict[str, Callable[[Sources], Found]] = {
@@ -19,6 +21,7 @@ FINDERS: dict[str, Callable[[Sources], Found]] = {
     "anli": find_anli,
     "qqp": find_qqp,
     "squad_v1": find_squad,
+    "squad_v2": find_squad_v2,
     "hellaswag": find_hellaswag,
     "ccg": find_ccg,
     "cosmosqa": find_cosmosqa,
@@ -31,6 +34,8 @@ FINDERS: dict[str, Callable[[Sources], Found]] = {
     "udpos": find_udpos,
     "panx": find_panx,
     "xquad": find_xquad,
+    "mlqa": find_mlqa,
+    "tydiqa": find_tydiqa,
     "tatoeba": find_tatoeba,
 }
 
