@@ -29,9 +29,9 @@ _COMMON_CODE = (
 
 def _code(function: Callable) -> set[Path]:
     """The file of a reader or a rendering, and those of the functions that it takes from other modules."""
-    module = inspect.getmodule(function)
-    others = (value for value in vars(module).values() if inspect.isfunction(value))
-    return {Path(inspect.getfile(f)) for f in (function, *others) if f.__module__.partition(".")[0] == "xtr"}
+    others = (value for value in vars(inspect.getmodule(function)).values() if inspect.isfunction(value))
+    ours = (other for other in others if other.__module__.partition(".")[0] == "xtr")
+    return {Path(inspect.getfile(f)) for f in (function, *ours)}
 
 
 @dataclass(frozen=True)
