@@ -5,13 +5,31 @@ import importlib
 import importlib.resources.abc
 import importlib.util
 import os
+import pkgutil
 import sys
 import tempfile
 import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from xtr.errors import UserError
+from xtr import storage
+from xtr.errors import UserError, did_you_mean
+
+# Folders of installed packages: a module right in one of them shares it with strangers.
+_SHARED_FOLDERS = ("site-packages", "dist-packages")
+
+
+def set_environment(request: Mapping) -> None:
+    """Sets what `register_all` reads from the environment.
+
+    Args:
+      request: data_dir, cache_dir, vocabulary_path, format, and tfds_tasks if there are any.
+    """
+    os.environ["XTR_DATA_DIR"] = str(Path(request["data_dir"]).absolute())
+    os.environ["XTR_CACHE_DIR"] = str(Path(request["cache_dir"]).absolute())
+    os.environ["XTR_VOCABULARY_PATH"] = storage.absolute(request["vocabulary_path"])
+    os.environ["XTR_FORMAT"] = request["format"]
+    os.environ["XTR_TFDS_TASKS"] = ",".join(request.get("tfds_tasks", ()))
 
 
 def import_tensorflow() -> None:
@@ -52,12 +70,17 @@ def _stderr_unless_it_fails() -> Iterator[None]:
             os.close(kept)
 
 
-def import_task_module(name: str, absent: Mapping[str, str]) -> Path:
-    """Imports a module of task registrations, named as a module or a .py file, and returns its file."""
+def import_task_module(name: str, absent: Mapping[str, str]) -> list[Path]:
+    """Imports a module of task registrations, named as a module or a .py file.
+
+    Returns:
+      Its file, and the files of the modules beside it (in its package, or its folder) that are imported by now.
+    """
     if name.endswith(".py"):
         path = Path(name).absolute()
         if not path.is_file():
-            raise UserError(f"TASK_MODULES names {name}, but there is no file {path}.")
+            near = did_you_mean(path.name, (p.name for p in path.parent.glob("*.py")))
+            raise UserError(f"TASK_MODULES names {name}, but there is no file {path}.{near}")
         # Modules beside the file can be imported by it, as when it is run.
         sys.path.append(str(path.parent))
         # A file may be called like a library's module, which must stay what it is.
@@ -71,9 +94,15 @@ def import_task_module(name: str, absent: Mapping[str, str]) -> Path:
         except ModuleNotFoundError:
             spec = None
     if spec is None or spec.origin is None:
-        raise UserError(f"TASK_MODULES names {name}, but there is no such module; give a module name or a .py file.")
-    if module_name in sys.modules:
-        return Path(spec.origin)
+        raise UserError(
+            f"TASK_MODULES names {name}, but there is no such module; give a module name or a .py file.{_nearest(name)}"
+        )
+    if module_name not in sys.modules:
+        _import(name, module_name, spec, absent)
+    return _own_files(Path(spec.origin), module_name)
+
+
+def _import(name: str, module_name: str, spec, absent: Mapping[str, str]) -> None:
     try:
         if name.endswith(".py"):
             module = sys.modules[module_name] = importlib.util.module_from_spec(spec)
@@ -81,13 +110,47 @@ def import_task_module(name: str, absent: Mapping[str, str]) -> Path:
         else:
             importlib.import_module(name)
     except UserError:
+        sys.modules.pop(module_name, None)
         raise
     except Exception as e:
-        frames = traceback.extract_tb(e.__traceback__)
-        frame = next((f for f in reversed(frames) if f.filename == spec.origin), frames[-1])
+        sys.modules.pop(module_name, None)
         why = "".join(f" ({task} cannot be had: {reason}.)" for task, reason in absent.items() if task in str(e))
         raise UserError(
-            f"TASK_MODULES names {name}; importing it failed at {frame.filename}, line {frame.lineno}: "
+            f"TASK_MODULES names {name}; importing it failed at {place_of(e, [Path(spec.origin)])}: "
             f"{type(e).__name__}: {e}{why}"
         ) from e
-    return Path(spec.origin)
+
+
+def place_of(error: BaseException, files: list[Path]) -> str:
+    """'FILE, line N': the innermost place of an error in one of `files`, else the innermost of all."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = {str(path) for path in files}
+    frame = next((f for f in reversed(frames) if f.filename in own), frames[-1])
+    return f"{frame.filename}, line {frame.lineno}"
+
+
+def _nearest(name: str) -> str:
+    """Says which modules are called nearly like one that is not there."""
+    parent, _, last = name.rpartition(".")
+    try:
+        folders = list(importlib.import_module(parent).__path__) if parent else None
+    except (ImportError, AttributeError):
+        return _nearest(parent)
+    near = did_you_mean(last, (module.name for module in pkgutil.iter_modules(folders)))
+    return near.replace(" Did you mean ", f" Did you mean {parent}.") if parent else near
+
+
+def _own_files(origin: Path, module_name: str) -> list[Path]:
+    """A module's file, and those of the imported modules of its package, or of its folder where it is in none."""
+    files = [origin]
+    for other, module in list(sys.modules.items()):
+        path = getattr(module, "__file__", None)
+        if not path or not path.endswith(".py") or Path(path) == origin:
+            continue
+        if "." in module_name:
+            own = other.split(".")[0] == module_name.split(".")[0]
+        else:
+            own = Path(path).is_relative_to(origin.parent) and origin.parent.name not in _SHARED_FOLDERS
+        if own and other.split(".")[0] != "xtr":
+            files.append(Path(path))
+    return files

@@ -110,9 +110,9 @@ class OfficialFiles(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         self.info.metadata[split] = {**tally, "examples": examples}
 
 
-def _digest(paths: Sequence[Path]) -> str:
-    """Returns a hash of the names and bytes of files."""
-    digest = hashlib.sha256()
+def _digest(paths: Sequence[Path], detail: str) -> str:
+    """Returns a hash of the names and bytes of files, and of a text."""
+    digest = hashlib.sha256(detail.encode())
     for path in paths:
         with open(path, "rb") as f:
             digest.update(f"{path.name}\0{hashlib.file_digest(f, 'sha256').hexdigest()}\n".encode())
@@ -125,9 +125,16 @@ class OfficialFilesSource(seqio.DataSource):
     The prepared data's name holds a hash of the files and of the readers' code, so changed files are prepared anew.
     """
 
-    def __init__(self, dataset: Dataset, cache_dir: str, code: Sequence[Path]):
+    def __init__(self, dataset: Dataset, cache_dir: str, code: Sequence[Path], detail: str = ""):
+        """Args:
+        dataset: what is read.
+        cache_dir: where it is prepared.
+        code: the files whose code decides the examples.
+        detail: what else decides them, such as the names of columns.
+        """
         self.dataset = dataset
         self.code = tuple(code)
+        self.detail = detail
         self._cache_dir = cache_dir
         self._builder: OfficialFiles | None = None
         super().__init__(splits=tuple(dataset.splits), caching_permitted=True)
@@ -145,7 +152,7 @@ class OfficialFilesSource(seqio.DataSource):
     def builder(self) -> OfficialFiles:
         """The TFDS builder, prepared."""
         if self._builder is None:
-            digest = _digest((*self.files, *self.code))
+            digest = _digest((*self.files, *self.code), self.detail)
             config = OfficialFilesConfig(name=f"{self.dataset.name}-{digest[:12]}", dataset=self.dataset)
             builder = OfficialFiles(config=config, data_dir=str(Path(self._cache_dir) / "tfds"), file_format="tfrecord")
             # TFDS announces downloads on stdout, where nothing is downloaded and scripts may be reading.

@@ -15,7 +15,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +42,7 @@ class _Request:
     cache_dir: Path
     format: str
     tfds_tasks: tuple[str, ...] = ()
+    lengths: Mapping[str, int] | None = None
 
     def entry_path(self, name: str) -> Path:
         what = json.dumps(
@@ -60,6 +61,7 @@ def ensure_cached(
     cache_dir: str | os.PathLike,
     format: str = "text2text",
     tfds_tasks: Sequence[str] = (),
+    lengths: Mapping[str, int] | None = None,
 ) -> dict[str, list[CachedTask]]:
     """Returns the cached tasks of each name, writing what is missing or out of date.
 
@@ -71,6 +73,8 @@ def ensure_cached(
       cache_dir: where the cache lies; made when it is not there.
       format: what examples are rendered for, 'text2text' or 'encoder' (see `xtr.data.formats`).
       tfds_tasks: data sets that are read from TensorFlow Datasets' catalogue instead of official files.
+      lengths: tokens of each feature, for the tasks whose preprocessors ask for `sequence_length`; others do not depend
+        on it.
 
     Returns:
       For each name its tasks, each with its rate in it (1.0 for a task asked for by itself).
@@ -85,13 +89,14 @@ def ensure_cached(
         raise UserError(f"The data directory {os.fspath(data_dir)} does not exist.")
     vocabulary_path = vocabulary_file(vocabulary_path)
     request = _Request(
-        tuple(task_modules),
+        module_names(task_modules),
         storage.absolute(vocabulary_path),
         vocabulary_sha256(vocabulary_path),
         os.path.abspath(data_dir),
         cache_dir,
         format,
-        tuple(tfds_tasks),
+        module_names(tfds_tasks),
+        dict(lengths) if lengths else None,
     )
     names = list(dict.fromkeys(names))
     listing = _listing(request)
@@ -105,6 +110,11 @@ def ensure_cached(
         # both answers are put into the index by a rename.
         found.update(_write(request, missing, listing))
     return found
+
+
+def module_names(names: str | Sequence[str]) -> tuple[str, ...]:
+    """Names as a tuple; a bare string, as a command line has it, may hold several with commas between them."""
+    return tuple(name.strip() for name in names.split(",") if name.strip()) if isinstance(names, str) else tuple(names)
 
 
 def _listing(request: _Request) -> str:
@@ -147,6 +157,8 @@ def _from_index(request: _Request, name: str, listing: str) -> list[CachedTask] 
         entry = json.loads(request.entry_path(name).read_text(encoding="utf-8"))
         if entry["listing"] != listing or entry["code_sha256"] != fingerprint.code_sha256(_code(request)):
             return None
+        if entry["lengths"] not in (None, request.lengths or {}):
+            return None
         tasks = [CachedTask.open(request.cache_dir / folder, rate, of) for _, rate, folder, of in entry["tasks"]]
         if not all(_valid(request, task) for task in tasks):
             return None
@@ -177,6 +189,7 @@ def _write(request: _Request, names: Sequence[str], listing: str) -> dict[str, l
             "cache_dir": str(request.cache_dir),
             "format": request.format,
             "tfds_tasks": list(request.tfds_tasks),
+            "lengths": request.lengths,
         }
     )
     found = {}
@@ -194,6 +207,8 @@ def _write(request: _Request, names: Sequence[str], listing: str) -> dict[str, l
                 [t.name, t.rate, os.path.relpath(t.directory, request.cache_dir), dict(t.components)] for t in tasks
             ],
             "skipped": why,
+            # Other lengths may mean other tasks where one of them reads them; an empty table stands for none.
+            "lengths": (request.lengths or {}) if response.get("reads_lengths") else None,
             "listing": listing,
             "code_sha256": fingerprint.code_sha256(_code(request)),
         }
@@ -221,7 +236,7 @@ def _run_writer(request: dict) -> dict:
         asked.write_text(json.dumps(request), encoding="utf-8")
         command = [sys.executable, "-m", _WRITER, str(asked), str(answered)]
         output = _Passed()
-        process = subprocess.Popen(command, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, env=child_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         try:
             while chunk := process.stdout.read1(65536):
                 output.add(chunk)
@@ -240,8 +255,8 @@ def _run_writer(request: dict) -> dict:
     return response
 
 
-def _environment() -> dict[str, str]:
-    """The writer says what matters itself, and leaves the accelerators alone."""
+def child_environment() -> dict[str, str]:
+    """For a process that may import TensorFlow: it says what matters itself, and leaves the accelerators alone."""
     return {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
 
 

@@ -1,12 +1,13 @@
 """Writes tasks into the cache: `python -m xtr.data.cache_writer REQUEST.json RESPONSE.json`.
 
-The one process of this project that imports TensorFlow. It resolves names to SeqIO tasks, tokenises every split once,
+A process of its own, because it imports TensorFlow. It resolves names to SeqIO tasks, tokenises every split once,
 and puts each task into `<cache_dir>/<task>-<fingerprint>` by an atomic rename, so that a directory is whole or absent.
 
 REQUEST: {"names": [mixtures or tasks], "task_modules": [...], "vocabulary_path", "data_dir", "cache_dir", "format",
-          "tfds_tasks": [...]}
+          "tfds_tasks": [...], "lengths": {feature: tokens} or null, for tasks whose preprocessors ask for them}
 RESPONSE: {"mixtures": {name: [[task, rate], ...]}, "components": {name: {task: {member: share}}},
-          "tasks": {task: directory}, "skipped": {name: {task: why}}}
+           "reads_lengths": whether one of the tasks asked for lengths,
+           "tasks": {task: directory}, "skipped": {name: {task: why}}}
 
 Exit codes: 0 written, 1 crash, 2 a mistake in the request or the data (one message on standard error, no RESPONSE).
 """
@@ -26,7 +27,6 @@ from pathlib import Path
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from xtr import storage
 from xtr.data import fingerprint
 from xtr.data.vocabulary import vocabulary_file, vocabulary_sha256
 from xtr.errors import UserError, did_you_mean
@@ -66,16 +66,12 @@ def write(request: Mapping) -> dict:
     """Writes whatever of the request's tasks is not in the cache yet and returns the response (see the module)."""
     cache_dir = Path(request["cache_dir"]).absolute()
     cache_dir.mkdir(parents=True, exist_ok=True)
-    os.environ["XTR_DATA_DIR"] = str(Path(request["data_dir"]).absolute())
-    os.environ["XTR_CACHE_DIR"] = str(cache_dir)
-    os.environ["XTR_VOCABULARY_PATH"] = storage.absolute(request["vocabulary_path"])
-    os.environ["XTR_FORMAT"] = request["format"]
-    os.environ["XTR_TFDS_TASKS"] = ",".join(request.get("tfds_tasks", ()))
     with open(cache_dir / ".writer.lock", "w") as lock:
         # Two runs that start together would tokenise everything twice; the second one finds the work done.
         fcntl.flock(lock, fcntl.LOCK_EX)
-        from xtr.tasks.modules import import_tensorflow
+        from xtr.tasks.modules import import_tensorflow, set_environment
 
+        set_environment(request)
         import_tensorflow()
         return _Writer(request, cache_dir).run()
 
@@ -109,12 +105,14 @@ class _Writer:
         self.cache_dir = cache_dir
         self.data_dir = os.environ["XTR_DATA_DIR"]
         self.catalog = xtr.tasks.register_all()
-        self.module_files = [
-            import_task_module(name, self.catalog.absent) for name in request.get("task_modules") or ()
-        ]
+        modules = request.get("task_modules") or ()
+        self.module_files = [file for name in modules for file in import_task_module(name, self.catalog.absent)]
         path = vocabulary_file(os.environ["XTR_VOCABULARY_PATH"])
-        size = xtr.tasks.output_features()["inputs"].vocabulary.vocab_size
+        self.seqio_vocabulary = xtr.tasks.output_features()["inputs"].vocabulary
+        size = self.seqio_vocabulary.vocab_size
         self.vocabulary = {"path": path, "sha256": vocabulary_sha256(path), "size": size}
+        self.lengths = request.get("lengths")
+        self.reads_lengths = False
 
     def run(self) -> dict:
         members = {name: self._resolve(name) for name in self.names}
@@ -124,7 +122,7 @@ class _Writer:
             for name, task in tasks.items():
                 start = time.monotonic()
                 directory, examples = self._write_task(task)
-                directories[name] = str(directory)
+                directories[name] = task._cache_dir = str(directory)  # where SeqIO finds numbers of examples
                 bar.advance(note=name)
                 if examples is not None and not sys.stderr.isatty():
                     print(f"{name}: {examples} examples, {time.monotonic() - start:.1f} s", file=sys.stderr, flush=True)
@@ -132,6 +130,7 @@ class _Writer:
             name: [[task.name, provider.rate(task)] for task in provider.tasks] for name, provider in members.items()
         }
         return {
+            "reads_lengths": self.reads_lengths,
             "mixtures": mixtures,
             "components": {name: _components(name) for name in self.names},
             "tasks": directories,
@@ -161,10 +160,19 @@ class _Writer:
     def _write_task(self, task) -> tuple[Path, int | None]:
         """Returns a task's cache directory, and how many examples were written (None: it was there already)."""
         import xtr.tasks
+        from xtr.tasks import foreign
 
-        description = dataclasses.asdict(xtr.tasks.task_info(task.name))
-        own = task.name in self.catalog.tasks
-        code = fingerprint.code_names(task.source.code if own else self.module_files)
+        ours = task.name in self.catalog.tasks
+        own_metrics = foreign.own_metrics(task)
+        description = dataclasses.asdict(xtr.tasks.task_info(task.name, own_metrics["outputs"]))
+        if detail := getattr(task.source, "detail", ""):
+            description["read_as"] = detail
+        lengths = None
+        if not ours and foreign.reads_lengths(task):
+            self.reads_lengths, lengths = True, self.lengths
+            description["lengths"] = lengths
+        code = [*getattr(task.source, "code", ()), *(() if ours else self.module_files)]
+        code = fingerprint.code_names(code)
         record = {
             "task": task.name,
             **description,
@@ -175,6 +183,7 @@ class _Writer:
             "code": code,
             "code_sha256": fingerprint.code_sha256(code),
             "data_dir": self.data_dir,
+            "own_metrics": own_metrics,
         }
         digest = fingerprint.task_fingerprint(
             task.name,
@@ -188,15 +197,17 @@ class _Writer:
         if (directory / "COMPLETED").exists():
             described = json.loads((directory / "xtr_task.json").read_text(encoding="utf-8"))
             # The same bytes may lie in another folder, or carry new times, by now.
-            if any(described[key] != value for key, value in _as_json(record).items()):
+            if any(described.get(key) != value for key, value in _as_json(record).items()):
                 _write_json(directory / "xtr_task.json", {**described, **record})
             return directory, None
+        if not ours:
+            foreign.check_vocabulary(task, self.seqio_vocabulary, self.vocabulary["path"])
         shutil.rmtree(directory, ignore_errors=True)
         work = self.cache_dir / f".{directory.name}.tmp-{os.getpid()}"
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
         try:
-            record["splits"] = {split: _write_split(task, split, work) for split in task.splits}
+            record["splits"] = {split: _write_split(task, split, lengths, work) for split in task.splits}
             _write_json(work / "xtr_task.json", {**record, "fingerprint": digest})
             (work / "COMPLETED").touch()
             os.rename(work, directory)
@@ -222,8 +233,7 @@ def _rate(mixture, task) -> float:
         raise
     except Exception as e:
         raise UserError(
-            f"Mixture {mixture.name}: the rate of {task.name} cannot be computed ({type(e).__name__}: {e}); rates by "
-            "numbers of examples need a source with num_input_examples."
+            f"Mixture {mixture.name}: the rate of {task.name} cannot be computed: {type(e).__name__}: {e}"
         ) from e
 
 
@@ -233,13 +243,14 @@ def _components(name: str) -> dict[str, dict[str, float]]:
 
     if name not in seqio.MixtureRegistry.names():
         return {}
+    mixture = seqio.MixtureRegistry.get(name)
+    inner = {member.name: member for member in mixture._sub_mixtures}  # they need not be registered
     components: dict[str, dict[str, float]] = {}
-    for member in seqio.MixtureRegistry.get(name).rate_per_task_name:
-        if member not in seqio.MixtureRegistry.names():
+    for member in mixture.rate_per_task_name:
+        if member not in inner:
             components.setdefault(member, {})[member] = 1.0
             continue
-        inner = seqio.MixtureRegistry.get(member)
-        rates = {task.name: _rate(inner, task) for task in inner.tasks}
+        rates = {task.name: _rate(inner[member], task) for task in inner[member].tasks}
         for task, rate in rates.items():
             components.setdefault(task, {})[member] = rate / sum(rates.values())
     return components
@@ -269,11 +280,14 @@ def _source_files(task) -> list[Path]:
     return list(files)
 
 
-def _write_split(task, split: str, directory: Path) -> dict:
+def _write_split(task, split: str, lengths: Mapping | None, directory: Path) -> dict:
     """Tokenises one split into ArrayRecord shards with SeqIO's info and stats; returns {"examples", "shards"}."""
     import seqio
 
-    dataset = task.get_dataset(None, split=split, shuffle=False, num_epochs=1, try_in_mem_cache=False)
+    from xtr.tasks import foreign
+
+    dataset = foreign.task_dataset(task, split, lengths)
+    dataset, left_out = _flat(dataset, task.output_features)
     stats: Counter = Counter()
     shards: list[Path] = []
     writer = None
@@ -312,18 +326,37 @@ def _write_split(task, split: str, directory: Path) -> dict:
         "examples_in": expected,
         "examples_out": written,
         **({"read": tally} if tally else {}),
+        **({"left_out": left_out} if left_out else {}),
     }
     _write_json(directory / f"info.{split}.json", info)
     _write_json(directory / f"stats.{split}.json", dict(stats))
     return {"examples": examples, "shards": len(shards)}
 
 
+def _flat(dataset, output_features: Mapping) -> tuple[object, list[str]]:
+    """A dataset without what a record cannot hold, and the names of that: features of two dimensions or more, nested
+    ones, and those without a fixed number of dimensions. The task's own metrics read them from the task itself.
+
+    Raises:
+      UserError: an output feature, which training reads, is such a one.
+    """
+    kept, left_out = [], []
+    for name, spec in dataset.element_spec.items():
+        shape, dtype = getattr(spec, "shape", None), getattr(spec, "dtype", None)
+        plain = dtype is not None and (dtype.is_integer or dtype.is_floating or dtype.is_bool or dtype.name == "string")
+        if plain and shape is not None and shape.rank in (0, 1) and spec.value_type.__name__ != "SparseTensor":
+            kept.append(name)
+        elif name in output_features:
+            what = f"of rank {shape.rank}" if plain else "no plain tensor"
+            raise UserError(f"Feature '{name}' is {what}; the cache holds scalars and one-dimensional lists.")
+        else:
+            left_out.append(name)
+    return (dataset.map(lambda example: {name: example[name] for name in kept}) if left_out else dataset), left_out
+
+
 def _examples(dataset) -> Iterator[dict[str, np.ndarray]]:
     """Yields a tf.data dataset's examples as NumPy arrays, fetched in batches: each fetch has a high fixed cost."""
     ranks = {name: spec.shape.rank for name, spec in dataset.element_spec.items()}
-    for name, rank in ranks.items():
-        if rank is None or rank > 1:
-            raise UserError(f"Feature '{name}' is of rank {rank}; the cache holds scalars and one-dimensional lists.")
     for batch in dataset.ragged_batch(_FETCH):
         columns = {}
         for name, value in batch.items():

@@ -221,16 +221,25 @@ def _lengths(task: CachedTask, split: str, features: tuple[str, ...]) -> tuple[n
     return table[0], table[1]
 
 
+def _text(value: bytes) -> str | bytes:
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value
+
+
 def eval_examples(task: CachedTask, split: str) -> list[dict]:
     """All examples of a split, in order, for evaluation.
 
     Returns:
       One dict an example: token features are int32 arrays (not truncated), `meta` the parsed JSON (an empty dict where
-      there is none), every other bytes feature (`inputs_pretokenized`, `targets_pretokenized`) a str.
+      there is none, or the task is none of xtr's kinds), every other bytes feature (`inputs_pretokenized`,
+      `targets_pretokenized`) a str, or bytes where it is not UTF-8.
 
     Raises:
       DataError: a record that cannot be read, or whose `meta` is not JSON.
     """
+    of_a_kind = task.info.get("kind") != "text2text"
     examples = task.examples(split)
     out = []
     for number, example in enumerate(examples.read(range(len(examples)))):
@@ -238,9 +247,9 @@ def eval_examples(task: CachedTask, split: str) -> list[dict]:
         for name, value in example.items():
             try:
                 if name == "meta":
-                    row[name] = json.loads(value)
+                    row[name] = json.loads(value) if of_a_kind else {}
                 elif isinstance(value, bytes):
-                    row[name] = value.decode("utf-8")
+                    row[name] = _text(value)
                 elif isinstance(value, np.ndarray) and value.dtype == np.int64:
                     row[name] = value.astype(np.int32)
                 else:

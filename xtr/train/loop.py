@@ -73,6 +73,7 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
         data_dir=rundir.data_dir(run.data_dir),
         cache_dir=cache_dir,
         format=run.format,
+        lengths=run.task_feature_lengths,
     )[run.mixture_or_task_name]
     data = TrainData(
         tasks=run.mixing.of(tasks, "train"),
