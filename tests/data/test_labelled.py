@@ -178,7 +178,7 @@ def test_what_cannot_be_trained_on(tasks, task_writer):
             r"labelled_a has 3 labels \(no, yes, perhaps\), but the head has 2: set NUM_LAB",
         ),
         (spec(tasks[0], other), "labelled_a has no, yes, perhaps, other has left, right, none"),
-        (spec(bare), "bare cannot be classified.*lack token_types, text_spans, label, meta with 'choices'"),
+        (spec(bare), "bare is not for heads/classify.gin: .*lack label, token_types, text_spans"),
         (spec(tasks[0], length=3), "3 tokens have no room for the 4 special tokens"),
         (spec(tasks[1], split="validation"), "no split 'validation'"),
     ]:
@@ -186,5 +186,5 @@ def test_what_cannot_be_trained_on(tasks, task_writer):
             train_batches(data)
     with pytest.raises(UserError, match="positive lengths for inputs"):
         TrainData((tasks[0],), {"targets": 3}, 4, objective="classify")
-    with pytest.raises(UserError, match="objective is 'choose'; there are training data for"):
-        TrainData((tasks[0],), {"inputs": 3}, 4, objective="choose")
+    with pytest.raises(UserError, match="objective is 'chose'; there are training data for"):
+        TrainData((tasks[0],), {"inputs": 3}, 4, objective="chose")

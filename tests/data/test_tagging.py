@@ -42,6 +42,13 @@ class Letters:
         return ids, [0] * len(ids)
 
 
+def aligned(vocabulary, words, tags=None, **options):
+    """`align` of words."""
+    subs = sub_tokens(vocabulary, words)
+    ids = [token for own in subs for token in own]
+    return align(vocabulary, ids, [len(own) for own in subs], tags, **options)
+
+
 @pytest.fixture(scope="module")
 def vocabularies(small_vocabularies):
     return {kind: read_vocabulary(small_vocabularies[kind]) for kind in KINDS}
@@ -55,12 +62,12 @@ sentences = st.lists(st.text(st.sampled_from("abc"), min_size=0, max_size=9), ma
 def test_counts_in_are_counts_out(words, special, causal, room, data):
     vocabulary, max_length = Letters(special), room + 2 * special
     tags = data.draw(st.lists(st.integers(0, 16), min_size=len(words), max_size=len(words)))
-    pieces = align(vocabulary, words, tags, causal=causal, max_length=max_length)
+    subs = sub_tokens(vocabulary, words)
+    pieces = aligned(vocabulary, words, tags, causal=causal, max_length=max_length)
     # Every word once, in order, and its tag back.
     assert [n for piece in pieces for n in piece.words] == list(range(len(words)))
     np.testing.assert_array_equal(tags_of_words(pieces, [piece.labels for piece in pieces]), tags)
     # Every sub-token is in a row or counted as cut; only words longer than a row are cut.
-    subs = sub_tokens(vocabulary, words)
     own = sum(len(piece.tokens) - 2 * special for piece in pieces)
     assert own + sum(piece.cut_tokens for piece in pieces) == sum(map(len, subs))
     assert sum(piece.cut_tokens for piece in pieces) == sum(max(0, len(s) - room) for s in subs)
@@ -80,7 +87,7 @@ def test_counts_in_are_counts_out(words, special, causal, room, data):
 @pytest.mark.parametrize("causal", [False, True])
 def test_every_kind_of_vocabulary(kind, causal, vocabularies):
     vocabulary = vocabularies[kind]
-    (piece,) = align(vocabulary, WORDS, range(len(WORDS)), causal=causal, max_length=512)
+    (piece,) = aligned(vocabulary, WORDS, range(len(WORDS)), causal=causal, max_length=512)
     subs = sub_tokens(vocabulary, WORDS)
     assert all(subs) and max(map(len, subs)) > 1
     joined, _ = vocabulary.with_special_tokens([token for ids in subs for token in ids])
@@ -100,26 +107,26 @@ def test_words_are_tokenised_as_the_sentence_is(kind, vocabularies):
 
 
 def test_a_long_sentence_is_split_between_words():
-    pieces = align(Letters(True), ["abc", "de", "f", "ghij"], [1, 2, 3, 4], causal=False, max_length=7)
+    pieces = aligned(Letters(True), ["abc", "de", "f", "ghij"], [1, 2, 3, 4], causal=False, max_length=7)
     assert [p.words.tolist() for p in pieces] == [[0, 1], [2, 3]]
     assert [p.positions.tolist() for p in pieces] == [[1, 4], [1, 2]]
     assert [p.labels.tolist() for p in pieces] == [[0, 1, 0, 0, 2, 0, 0], [0, 3, 4, 0, 0, 0, 0]]
 
 
 def test_without_tags_the_places_are_told_all_the_same():
-    (piece,) = align(Letters(True), ["ab", "c"], causal=True, max_length=9)
+    (piece,) = aligned(Letters(True), ["ab", "c"], causal=True, max_length=9)
     assert (piece.weights.tolist(), piece.labels.tolist()) == ([0, 0, 1, 1, 0], [0] * 5)
     padded = np.array([9, 9, 5, 6, 9, 9, 9])
     assert tags_of_words([piece], [padded]).tolist() == [5, 6]
 
 
 def test_a_sentence_without_words():
-    assert align(Letters(True), [], [], causal=False, max_length=8) == []
+    assert aligned(Letters(True), [], [], causal=False, max_length=8) == []
     assert tags_of_words([], []).tolist() == []
 
 
 def test_refusals():
-    with pytest.raises(UserError, match="2 words has 1 tags: 'a b'"):
-        align(Letters(True), ["a", "b"], [1], causal=False, max_length=8)
+    with pytest.raises(UserError, match="2 words has 1 tags"):
+        aligned(Letters(True), ["a", "b"], [1], causal=False, max_length=8)
     with pytest.raises(UserError, match="rows of 2 tokens beside 2 special"):
-        align(Letters(True), ["a"], [1], causal=False, max_length=2)
+        aligned(Letters(True), ["a"], [1], causal=False, max_length=2)

@@ -1,11 +1,13 @@
-"""Training data of a classification head: one text or pair of texts a row, cut longest first, with its label.
+"""Training data of heads: what all of them share, and those of a classification head.
 
-A batch comes from the same stream of windows as any other (`xtr.data.windows`): what a row's example is has two sides
-there, which are tokens with their types here, and the label.
+A batch comes from the same stream of windows as any other (`xtr.data.windows`): an example has two sides there, the
+tokens of its row (with their types, and whatever else belongs to a token) and the labels. Every example has a row of
+its own. The features that a task's examples need are those of `tasks/formats/encoder.py`.
 
 Letters: N examples, R rows, S slots of a row, n tokens of one example.
 """
 
+import functools
 import json
 from collections.abc import Sequence
 
@@ -13,9 +15,110 @@ import numpy as np
 
 from xtr.data.cached_task import CachedTask
 from xtr.data.packing import Pair
-from xtr.errors import UserError
+from xtr.data.vocabulary import Vocabulary
+from xtr.errors import DataError, UserError
 
-_FEATURES = ("inputs", "token_types", "text_spans", "label")
+# Objective -> the head's file and the features of its examples. A kind of example is told by its first feature, which
+# is looked for in this order: choices have labels too.
+_HEADS = {
+    "choose": ("choose", ("choice_lengths", "inputs", "token_types", "text_spans", "label")),
+    "tag": ("tag", ("word_lengths", "inputs", "tags")),
+    "span": ("span", ("answer", "question", "inputs")),
+    "contrastive": (
+        "dual_encoder",
+        ("group", "inputs", "token_types", "text_spans", "targets", "target_text_spans"),
+    ),
+    "classify": ("classify", ("label", "inputs", "token_types", "text_spans")),
+}
+OBJECTIVES = tuple(_HEADS)
+_NEWLINE = "\n"
+_BLOCK = 4096
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What a task holds
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def check_examples(task: CachedTask, split: str, objective: str) -> dict:
+    """A task's first example.
+
+    Raises:
+      UserError: it is not of the kind that the head of this objective reads.
+    """
+    (first,) = task.examples(split).read([0])
+    file, features = _HEADS[objective]
+    kind = next((name for name, (_, marks) in _HEADS.items() if marks[0] in first), None)
+    missing = [name for name in features if name not in first]
+    if kind == objective and not missing:
+        return first
+    hint = "tasks/formats/encoder.py says what the examples of such a task hold."
+    if kind not in (None, objective):
+        hint = f"Train on it with heads/{_HEADS[kind][0]}.gin."
+    why = f"lack {', '.join(missing)}" if missing else f"have {_HEADS[kind][1][0]}"
+    raise UserError(f"{task.name} is not for heads/{file}.gin: its examples of {split!r} {why}. {hint}")
+
+
+def lengths_of(task: CachedTask, split: str, objective: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Length of each feature that the objective needs, and its last value: int64 [N] each, by feature.
+
+    Raises:
+      UserError: an example lacks a feature, or is of another kind (see `check_examples`).
+    """
+    check_examples(task, split, objective)
+    features = _HEADS[objective][1]
+    raw, last = (dict(zip(features, table.astype(np.int64), strict=True)) for table in task.lengths(split, features))
+    for name, lengths in raw.items():
+        if (lengths < 0).any():
+            raise UserError(f"{task.name}: example {int((lengths < 0).argmax())} of {split!r} has no feature {name!r}.")
+    return raw, last
+
+
+@functools.lru_cache(maxsize=256)
+def ragged(task: CachedTask, split: str, feature: str) -> tuple[np.ndarray, np.ndarray]:
+    """A small integer feature of all examples: (values, bounds), int64; example i has values[bounds[i]:bounds[i + 1]].
+
+    Every example must have it. The split is read once a process.
+    """
+    count = task.num_examples(split)
+    parts = []
+    for start in range(0, count, _BLOCK):
+        found = task.examples(split).read(range(start, min(start + _BLOCK, count)), (feature,))
+        parts += [example[feature] for example in found]
+    values = np.concatenate([np.zeros(0, np.int64), *parts])
+    return values, np.concatenate([[0], np.cumsum([len(part) for part in parts], dtype=np.int64)])
+
+
+def sums(values: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+    """The sum of each example's values (see `ragged`): int64 [N]."""
+    total = np.concatenate([[0], np.cumsum(values, dtype=np.int64)])
+    return total[bounds[1:]] - total[bounds[:-1]]
+
+
+def check_range(task: CachedTask, split: str, what: str, values_N: np.ndarray, below: int | np.ndarray) -> None:
+    """Raises DataError, naming the first example, where one of `values_N` is negative or not below its limit."""
+    wrong = (values_N < 0) | (values_N >= below)
+    if wrong.any():
+        n = int(wrong.argmax())
+        most = int(np.broadcast_to(below, values_N.shape)[n]) - 1
+        raise DataError(
+            f"{task.name}: example {n} of {split!r} has the {what} {int(values_N[n])}, which is not of 0 to {most}."
+        )
+
+
+def check_same_labels(names: Sequence[str], sources: Sequence) -> None:
+    """Raises UserError where the tasks of a mixture do not have the same labels: one head cannot learn both."""
+    for name, source in zip(names, sources, strict=True):
+        if source.label_names != sources[0].label_names:
+            raise UserError(
+                f"One head cannot learn two sets of labels: {names[0]} has {', '.join(sources[0].label_names)}, "
+                f"{name} has {', '.join(source.label_names)}."
+            )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Rows of tokens
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 def longest_first(text_spans: Sequence[int], size: int, length: int) -> np.ndarray:
@@ -35,7 +138,7 @@ def longest_first(text_spans: Sequence[int], size: int, length: int) -> np.ndarr
     if size <= length:
         return places
     starts, ends = np.asarray(text_spans, np.int64).reshape(-1, 2).T
-    own, room = ends - starts, _room(text_spans, size, length)
+    own, room = ends - starts, room_of(text_spans, size, length)
     kept = np.array([room])
     if len(own) == 2:
         short = int(own.argmin())  # the first of equals
@@ -46,12 +149,61 @@ def longest_first(text_spans: Sequence[int], size: int, length: int) -> np.ndarr
     return np.delete(places, gone)
 
 
-def _room(text_spans: Sequence[int], size: int, length: int) -> int:
-    """What special tokens leave of `length` for an example's texts."""
+def room_of(text_spans: Sequence[int], size: int, length: int) -> int:
+    """What special tokens leave of `length` for an example's texts. UserError where they do not fit themselves."""
     special = size - sum(text_spans[1::2]) + sum(text_spans[::2])
     if special > length:
         raise UserError(f"{length} tokens have no room for the {special} special tokens of a text: use longer rows.")
     return length - int(special)
+
+
+def frame_pair(vocabulary: Vocabulary, ids_a: Sequence[int], ids_b: Sequence[int]) -> tuple[list[int], list[int], int]:
+    """A pair of texts as the family's pretraining has it: (tokens, their types, place of the second text's first).
+
+    Where the family puts nothing between two texts (BLOOM), a newline stands there.
+    """
+    frame, _ = vocabulary.with_special_tokens([-1], [-2])
+    first = [*ids_a, *(vocabulary.encode(_NEWLINE) if len(frame) == 2 else ())]
+    tokens, types = vocabulary.with_special_tokens(first, ids_b)
+    return tokens, types, frame.index(-2) - 1 + len(first)
+
+
+def pad_rows(sequences: Sequence[np.ndarray | None], length: int, pad_id: int, side: str) -> dict[str, np.ndarray]:
+    """Lays sequences out, one a row.
+
+    Args:
+      sequences: [n] tokens, or [n, 2] with their types beside them; None is a row of padding.
+      length: slots of a row.
+      pad_id: the token that fills rows.
+      side: with what the features' names begin.
+
+    Returns:
+      int32 arrays [rows, length] under SeqIO's names: {side}_{input_tokens,segment_ids,positions,token_types}. A
+      sequence's segment is 1, padding is 0.
+    """
+    shape = (len(sequences), length)
+    tokens_RS = np.full(shape, pad_id, np.int32)
+    segments_RS, positions_RS, types_RS = (np.zeros(shape, np.int32) for _ in range(3))
+    for r, sequence in enumerate(sequences):
+        if sequence is None:
+            continue
+        n = len(sequence)
+        columns = sequence.reshape(n, -1).T
+        tokens_RS[r, :n], segments_RS[r, :n], positions_RS[r, :n] = columns[0], 1, np.arange(n)
+        if len(columns) > 1:
+            types_RS[r, :n] = columns[1]
+    arrays = {"input_tokens": tokens_RS, "segment_ids": segments_RS, "positions": positions_RS, "token_types": types_RS}
+    return {f"{side}_{name}": array for name, array in arrays.items()}
+
+
+def only(row: Sequence) -> tuple:
+    """A row's one example, or `(None, None)` of a row of padding."""
+    return row[0] if row else (None, None)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Classification
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 def check_labels(task: CachedTask, split: str, num_labels: int) -> tuple[str, ...]:
@@ -60,42 +212,45 @@ def check_labels(task: CachedTask, split: str, num_labels: int) -> tuple[str, ..
     Raises:
       UserError: it has no labels, or not as many as the head.
     """
-    (first,) = task.examples(split).read([0], (*_FEATURES, "meta"))
+    first = check_examples(task, split, "classify")
     names = tuple(json.loads(first.get("meta", "{}")).get("choices", ()))
-    missing = [name for name in _FEATURES if name not in first] + ([] if names else ["meta with 'choices'"])
-    if missing:
-        raise UserError(
-            f"{task.name} cannot be classified by a head: its examples of {split!r} lack {', '.join(missing)}. "
-            "tasks/formats/encoder.py says what the examples of such a task hold."
-        )
-    if len(names) != num_labels:
-        raise UserError(
-            f"{task.name} has {len(names)} labels ({', '.join(names)}), but the head has {num_labels}: set "
-            f"NUM_LABELS={len(names)}."
-        )
+    if not names:
+        raise UserError(f"{task.name}: the meta of its examples of {split!r} has no 'choices', the names of labels.")
+    check_number(task.name, "labels", names, num_labels)
     return names
 
 
+def check_number(task: str, what: str, names: Sequence[str], num_labels: int) -> None:
+    """Raises UserError where the head does not have as many labels as the task."""
+    if len(names) != num_labels:
+        raise UserError(
+            f"{task} has {len(names)} {what} ({', '.join(names)}), but the head has {num_labels}: set "
+            f"NUM_LABELS={len(names)}."
+        )
+
+
 class LabelledSource:
-    """A task's texts or pairs with their labels, as the encoder format caches them (`tasks/formats/encoder.py`).
+    """A task's texts or pairs with their labels.
 
     Attributes:
       empty: examples of the task that give nothing to train on (none here).
       label_names: the task's labels, in the order of their numbers.
 
     Raises:
-      UserError: the task lacks a feature, or has another number of labels than the head; or a row has no room for the
-        special tokens.
+      UserError: the task is of another kind, or has another number of labels than the head; or a row has no room for
+        the special tokens.
+      DataError: a label that the task does not have.
     """
 
     empty = 0
 
     def __init__(self, task: CachedTask, split: str, length: int, num_labels: int):
         self.label_names = check_labels(task, split, num_labels)
-        (raw,), _ = task.lengths(split, ("inputs",))
-        self._task, self._split, self._length, self._raw_N = task, split, length, raw.astype(np.int64)
+        raw, last = lengths_of(task, split, "classify")
+        check_range(task, split, "label", last["label"], num_labels)
+        self._task, self._split, self._length, self._raw_N = task, split, length, raw["inputs"]
         (first,) = task.examples(split).read([0], ("text_spans",))
-        _room(first["text_spans"], int(raw[0]), length)
+        room_of(first["text_spans"], int(self._raw_N[0]), length)
 
     def __len__(self) -> int:
         return len(self._raw_N)
@@ -108,22 +263,13 @@ class LabelledSource:
 
     def read(self, numbers: np.ndarray, occurrences: np.ndarray) -> list[Pair]:
         """For each example its tokens beside their types, [n, 2], and its label, [1]; `occurrences` plays no part."""
+        features = ("inputs", "token_types", "text_spans", "label")
         pairs = []
-        for example in self._task.examples(self._split).read(numbers, _FEATURES):
+        for example in self._task.examples(self._split).read(numbers, features):
             tokens_n2 = np.stack([example["inputs"], example["token_types"]], axis=1)
             places = longest_first(example["text_spans"], len(tokens_n2), self._length)
             pairs.append((tokens_n2[places], example["label"]))
         return pairs
-
-
-def check_same_labels(names: Sequence[str], sources: Sequence[LabelledSource]) -> None:
-    """Raises UserError where the tasks of a mixture do not have the same labels: one head cannot learn both."""
-    for name, source in zip(names, sources, strict=True):
-        if source.label_names != sources[0].label_names:
-            raise UserError(
-                f"One head cannot learn two sets of labels: {names[0]} has {', '.join(sources[0].label_names)}, "
-                f"{name} has {', '.join(source.label_names)}."
-            )
 
 
 def build_batch(rows: Sequence[Sequence[Pair]], length: int, pad_id: int) -> dict[str, np.ndarray]:
@@ -135,18 +281,9 @@ def build_batch(rows: Sequence[Sequence[Pair]], length: int, pad_id: int) -> dic
       pad_id: the token that fills rows.
 
     Returns:
-      int32 arrays under SeqIO's names: encoder_{input_tokens,segment_ids,positions,token_types} [R, S] and labels [R].
-      A row's segment is 1, padding 0; a row of padding has the label 0, and no weight because it is empty.
+      int32 arrays: encoder_* [R, S] as `pad_rows` has them, and labels [R]. A row of padding has the label 0, and no
+      weight because it is empty.
     """
-    shape = (len(rows), length)
-    batch = {"encoder_input_tokens": np.full(shape, pad_id, np.int32)}
-    batch |= {f"encoder_{name}": np.zeros(shape, np.int32) for name in ("segment_ids", "positions", "token_types")}
-    batch["labels"] = np.zeros(len(rows), np.int32)
-    for r, row in enumerate(rows):
-        for tokens_n2, label in row:
-            n = len(tokens_n2)
-            batch["encoder_input_tokens"][r, :n], batch["encoder_token_types"][r, :n] = tokens_n2.T
-            batch["encoder_segment_ids"][r, :n] = 1
-            batch["encoder_positions"][r, :n] = np.arange(n)
-            batch["labels"][r] = label[0]
-    return batch
+    examples = [only(row) for row in rows]
+    batch = pad_rows([tokens for tokens, _ in examples], length, pad_id, "encoder")
+    return batch | {"labels": np.array([0 if label is None else label[0] for _, label in examples], np.int32)}

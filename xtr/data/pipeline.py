@@ -9,24 +9,25 @@ import functools
 import hashlib
 import json
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import grain
 import numpy as np
 
-from xtr.data import labelled, language_model
+from xtr.data import choices, labelled, language_model, pairs, spans, tagged
 from xtr.data.cached_task import CachedTask
 from xtr.data.denoising import SpanCorruption
 from xtr.data.mixing import normalized
 from xtr.data.packing import Pair, build_batch
 from xtr.data.vocabulary import Vocabulary, read_vocabulary
-from xtr.data.windows import DenoiseSource, Seq2SeqSource, WindowStream, stable_hash
+from xtr.data.windows import DenoiseSource, Seq2SeqSource, Source, WindowStream, stable_hash
 from xtr.errors import UserError
 
-_OBJECTIVES = ("seq2seq", "denoise", "classify", "causal", "mlm")
-_TWO_FEATURES = ("seq2seq", "denoise", "causal")  # the others have 'inputs' alone
-_TWO_SIDES = ("seq2seq", "denoise")  # the others have one side in a row, which counts as the encoder's
+_OBJECTIVES = ("seq2seq", "denoise", "causal", "mlm", *labelled.OBJECTIVES)
+_TWO_FEATURES = ("seq2seq", "denoise", "causal", "contrastive")  # the others have 'inputs' alone
+# What the second side of a row is; the other objectives have one side, which counts as the encoder's.
+_SECOND_SIDE = {"seq2seq": "decoder", "denoise": "decoder", "contrastive": "target"}
 # What a state counts, over the global batches delivered so far.
 _COUNTS = ("batches", "rows", "examples", "encoder_tokens", "decoder_tokens", "truncated_examples",
            "truncated_encoder_tokens", "truncated_decoder_tokens")  # fmt: skip
@@ -38,23 +39,27 @@ class TrainData:
 
     Attributes:
       tasks: the tasks of the mixture, each with its rate.
-      lengths: slots of a row, {'inputs': S, 'targets': T}; kept as a tuple of pairs. 'classify' and 'mlm' have no
-        'targets'; a row of 'causal' holds both features one behind the other, S + T tokens.
+      lengths: slots of a row, {'inputs': S, 'targets': T}; kept as a tuple of pairs. 'mlm' and the heads have no
+        'targets', but for 'contrastive', where they are the positives; a row of 'causal' holds both features one behind
+        the other, S + T tokens; one of 'choose' S tokens a choice.
       batch_size: rows of a GLOBAL batch.
       seed: of the shuffles and of the masking.
       split: the split that is read.
-      pack: several examples a row; False gives each example its own row, as 'classify' does always.
-      objective: 'seq2seq' (inputs -> targets), 'denoise' (span corruption of the feature `targets`), 'classify' (the
-        label of a text or pair, see `xtr.data.labelled`), 'causal' (targets behind inputs, or the next token of a text)
-        or 'mlm' (masked tokens of a text, see `xtr.data.language_model`).
+      pack: several examples a row; False gives each example its own row, as the heads' objectives do always.
+      objective: 'seq2seq' (inputs -> targets), 'denoise' (span corruption of the feature `targets`), 'causal' (targets
+        behind inputs, or the next token of a text) or 'mlm' (masked tokens of a text, see `xtr.data.language_model`);
+        or a head's: 'classify' (the label of a text or pair, see `xtr.data.labelled`), 'choose' (`xtr.data.choices`),
+        'tag' (`xtr.data.tagging`), 'span' (`xtr.data.spans`) or 'contrastive' (`xtr.data.pairs`).
       epochs: None repeats for ever, shuffled anew each epoch; a number ends the stream when the first task of the
         mixture has been read that often (the last batch is filled up with empty rows).
       packing_window: examples that are packed together.
       corruption: density and length of the masked spans, for 'denoise'; the density, for 'mlm'.
-      vocabulary: for 'denoise' and 'mlm', where sentinels and mask come from; None reads the one the cache was made
-        with.
+      vocabulary: for 'denoise', 'mlm', 'tag' and 'span', where sentinels, mask and special tokens come from; None reads
+        the one the cache was made with.
       pad_id: the token that fills rows (the model's); 'seq2seq' and 'denoise' have 0.
-      num_labels: labels of the head, for 'classify'.
+      num_labels: labels of the head, for 'classify' and 'tag'.
+      causal: whether the model is, for 'tag': which of a word's tokens its tag is read at.
+      doc_stride, max_query_length: for 'span', see `spans.Windowing`.
     """
 
     tasks: tuple[CachedTask, ...]
@@ -70,6 +75,9 @@ class TrainData:
     vocabulary: Vocabulary | None = None
     pad_id: int = 0
     num_labels: int | None = None
+    causal: bool = False
+    doc_stride: int = 128
+    max_query_length: int = 64
 
     def __post_init__(self):
         if self.objective not in _OBJECTIVES:
@@ -79,7 +87,7 @@ class TrainData:
         pairs = dict(self.lengths)
         if self.objective not in _TWO_FEATURES:
             pairs.pop("targets", None)
-        if self.objective == "classify":
+        if self.objective in labelled.OBJECTIVES:
             object.__setattr__(self, "pack", False)
         object.__setattr__(self, "lengths", tuple(sorted((str(k), int(v)) for k, v in pairs.items())))
         sides = ["inputs", "targets"] if self.objective in _TWO_FEATURES else ["inputs"]
@@ -97,20 +105,73 @@ class TrainData:
 
     @property
     def slots(self) -> tuple[int, int]:
-        """Slots of a row on the encoder and the decoder side (the one label, where that is all)."""
+        """Slots of a row on both of its sides (the one label, where that is all)."""
         lengths = dict(self.lengths)
         if self.objective == "causal":
             return lengths["inputs"] + lengths["targets"], 1
+        if self.objective == "choose":
+            return self.num_choices * lengths["inputs"], 1
         return lengths["inputs"], lengths.get("targets", 1)
+
+    @functools.cached_property
+    def num_choices(self) -> int:
+        """The most choices of an example of the mixture, for 'choose'."""
+        tables = [task.lengths(self.split, ("choice_lengths",))[0] for task in self.tasks if task.rate > 0]
+        return max(int(lengths.max(initial=1)) for lengths in tables)
 
     def batch(self, rows: Sequence[Sequence[Pair]]) -> dict[str, np.ndarray]:
         """The arrays of some rows, each its examples."""
-        if self.objective == "classify":
-            return labelled.build_batch(rows, self.slots[0], self.pad_id)
-        if self.objective in ("causal", "mlm"):
-            side = "decoder" if self.objective == "causal" else "encoder"
-            return language_model.build_batch(rows, self.slots[0], self.pad_id, side)
+        length, pad_id = dict(self.lengths)["inputs"], self.pad_id
+        match self.objective:
+            case "classify":
+                return labelled.build_batch(rows, length, pad_id)
+            case "choose":
+                return choices.build_batch(rows, self.num_choices, length, pad_id)
+            case "tag":
+                return tagged.build_batch(rows, length, pad_id)
+            case "span":
+                return spans.build_batch(rows, length, pad_id)
+            case "contrastive":
+                return pairs.build_batch(rows, self.slots, pad_id)
+            case "causal":
+                return language_model.build_batch(rows, self.slots[0], pad_id, "decoder")
+            case "mlm":
+                return language_model.build_batch(rows, length, pad_id, "encoder")
         return build_batch(rows, *self.slots)
+
+    def source(self, task: CachedTask, read: Callable[[str], Vocabulary] = read_vocabulary) -> Source:
+        """The examples of one task, `read` being what reads a vocabulary's file.
+
+        Raises:
+          UserError: a task that the objective cannot use.
+        """
+        lengths, split, seed = dict(self.lengths), self.split, stable_hash(self.objective, self.seed, task.name)
+        if self.objective in ("denoise", "mlm", "tag", "span"):
+            vocabulary = self.vocabulary or read(task.info["vocabulary"]["path"])
+            if vocabulary.sha256 != task.info["vocabulary"]["sha256"]:
+                raise UserError(
+                    f"{task.name} was not tokenised with the vocabulary {vocabulary.path}, but with another."
+                )
+        match self.objective:
+            case "denoise":
+                return DenoiseSource(task, split, self.slots, vocabulary, self.corruption, seed)
+            case "mlm":
+                density = self.corruption.noise_density
+                return language_model.MaskedSource(task, split, lengths["inputs"], vocabulary, density, seed)
+            case "causal":
+                return language_model.causal_source(task, split, lengths["inputs"], lengths["targets"])
+            case "classify":
+                return labelled.LabelledSource(task, split, lengths["inputs"], self.num_labels)
+            case "choose":
+                return choices.ChoiceSource(task, split, lengths["inputs"])
+            case "tag":
+                return tagged.TaggedSource(task, split, lengths["inputs"], self.num_labels, vocabulary, self.causal)
+            case "span":
+                windowing = spans.Windowing(lengths["inputs"], self.doc_stride, self.max_query_length)
+                return spans.SpanSource(task, split, windowing, vocabulary)
+            case "contrastive":
+                return pairs.PairSource(task, split, self.slots)
+        return Seq2SeqSource(task, split, self.slots)
 
 
 def window_stream(spec: TrainData) -> WindowStream:
@@ -126,29 +187,11 @@ def window_stream(spec: TrainData) -> WindowStream:
     for task in tasks:
         if task.num_examples(spec.split) == 0:
             raise UserError(f"{task.name} has no examples in {spec.split!r}. Take it out, or set its rate to 0.")
-        if spec.objective in ("denoise", "mlm"):
-            seed = stable_hash(spec.objective, spec.seed, task.name)
-            vocabulary = spec.vocabulary or read(task.info["vocabulary"]["path"])
-            if vocabulary.sha256 != task.info["vocabulary"]["sha256"]:
-                raise UserError(
-                    f"{task.name} was not tokenised with the vocabulary {vocabulary.path}, but with another."
-                )
-            if spec.objective == "denoise":
-                source = DenoiseSource(task, spec.split, spec.slots, vocabulary, spec.corruption, seed)
-            else:
-                density = spec.corruption.noise_density
-                source = language_model.MaskedSource(task, spec.split, spec.slots[0], vocabulary, density, seed)
-        elif spec.objective == "causal":
-            lengths = dict(spec.lengths)
-            source = language_model.causal_source(task, spec.split, lengths["inputs"], lengths["targets"])
-        elif spec.objective == "classify":
-            source = labelled.LabelledSource(task, spec.split, spec.slots[0], spec.num_labels)
-        else:
-            source = Seq2SeqSource(task, spec.split, spec.slots)
+        source = spec.source(task, read)
         if len(source) == 0:
             raise UserError(f"{task.name}: every document of its split {spec.split!r} is empty.")
         sources.append(source)
-    if spec.objective == "classify":
+    if spec.objective in ("classify", "tag"):
         labelled.check_same_labels([t.name for t in tasks], sources)
     return WindowStream(
         [t.name for t in tasks],
@@ -167,7 +210,9 @@ def data_fingerprint(spec: TrainData) -> str:
     tasks = [(t.name, t.directory.rstrip("/").rpartition("/")[2], t.rate) for t in spec.tasks]
     corruption = (spec.corruption.noise_density, spec.corruption.mean_span_length)
     what = [tasks, spec.lengths, spec.seed, spec.split, spec.pack, spec.objective, spec.epochs, spec.packing_window]
-    what.append({"denoise": corruption, "mlm": corruption[0]}.get(spec.objective))
+    own = {"denoise": corruption, "mlm": corruption[0], "tag": spec.causal}
+    own["span"] = (spec.doc_stride, spec.max_query_length)
+    what.append(own.get(spec.objective))
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]
 
 
@@ -294,7 +339,8 @@ class TrainBatches:
         Returns:
           batches, rows, examples, {encoder,decoder}_tokens, truncated_examples, truncated_{encoder,decoder}_tokens;
           {encoder,decoder}_density (tokens / slots of the rows); examples_by_task; empty_documents (of the whole
-          split, by task, where there are any). Nothing of a decoder where a row has one side.
+          split, by task, where there are any). Nothing of a decoder where a row has one side; of 'contrastive' the
+          second side is the 'target'. An example of 'tag' is a piece of a sentence, one of 'span' a window.
         """
         state = self.get_state()
         out = {name: state[name] for name in _COUNTS}
@@ -304,9 +350,12 @@ class TrainBatches:
         out["examples_by_task"] = dict(zip(self._stream.names, drawn.tolist(), strict=True))
         empty = {n: s.empty for n, s in zip(self._stream.names, self._stream.sources, strict=True) if s.empty}
         out["empty_documents"] = empty
-        if self._spec.objective not in _TWO_SIDES:
-            out = {name: value for name, value in out.items() if "decoder" not in name}
-        return out
+        second = _SECOND_SIDE.get(self._spec.objective)
+        return {
+            name.replace("decoder", second or ""): value
+            for name, value in out.items()
+            if second or "decoder" not in name
+        }
 
     def close(self) -> None:
         """Stops the prefetching thread."""
@@ -333,7 +382,7 @@ def train_batches(
       prefetch: batches made ahead in a thread; 0 makes them when asked for.
 
     Yields:
-      Dicts of int32 arrays [B / P, slots] under SeqIO's names (`packing.build_batch`, `labelled.build_batch`).
+      Dicts of int32 arrays [B / P, ...] under SeqIO's names (see the `build_batch` of the objective's module).
 
     Raises:
       UserError: the data cannot be used, see `window_stream`; or the batch does not divide over the hosts.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from xtr.data.vocabulary import Vocabulary
-from xtr.errors import UserError
+from xtr.errors import DataError, UserError
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,33 @@ def sub_tokens(vocabulary: Vocabulary, words: Sequence[str]) -> list[list[int]]:
     ]
 
 
+class Frame:
+    """What special tokens leave of a row, and where a sentence begins in it."""
+
+    def __init__(self, vocabulary: Vocabulary, max_length: int):
+        frame, _ = vocabulary.with_special_tokens([-1])
+        self.before, self.special = frame.index(-1), len(frame) - 1
+        self.room = max_length - self.special
+        if self.room < 1:
+            raise UserError(f"No word fits into rows of {max_length} tokens beside {self.special} special ones.")
+
+
+def first_words(kept: Sequence[int], room: int) -> list[int]:
+    """The first word of each piece of a sentence, and behind them the number of words; `kept`: tokens of each word."""
+    firsts, size = [0], 0
+    for number, own in enumerate(kept):
+        if size + own > room:
+            firsts.append(number)
+            size = 0
+        size += own
+    return [*firsts, len(kept)] if len(kept) else [0]
+
+
 def align(
     vocabulary: Vocabulary,
-    words: Sequence[str],
-    tags: Sequence[int] | None = None,
+    ids: Sequence[int] | np.ndarray,
+    word_lengths: Sequence[int] | np.ndarray,
+    tags: Sequence[int] | np.ndarray | None = None,
     *,
     causal: bool,
     max_length: int,
@@ -60,7 +83,8 @@ def align(
     """Words and tags of a sentence as rows of tokens, one row unless the sentence is too long.
 
     Args:
-      words: the sentence's words.
+      ids: the sub-tokens of all words, one word's behind the other's (see `sub_tokens`).
+      word_lengths: how many of them each word has, at least 1.
       tags: the number of each word's tag; None where they are to be predicted.
       causal: whether the model is (`ModelConfig.causal`): tags are read at last sub-tokens, else at first ones.
       max_length: most tokens of a row, special tokens included.
@@ -72,39 +96,35 @@ def align(
 
     Raises:
       UserError: as many tags as words are needed; or not one token fits into a row.
+      DataError: the words' lengths do not make up the sub-tokens.
     """
-    if tags is not None and len(tags) != len(words):
-        raise UserError(f"A sentence of {len(words)} words has {len(tags)} tags: {' '.join(words)!r}.")
-    frame, _ = vocabulary.with_special_tokens([-1])
-    before = frame.index(-1)
-    room = max_length - (len(frame) - 1)
-    if room < 1:
-        raise UserError(f"No word fits into rows of {max_length} tokens beside {len(frame) - 1} special ones.")
+    ids, lengths = np.asarray(ids, np.int64), np.asarray(word_lengths, np.int64)
+    if tags is not None and len(tags) != len(lengths):
+        raise UserError(f"A sentence of {len(lengths)} words has {len(tags)} tags.")
+    if lengths.sum() != len(ids) or lengths.min(initial=1) < 1:
+        raise DataError(f"A sentence of {len(ids)} sub-tokens has words of {lengths.tolist()}.")
+    frame = Frame(vocabulary, max_length)
+    kept = np.minimum(lengths, frame.room)
+    ends, kept_ends = np.cumsum(lengths), np.cumsum(kept)
+    place = np.arange(len(ids)) - np.repeat(ends - lengths, lengths)  # of a sub-token in its word
+    first_kept = lengths - kept if causal else np.zeros_like(kept)
+    whole = (place >= np.repeat(first_kept, lengths)) & (place < np.repeat(first_kept + kept, lengths))
+    own = ids[whole]
+    read = kept_ends - 1 if causal else kept_ends - kept
 
-    pieces: list[TaggedPiece] = []
-    ids: list[int] = []
-    read: list[int] = []
-    cut = first = 0
-
-    def finish(end: int) -> None:
-        tokens = np.asarray(vocabulary.with_special_tokens(ids)[0], np.int32)
-        positions = np.asarray(read, np.int64) + before
+    pieces = []
+    firsts = first_words(kept.tolist(), frame.room)
+    for first, end in zip(firsts, firsts[1:], strict=False):
+        start = int(kept_ends[first] - kept[first])
+        tokens, _ = vocabulary.with_special_tokens(own[start : kept_ends[end - 1]].tolist())
+        tokens = np.asarray(tokens, np.int32)
+        positions = read[first:end] - start + frame.before
         labels, weights = np.zeros_like(tokens), np.zeros_like(tokens)
         weights[positions] = 1
         if tags is not None:
             labels[positions] = tags[first:end]
+        cut = int((lengths - kept)[first:end].sum())
         pieces.append(TaggedPiece(tokens, labels, weights, np.arange(first, end), positions, cut))
-
-    for number, own in enumerate(sub_tokens(vocabulary, words)):
-        kept = own[-room:] if causal else own[:room]
-        if ids and len(ids) + len(kept) > room:
-            finish(number)
-            ids, read, cut, first = [], [], 0, number
-        read.append(len(ids) + (len(kept) - 1 if causal else 0))
-        ids += kept
-        cut += len(own) - len(kept)
-    if ids:
-        finish(len(words))
     return pieces
 
 

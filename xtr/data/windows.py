@@ -9,10 +9,10 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 
-from xtr.data import language_model
 from xtr.data.cached_task import CachedTask
 from xtr.data.denoising import (
     SpanCorruption,
@@ -22,7 +22,6 @@ from xtr.data.denoising import (
     noise_mask,
     raw_length,
 )
-from xtr.data.labelled import LabelledSource
 from xtr.data.mixing import BlockMixture, shuffled
 from xtr.data.packing import Pair, pack, rows_of
 from xtr.data.vocabulary import Vocabulary
@@ -118,7 +117,24 @@ class DenoiseSource:
         return pairs
 
 
-Source = Seq2SeqSource | DenoiseSource | LabelledSource | language_model.Source
+class Source(Protocol):
+    """A task as numbered examples to train on: what has a place in a row of its own or with others.
+
+    Attributes:
+      empty: what the task holds besides that gives nothing to train on.
+    """
+
+    empty: int
+
+    def __len__(self) -> int: ...
+
+    def lengths(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens of the two sides of examples, and tokens cut off: int64 [2, n] each. Known without reading them."""
+        ...
+
+    def read(self, numbers: np.ndarray, occurrences: np.ndarray) -> list[tuple]:
+        """Each example: arrays of its two sides, of those lengths, and whatever else its batches need."""
+        ...
 
 
 @dataclass(frozen=True)
