@@ -3,8 +3,11 @@
 from collections.abc import Callable, Collection
 
 from . import Found, Sources, catalogue
+from .bucc import find_bucc2018
 from .ccg import find_ccg
 from .copa import find_copa, find_xcopa
+from .lareqa import find_lareqa, find_lareqa_squad
+from .mewslix import find_mewslix, find_mewslix_pairs
 from .mlqa import find_mlqa
 from .multiple_choice import find_commonsenseqa, find_cosmosqa, find_hellaswag, find_siqa
 from .nli import find_anli, find_mnli, find_snli, find_xnli
@@ -37,6 +40,11 @@ FINDERS: dict[str, Callable[[Sources], Found]] = {
     "mlqa": find_mlqa,
     "tydiqa": find_tydiqa,
     "tatoeba": find_tatoeba,
+    "lareqa": find_lareqa,
+    "lareqa_squad": find_lareqa_squad,
+    "mewslix": find_mewslix,
+    "mewslix_pairs": find_mewslix_pairs,
+    "bucc2018": find_bucc2018,
 }
 
 

@@ -10,6 +10,7 @@ from . import Dataset, Found, Sources, Split
 from .files import DataError, read_lines
 
 _FOLDER = "tatoeba/v1"
+_XTREME = "tatoeba"
 
 
 def read_side(files: tuple[Path, ...], tally: Counter) -> Iterator[Retrieval]:
@@ -28,7 +29,11 @@ def read_side(files: tuple[Path, ...], tally: Counter) -> Iterator[Retrieval]:
 
 
 def find_tatoeba(sources: Sources) -> Found:
-    """Finds `tatoeba.<language>`: splits queries (English) and candidates (foreign)."""
+    """Finds `tatoeba.<language>`: splits queries (English) and candidates (foreign), from LASER's files.
+
+    XTREME's tatoeba/<language>-en.{<language>,en} are of no use: their English sentences are sorted, so that nobody can
+    tell which belongs to which.
+    """
     datasets, absent = [], {}
     pattern = r"tatoeba\.(?P<language>[a-z0-9_]+)-eng\.(?P<side>[a-z0-9_]+)"
     sides = {(m["language"], m["side"]): path for path, m in sources.matching(pattern, _FOLDER)}
@@ -42,5 +47,12 @@ def find_tatoeba(sources: Sources) -> Found:
         else:
             missing = f"{_FOLDER}/tatoeba.{language}-eng.{'eng' if foreign else language}"
             absent[name] = f"the other side of its pair is not there: {sources.no_file(missing)}"
+    here = {dataset.name for dataset in datasets}
+    for path, m in sources.matching(r"(?P<language>[a-z]{2,3})-en\.en", _XTREME):
+        if (name := f"tatoeba.{m['language']}") not in here:
+            absent[name] = (
+                f"{path} is sorted by XTREME's preprocessing, so that its translations are unknown: "
+                f"{sources.no_file(f'{_FOLDER}/tatoeba.<language>-eng.eng')}"
+            )
     looked_for = sources.no_file(f"{_FOLDER}/tatoeba.<language>-eng.{{<language>,eng}}")
     return Found(tuple(datasets), absent, looked_for)
