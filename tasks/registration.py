@@ -83,15 +83,18 @@ def vocabulary(path: str) -> seqio.Vocabulary:
     return seqio_vocabulary(path) if path else seqio.PassThroughVocabulary(0)
 
 
-def output_features(names: Sequence[str] = ("inputs", "targets")) -> dict[str, seqio.Feature]:
+def output_features(names: Sequence[str] = ("inputs", "targets"), tokenise: bool = True) -> dict[str, seqio.Feature]:
     """Returns SeqIO output features over the vocabulary of XTR_VOCABULARY_PATH, EOS added to each but a causal prompt.
 
     For modules that register tasks of their own:
 
         seqio.TaskRegistry.add("my_task", source=..., preprocessors=[..., seqio.preprocessors.tokenize,
             seqio.CacheDatasetPlaceholder(), seqio.preprocessors.append_eos], output_features=output_features())
+
+    Args:
+      tokenise: False where the tasks are only listed: without a variable there is an empty vocabulary then.
     """
-    chosen = settings()
+    chosen = settings(tokenise)
     vocab = vocabulary(chosen.vocabulary_path)
     return {name: seqio.Feature(vocabulary=vocab, add_eos=has_eos(chosen.format, name)) for name in names}
 

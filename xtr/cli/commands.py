@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from xtr import config, rundir
+from xtr.cli import tables
 from xtr.cli.convert import convert
 from xtr.cli.data import data
-from xtr.errors import UserError
+from xtr.errors import UserError, by_reason
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 
@@ -90,24 +91,48 @@ def show_config(arguments: argparse.Namespace) -> int:
 
 # ---------------------------------------------------------------------------------------------------- lists
 
+_FILTERS = ("kind", "language", "stage", "target")
+
 
 def list_what(arguments: argparse.Namespace) -> int:
     if arguments.what == "gin":
-        facts = [{"file": name} for name in config.shipped_gin_files()]
+        facts, absent = [{"file": name} for name in config.shipped_gin_files()], {}
     elif arguments.what == "models":
-        facts = _models()
+        facts, absent = _models(), {}
     else:
-        facts = _registered(arguments)
+        facts, absent = _registered(arguments)
     if arguments.json:
-        print(json.dumps(facts, indent=1))
-        return 0
-    if not facts:
-        raise UserError(f"no {arguments.what} found: set XTR_DATA_DIR or --data_dir to the official files.")
-    table = Table(*facts[0])
+        print(json.dumps(facts, indent=1, ensure_ascii=False))
+    elif facts:
+        tables.print_table([_short(fact) for fact in facts])
+    sys.stdout.flush()
     for fact in facts:
-        table.add_row(*(f"{v:,}" if isinstance(v, int) else str(v) for v in fact.values()))
-    console.print(table)
+        for names in _by_reason(fact.get("left out", {})):
+            print(f"{fact['mixture']} goes without {names}", file=sys.stderr)
+    said = {name for fact in facts for name in fact.get("left out", ())}
+    for names in _by_reason({name: why for name, why in absent.items() if name not in said}):
+        print(f"not there: {names}", file=sys.stderr)
+    if not facts:
+        filters = " ".join(f"--{name} {value}" for name in _FILTERS if (value := getattr(arguments, name)))
+        where = f"for {filters}." if filters else ": set XTR_DATA_DIR or --data_dir to the official files."
+        raise UserError(f"no {arguments.what} found{' ' if filters else ''}{where}")
     return 0
+
+
+def _short(fact: dict) -> dict:
+    """A row of the table: what is named after a mixture goes by the rest of its name."""
+    if "mixture" not in fact:
+        return fact
+    prefix = f"{fact['mixture']}."
+    members = fact["members"]
+    if len(members) > 1 and all(name.startswith(prefix) for name in members):
+        members = f"{prefix}* ({len(members)})"
+    return fact | {"members": members, "left out": [name.removeprefix(prefix) for name in fact["left out"]]}
+
+
+def _by_reason(why: dict[str, str]) -> list[str]:
+    reasons = dict.fromkeys(why.values())
+    return [by_reason({name: r for name, r in why.items() if r == reason}) for reason in reasons]
 
 
 def _models() -> list[dict]:
@@ -144,15 +169,16 @@ def _modules(text: str) -> tuple[str, ...]:
     return tuple(name for name in text.split(",") if name)
 
 
-def _registered(arguments: argparse.Namespace) -> list[dict]:
+def _registered(arguments: argparse.Namespace) -> tuple[list[dict], dict[str, str]]:
     if arguments.data_dir:
         os.environ["XTR_DATA_DIR"] = str(Path(arguments.data_dir).absolute())
-    from xtr.tasks.listing import listing
+    if arguments.tfds_tasks:
+        os.environ["XTR_TFDS_TASKS"] = arguments.tfds_tasks
+    os.environ["XTR_FORMAT"] = arguments.format
+    from xtr.tasks.listing import Only, listing
 
-    facts, absent = listing(arguments.what, _modules(arguments.task_modules))
-    for name, why in absent.items():
-        print(f"not there: {name}: {why}", file=sys.stderr)
-    return facts
+    only = Only(**{name: getattr(arguments, name) for name in _FILTERS})
+    return listing(arguments.what, _modules(arguments.task_modules), only)
 
 
 def cache(arguments: argparse.Namespace) -> int:

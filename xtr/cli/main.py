@@ -53,8 +53,17 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("--output_dir", default="runs/demo", help="default: %(default)s")
     demo.add_argument("--seed", type=int, default=0, help="seed of the generated world")
 
-    lists = commands.add_parser("list", help="what there is: tasks, mixtures, models, gin files")
-    lists.add_argument("what", choices=("tasks", "mixtures", "models", "gin"))
+    lists = commands.add_parser("list", help="what there is: tasks, mixtures, languages, models, gin files")
+    lists.add_argument("what", choices=("tasks", "mixtures", "languages", "models", "gin"))
+    for name, text in (
+        ("kind", "classification, span_qa, tagging, ..."),
+        ("language", "a code such as sw"),
+        ("stage", "pretrain, intermediate or target"),
+        ("target", "xnli, xquad, ..."),
+    ):
+        lists.add_argument(f"--{name}", default="", help=f"only tasks of this {name}: {text}")
+    lists.add_argument("--format", choices=FORMATS, default=FORMATS[0], help="of the tasks (default: %(default)s)")
+    lists.add_argument("--tfds_tasks", default="", metavar="NAME,NAME", help="data sets to read from TFDS, or: all")
     lists.add_argument("--json", action="store_true", help="for scripts")
     _data_arguments(lists)
 
