@@ -97,7 +97,7 @@ def _examples(
             if tag not in label_names:
                 raise bad(path, f"line {number}, field 'tag'", f"{tag!r} is none of {', '.join(label_names)}.")
         words = tuple(word for _, word, _ in sentence)
-        if any(len(word.split()) != 1 for word in words):
+        if any(word.split() != [word] for word in words):
             tally["noted: a word is empty or holds white space"] += 1
         yield Tagging(str(index), words, tuple(tag for _, _, tag in sentence))
 
