@@ -34,7 +34,7 @@ def parse_tags(text: str, n_words: int, label_names: Sequence[str]) -> tuple[lis
     Args:
       text: the model's text.
       n_words: words of the sentence.
-      label_names: the tags that exist. Those with 'O' (entities) need not be written for every word.
+      label_names: the tags that exist, at least one. Where 'O' is one (entities), not every word's is written.
 
     Returns:
       (n_words tags, what was wrong). A word for which no tag was read has 'O', where that exists, or else 'X', or else
