@@ -38,7 +38,7 @@ class Entry:
       example_type: what the converters make.
       languages: whether there is one for each language of the benchmark, named `<data set>.<language>`.
       label_names: the tags of a tagging data set, in the order that our reader of the official files has them in.
-      train_language: the only language that has a split 'train'; '' for all.
+      of_english: the splits that only English has.
     """
 
     builder: str
@@ -46,7 +46,7 @@ class Entry:
     splits: Mapping[str, tuple[str, "Convert"]]
     languages: bool = False
     label_names: tuple[str, ...] = ()
-    train_language: str = ""
+    of_english: tuple[str, ...] = ()
 
 
 # (TFDS's example as Python values, its number in the split, the language, the builder's features) -> ours, or why the
@@ -151,21 +151,25 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
         "pawsx": Entry(
             "paws_x_wiki/{language}", Classification,
             _same(_pairs("sentence1", "sentence2", PAWSX_LABELS), test="test"),
-            languages=True, train_language="en",
+            languages=True, of_english=("train",),
         )
     },
     "xquad": {"xquad": Entry("xquad/{language}", SpanQA, _same(_span, train="", validation="", test="test"), True)},
     "mlqa": {"mlqa": Entry("mlqa/{language}", SpanQA, _same(_span, train="", test="test"), True)},
     "tydiqa": {
         "tydiqa": Entry(
-            "tydi_qa/goldp", SpanQA, {"train": ("train", _tydiqa_train), "test": ("validation-{language}", _span)},
-            languages=True, train_language="en",
+            "tydi_qa/goldp", SpanQA,
+            {
+                "train": ("train", _tydiqa_train), "validation": ("validation-{language}", _span),
+                "test": ("validation-{language}", _span),
+            },
+            languages=True, of_english=("train", "validation"),
         )
     },
     "panx": {
         "panx": Entry(
             "wikiann/{language}", Tagging, _same(functools.partial(_tags, "tags"), test="test"),
-            languages=True, label_names=ENTITY_TAGS, train_language="en",
+            languages=True, label_names=ENTITY_TAGS, of_english=("train",),
         )
     },
     "tatoeba": {
@@ -230,7 +234,7 @@ def _dataset(task: str, language: str, entry: Entry) -> Dataset:
     splits = {
         split: PreparedSplit(entry, split, language)
         for split in entry.splits
-        if split != "train" or entry.train_language in ("", language)
+        if language in ("", "en") or split not in entry.of_english
     }
     name = f"{task}.{language}" if language else task
     return Dataset(name, language or "en", entry.example_type, splits, entry.label_names)

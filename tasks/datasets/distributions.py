@@ -151,7 +151,7 @@ DISTRIBUTIONS: tuple[Distribution, ...] = (
         "squad_v1",
         "CC BY-SA 4.0",
         _files("https://rajpurkar.github.io/SQuAD-explorer/dataset", "squad", ("train-v1.1.json", "dev-v1.1.json")),
-        ("squad_v1",),
+        ("squad_v1", "lareqa_squad"),
     ),
     Distribution(
         "squad_v2",
@@ -318,7 +318,7 @@ DISTRIBUTIONS: tuple[Distribution, ...] = (
                 holds="mewslix/candidate_set_entities.jsonl",
             ),
         ),
-        ("mewslix",),
+        ("mewslix", "mewslix_pairs"),
         note="the archive holds no text of the WikiNews articles (dev and test): get-mewsli-x.sh of google-research's "
         "dense_representations_for_entity_retrieval/mel puts it in; lay its output into mewslix/",
     ),

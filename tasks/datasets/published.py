@@ -125,17 +125,21 @@ def _tatoeba(languages: list[str]) -> dict[str, Splits]:
 
 
 def _lareqa() -> dict[str, Splits]:
-    candidates = _numbers("ar:1222 de:1276 el:1234 en:1180 es:1215 hi:1244 ru:1219 th:852 tr:1167 vi:1209 zh:1196")
-    return {f"lareqa.{language}": _splits(queries=1_190, candidates=number) for language, number in candidates.items()}
+    languages = benchmarks.XTREME_R["lareqa"].split()
+    out = {f"lareqa.{language}": _splits(queries=1_190) for language in languages}
+    return out | {"lareqa.candidates": _splits(candidates=13_014)}
 
 
 def _mewslix() -> dict[str, Splits]:
     test = _numbers("ar:1501 de:1551 en:1490 es:1552 fa:458 ja:1519 pl:1562 ro:672 ta:1567 tr:1215 uk:1537")
     validation = _numbers("ar:318 de:326 en:316 es:311 fa:72 ja:310 pl:304 ro:145 ta:312 tr:262 uk:315")
-    return {
+    out = {
         f"mewslix.{language}": _splits("examples", queries=test[language], validation_queries=validation[language])
         for language in test
     }
+    out["mewslix.candidates"] = _splits(candidates=1_003_893)
+    out["mewslix_pairs"] = _splits(train=167_719, validation=14_051)
+    return out
 
 
 def _bucc() -> dict[str, Splits]:
