@@ -62,7 +62,11 @@ _FORMS = {
         "text": _TEXT,
     },
     "encoder": {
-        "classification": Form(TokenIds(encoder.classification, labelled=True), "rank"),
+        "classification": Form(TokenIds(encoder.classification), "rank"),
+        "multiple_choice": Form(TokenIds(encoder.multiple_choice), "rank"),
+        "tagging": Form(TokenIds(encoder.tagging, label_names=True), "tag"),
+        "span_qa": Form(TokenIds(encoder.span_qa), "span"),
+        "pairs": Form(TokenIds(encoder.pair), "none"),
         "retrieval": Form(TokenIds(encoder.retrieval), "embed"),
         "text": _TEXT,
     },

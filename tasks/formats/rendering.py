@@ -1,6 +1,7 @@
 """The steps of a SeqIO task between its canonical examples and its tokens, by what a format's function returns."""
 
 import functools
+import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -9,6 +10,8 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from xtr.errors import DataError
+
 from ..datasets import Dataset
 from ..datasets.builder import batch_columns, examples_of_columns
 from ..vocabularies import family_vocabulary
@@ -16,6 +19,9 @@ from .encoder import Encoded
 from .text2text import Rendered
 
 _BATCH = 64  # crossing between TensorFlow and Python costs more than rendering
+_TOKENS = ("inputs", "question", "targets")
+_SCALARS = {int: np.int32, np.int64: np.int64}
+_LISTS = {list[int]: (np.int32, np.int64)}  # of the values, and of their rows' lengths
 
 
 @dataclass(frozen=True)
@@ -60,33 +66,54 @@ class TokenIds:
     """Token ids, special tokens included: the format tokenises.
 
     Attributes:
-      function: (canonical example, the family's vocabulary) -> `Encoded`.
-      labelled: whether there is a `label`.
+      function: (canonical example, the family's vocabulary) -> an `Encoded` of the kind that its annotation names,
+        whose fields are the features.
+      label_names: whether it is given the data set's `label_names` too.
     """
 
-    function: Callable[[Any, Any], Encoded]
-    labelled: bool = False
-    features: ClassVar[tuple[str, ...]] = ("inputs",)
+    function: Callable[..., Encoded]
+    label_names: bool = False
     eos: ClassVar[bool] = False
+
+    @property
+    def dtypes(self) -> dict[str, type]:
+        """The features besides `meta`: `list[int]` is a list of int32, `int` one int32, `np.int64` one int64."""
+        fields = typing.get_type_hints(typing.get_type_hints(self.function)["return"])
+        return {name: kind for name, kind in fields.items() if name != "meta"}
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The features that are tokens."""
+        return tuple(name for name in _TOKENS if name in self.dtypes)
 
     def preprocessors(self, dataset: Dataset, vocabulary_path: str) -> list[Callable]:
         """Returns the task's preprocessors."""
-        lists, names = ("inputs", "token_types", "text_spans"), ("label",) if self.labelled else ()
+        dtypes = self.dtypes
+        options = {"label_names": dataset.label_names} if self.label_names else {}
 
         def call(*columns):
             vocabulary = family_vocabulary(vocabulary_path)
             examples = examples_of_columns(dataset.example_type, columns)
-            encoded = [self.function(example, vocabulary) for example in examples]
-            out = [part for name in lists for part in _ragged([getattr(e, name) for e in encoded])]
-            out += [np.array([getattr(e, name) for e in encoded], np.int32) for name in names]
+            try:
+                encoded = [self.function(example, vocabulary, **options) for example in examples]
+            except DataError as e:
+                raise DataError(f"{dataset.name}: {e}") from e
+            out = []
+            for name, kind in dtypes.items():
+                values = [getattr(e, name) for e in encoded]
+                out += _ragged(values) if kind in _LISTS else [np.array(values, _SCALARS[kind])]
             return [*out, _strings([e.meta_json() for e in encoded])]
 
         def to_ids(batch):
-            types = [tf.int32, tf.int64] * len(lists) + [tf.int32] * len(names) + [tf.string]
+            types = [t for kind in dtypes.values() for t in _LISTS.get(kind) or (_SCALARS[kind],)] + [tf.string]
             arrays = tf.numpy_function(call, batch_columns(dataset.example_type, batch), types, stateful=False)
             arrays = iter([tf.ensure_shape(array, (None,)) for array in arrays])
-            out = {name: tf.RaggedTensor.from_row_lengths(next(arrays), next(arrays)) for name in lists}
-            return out | {name: next(arrays) for name in (*names, "meta")}
+
+            def feature(kind):
+                first = next(arrays)
+                return tf.RaggedTensor.from_row_lengths(first, next(arrays)) if kind in _LISTS else first
+
+            return {name: feature(kind) for name, kind in dtypes.items()} | {"meta": next(arrays)}
 
         return [lambda data: _map_batches(data, to_ids), seqio.CacheDatasetPlaceholder()]
 

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import ClassVar
 
 import sentencepiece
-from sentencepiece import sentencepiece_model_pb2
+from sentencepiece import sentencepiece_model_pb2, sentencepiece_pb2
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from xtr import storage
@@ -74,6 +74,43 @@ class Vocabulary(abc.ABC):
     @abc.abstractmethod
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, without special tokens."""
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[int], list[int]]:
+        """Token ids as `encode` gives them, and the start and end of each token in `text`, in code points.
+
+        The characters of a token are those that it is made of, whatever normalisation did to them; several tokens made
+        of one character all have it. Starts and ends never decrease. White space at a token's ends is left out unless the token is nothing else. A
+        character that no token is made of (a combining mark, a control character) goes with a token that it touches, if
+        it can with the one before it; a whole word of them belongs to no token. A token that stands for no character
+        (the mark of a word's beginning) may be empty.
+        """
+        ids, spans = self._encode_spans(text)
+        starts, ends = [], []
+        covered = 0  # every character before it belongs to a token, or to none
+        for start, end in spans:
+            first, last = start, end
+            while first < last and _is_space(text[first]):
+                first += 1
+            while last > first and _is_space(text[last - 1]):
+                last -= 1
+            if first < last:
+                start, end = first, last
+            while ends and covered < start and not _is_space(text[covered]):
+                covered += 1
+                ends[-1] = covered
+            while start > covered and not _is_space(text[start - 1]):
+                start -= 1
+            starts.append(start)
+            ends.append(end)
+            covered = max(covered, end)
+        while ends and covered < len(text) and not _is_space(text[covered]):
+            covered += 1
+            ends[-1] = covered
+        return ids, starts, ends
+
+    @abc.abstractmethod
+    def _encode_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Token ids, and each token's characters as the tokenizer itself has them."""
 
     @abc.abstractmethod
     def with_special_tokens(
@@ -167,6 +204,23 @@ class SentencePieceVocabulary(Vocabulary):
     def encode(self, text: str) -> list[int]:
         return self._processor.EncodeAsIds(text)
 
+    def _encode_spans(self, text):
+        # Of the forms that the library returns, the one that all its versions have. Its offsets count bytes of `text`.
+        serialized = self._processor.Encode(text, out_type="serialized_proto")
+        pieces = sentencepiece_pb2.SentencePieceText.FromString(serialized).pieces
+        character = [i for i, c in enumerate(text) for _ in c.encode()] + [len(text)]
+        spans, after = [], (len(text), len(text))
+        for i, piece in reversed(list(enumerate(pieces))):
+            start, end = character[piece.begin], character[piece.end]
+            # Of several pieces of one character the library gives it to the last: here each has it, but for the mark
+            # that is put before the text.
+            if start == end == after[0] and (i or piece.piece != "▁"):
+                end = after[1]
+            if start < end:
+                after = start, end
+            spans.append((start, end))
+        return [piece.id for piece in pieces], spans[::-1]
+
     def with_special_tokens(self, ids_a, ids_b=None):
         """`A </s>` or `A </s> B </s>`; every type is 0."""
         ids = [*ids_a, self.eos_id] + ([] if ids_b is None else [*ids_b, self.eos_id])
@@ -197,6 +251,10 @@ class _TokenizersVocabulary(Vocabulary):
 
     def encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def _encode_spans(self, text):
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        return encoding.ids, encoding.offsets
 
     def _decode(self, ids):
         return self._tokenizer.decode(ids)
@@ -243,6 +301,13 @@ class XLMRVocabulary(_TokenizersVocabulary):
 
     def piece(self, token: int) -> str:
         return super().piece(token).removeprefix(" ")
+
+    def _encode_spans(self, text):
+        # Behind characters at the beginning that normalisation takes away, the library's offsets are wrong.
+        normalise = self._tokenizer.normalizer.normalize_str if self._tokenizer.normalizer else str
+        gone = next((i for i, c in enumerate(text) if normalise(c)), len(text))
+        ids, spans = super()._encode_spans(text[gone:])
+        return ids, [(start + gone, end + gone) for start, end in spans]
 
     def with_special_tokens(self, ids_a, ids_b=None):
         """`<s> A </s>` or `<s> A </s></s> B </s>`; every type is 0."""
@@ -314,6 +379,11 @@ class BPEVocabulary(_TokenizersVocabulary):
         """`A` or `A B`: BLOOM's tokenizer adds no special tokens; every type is 0."""
         ids = [*ids_a, *(ids_b or ())]
         return ids, [0] * len(ids)
+
+
+def _is_space(character: str) -> bool:
+    """Whether a character is white space, or one of those without width that vocabularies take for a space."""
+    return character.isspace() or character in "\u200b\ufeff"
 
 
 def load_sentencepiece(content: bytes, path: str) -> sentencepiece.SentencePieceProcessor:
