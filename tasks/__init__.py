@@ -24,13 +24,13 @@ def register_all(tokenise: bool = True):
       DataError: a file's language cannot be told.
     """
     global _catalog
-    from . import intermediate, registration, text, xtreme_r
+    from . import intermediate, registration, text, xtreme, xtreme_r
 
     settings = registration.settings(tokenise)
     if _catalog is not None:
         _catalog.clear()
     _catalog = registration.Catalog(settings)
-    for module in (text, intermediate, xtreme_r):
+    for module in (text, intermediate, xtreme_r, xtreme):
         module.register(_catalog, settings.sources)
     return _catalog
 
@@ -39,4 +39,4 @@ def output_features(names=("inputs", "targets")):
     """Returns SeqIO output features over the vocabulary of XTR_VOCABULARY_PATH, for a module's own tasks."""
     from .registration import output_features as features
 
-    return features(names)
+    return features(names, _catalog is None or bool(_catalog.settings.vocabulary_path))

@@ -161,7 +161,7 @@ class Catalog:
             output_features={
                 name: seqio.Feature(
                     vocabulary=vocabulary(settings.vocabulary_path),
-                    add_eos=rendering.eos and has_eos(settings.format, name),
+                    add_eos=name not in rendering.without_eos and has_eos(settings.format, name),
                 )
                 for name in rendering.features
             },
@@ -187,14 +187,16 @@ class Catalog:
     ) -> None:
         """Registers what was found of a target: a task a language, and the mixture `<target>` of all languages found.
 
-        Every language that the target should have is registered or absent with the reason why.
+        Every language that the target should have is registered or absent with the reason why. Candidates that all
+        languages share are a task of their own, outside of the mixture.
         """
         self.absent.update(found.absent)
         for dataset in found.datasets:
             self.add_task(dataset, stage="target", group=target, metrics=metrics, style=style)
-        here = [dataset.name for dataset in found.datasets]
+        shared = {dataset.candidates for dataset in found.datasets}
+        here = [dataset.name for dataset in found.datasets if dataset.name not in shared]
         due = (f"{target}.{language}" for language in self.languages.get(target, ()))
-        names = list(dict.fromkeys((*here, *found.absent, *due)))
+        names = [name for name in dict.fromkeys((*here, *found.absent, *due)) if name not in shared]
         for name in names:
             if name not in here:
                 self.absent.setdefault(name, found.looked_for)

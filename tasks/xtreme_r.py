@@ -1,11 +1,37 @@
-"""XTREME-R targets: a task for every language found, and a mixture of all languages of each target."""
+"""XTREME-R's targets: a task for every language found, a mixture of all languages of each target, and what the targets
+are trained on in English where that is no intermediate task."""
+
+import dataclasses
 
 from .datasets import Sources
 from .registration import Catalog
 
+QA = ("em", "f1")
+
 
 def register(catalog: Catalog, sources: Sources) -> None:
-    """Registers a task `<target>.<language>` for each language found, and the mixtures `xnli`, `xquad`, `tatoeba`."""
+    """Registers a task `<target>.<language>` for each language found, and the mixture `<target>` of them all.
+
+    Besides: `siqa` and `copa`, which XCOPA is trained on; `lareqa_squad` and `mewslix_pairs`, which the two dual
+    encoders are trained on; `mlqa.<context>_<question>` for the pairs of two languages, and their mixture `mlqa_pairs`. The
+    English training sets of UD-POS, PAN-X and TyDi QA are splits of the English tasks.
+    """
     catalog.add_target("xnli", catalog.find("xnli"), ("accuracy",), style="nli")
-    catalog.add_target("xquad", catalog.find("xquad"), ("em", "f1"))
+    for name in ("siqa", "copa"):
+        catalog.add_training("xcopa", catalog.find(name), ("accuracy",))
+    catalog.add_target("xcopa", catalog.find("xcopa"), ("accuracy",))
+    catalog.add_target("udpos", catalog.find("udpos"), ("span_f1", "token_accuracy"))
+    catalog.add_target("panx", catalog.find("panx"), ("span_f1",))
+    catalog.add_target("xquad", catalog.find("xquad"), QA)
+    mlqa = catalog.find("mlqa")
+    pairs = tuple(dataset for dataset in mlqa.datasets if "_" in dataset.name)
+    alone = tuple(dataset for dataset in mlqa.datasets if dataset not in pairs)
+    catalog.add_target("mlqa", dataclasses.replace(mlqa, datasets=alone), QA)
+    for dataset in pairs:
+        catalog.add_task(dataset, stage="target", group="mlqa_pairs", metrics=QA)
+    catalog.add_mixture("mlqa_pairs", [dataset.name for dataset in mlqa.datasets])
+    catalog.add_target("tydiqa", catalog.find("tydiqa"), QA)
     catalog.add_target("tatoeba", catalog.find("tatoeba"), ("accuracy",))
+    for target, training in (("lareqa", "lareqa_squad"), ("mewslix", "mewslix_pairs")):
+        catalog.add_training(target, catalog.find(training))
+        catalog.add_target(target, catalog.find(target), ("map@20",))

@@ -4,7 +4,7 @@ import functools
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import seqio
@@ -32,12 +32,13 @@ class Strings:
       function: canonical example -> `Rendered`.
       features: the features that become tokens.
       meta: whether there is `meta` besides.
+      without_eos: the features that no EOS is added to.
     """
 
     function: Callable[[Any], Rendered]
     features: tuple[str, ...] = ("inputs", "targets")
     meta: bool = True
-    eos: ClassVar[bool] = True
+    without_eos: tuple[str, ...] = ()
 
     def preprocessors(self, dataset: Dataset, vocabulary_path: str) -> list[Callable]:
         """Returns the task's preprocessors."""
@@ -73,7 +74,6 @@ class TokenIds:
 
     function: Callable[..., Encoded]
     label_names: bool = False
-    eos: ClassVar[bool] = False
 
     @property
     def dtypes(self) -> dict[str, type]:
@@ -85,6 +85,8 @@ class TokenIds:
     def features(self) -> tuple[str, ...]:
         """The features that are tokens."""
         return tuple(name for name in _TOKENS if name in self.dtypes)
+
+    without_eos = features  # the format has framed them already
 
     def preprocessors(self, dataset: Dataset, vocabulary_path: str) -> list[Callable]:
         """Returns the task's preprocessors."""

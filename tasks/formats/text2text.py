@@ -173,5 +173,5 @@ def retrieval(example: Retrieval) -> Rendered:
 
 
 def plain_text(example: Text) -> Rendered:
-    """Renders a document as targets only; denoising is done later, anew each time the document is read."""
-    return Rendered(targets=example.text)
+    """Renders a document as targets without inputs; denoising is done later, anew each time the document is read."""
+    return Rendered(inputs="", targets=example.text)

@@ -106,7 +106,7 @@ def test_question_answering_retrieval_and_text(ask):
     assert candidate["inputs_pretokenized"] == "\u8c22\u8c22\u3002" and "targets" not in candidate
     text = CachedTask.open(response["tasks"]["text.corpus.en"])
     (first, *_) = text.examples("train").read([0])
-    assert set(first) == {"targets"} and first["targets"][-1] == 1
+    assert set(first) == {"inputs", "targets"} and first["targets"][-1] == 1 and len(first["inputs"]) == 0
     assert "tatoeba.qay" in response["skipped"]["tatoeba"]
     assert dict(response["mixtures"]["text.corpus"]) == {
         "text.corpus.en": 2.0, "text.corpus.qaz": 2.0, "text.corpus.en_qaz": 1.0,
@@ -316,11 +316,10 @@ def test_caches_of_formats_lie_apart(ask):
     assert text != ids and ask("mnli")["tasks"]["mnli"] == text
 
 
-def test_what_the_encoder_format_lacks_is_said(ask):
-    for name in ("squad_v1", "xquad", "xquad.qaz"):
-        with pytest.raises(UserError, match=rf"{name} cannot be had: there is no 'encoder' rendering of span_qa"):
-            ask(name, form="encoder")
-    with pytest.raises(UserError, match="nli_qa cannot be had: squad_v1: there is no 'encoder' rendering"):
+def test_what_a_format_lacks_is_said(ask):
+    with pytest.raises(UserError, match="lareqa_squad cannot be had: there is no 'text2text' rendering of pairs"):
+        ask("lareqa_squad")
+    with pytest.raises(UserError, match="nli_qa cannot be had: its tasks have different features in the 'encoder' fo"):
         ask("nli_qa", form="encoder")
     with pytest.raises(UserError, match="XTR_FORMAT is encoders.*Did you mean encoder"):
         ask("mnli", form="encoders")

@@ -112,7 +112,7 @@ def test_retrieval_and_text():
     assert text2text.retrieval(Retrieval("3", "a  b.", ("3", "4"))) == text2text.Rendered(
         inputs="a  b.", meta={"id": "3", "gold": ["3", "4"]}
     )
-    assert text2text.plain_text(Text("0", "a\nb")) == text2text.Rendered(targets="a\nb")
+    assert text2text.plain_text(Text("0", "a\nb")) == text2text.Rendered(inputs="", targets="a\nb")
 
 
 def test_white_space_is_what_re2_says_it_is():

@@ -110,9 +110,9 @@ class TextSource:
 
 
 def causal_source(task: CachedTask, split: str, inputs_length: int, targets_length: int) -> PromptSource | TextSource:
-    """A task's examples for a causal model: of inputs and targets, or of plain text (targets alone)."""
+    """A task's examples for a causal model: of inputs and targets, or of plain text (no inputs)."""
     (inputs_N, _), _ = task.lengths(split, ("inputs", "targets"))
-    if (inputs_N < 0).all():
+    if (inputs_N < 1).all():
         return TextSource(task, split, inputs_length + targets_length)
     return PromptSource(task, split, inputs_length, targets_length)
 

@@ -46,15 +46,15 @@ class TrainData:
       seed: of the shuffles and of the masking.
       split: the split that is read.
       pack: several examples a row; False gives each example its own row, as the heads' objectives do always.
-      objective: 'seq2seq' (inputs -> targets), 'denoise' (span corruption of the feature `targets`), 'causal' (targets
-        behind inputs, or the next token of a text) or 'mlm' (masked tokens of a text, see `xtr.data.language_model`);
-        or a head's: 'classify' (the label of a text or pair, see `xtr.data.labelled`), 'choose' (`xtr.data.choices`),
-        'tag' (`xtr.data.tagging`), 'span' (`xtr.data.spans`) or 'contrastive' (`xtr.data.pairs`).
+      objective: 'seq2seq' (inputs -> targets; tasks of plain text are denoised), 'denoise' (span corruption of the
+        feature `targets`), 'causal' (targets behind inputs, or the next token of a text) or 'mlm' (masked tokens of a
+        text, see `xtr.data.language_model`); or a head's: 'classify' (the label of a text or pair, see
+        `xtr.data.labelled`), 'choose' (`xtr.data.choices`), 'tag' (`xtr.data.tagging`), 'span' (`xtr.data.spans`) or 'contrastive' (`xtr.data.pairs`).
       epochs: None repeats for ever, shuffled anew each epoch; a number ends the stream when the first task of the
         mixture has been read that often (the last batch is filled up with empty rows).
       packing_window: examples that are packed together.
-      corruption: density and length of the masked spans, for 'denoise'; the density, for 'mlm'.
-      vocabulary: for 'denoise', 'mlm', 'tag' and 'span', where sentinels, mask and special tokens come from; None reads
+      corruption: density and length of the masked spans, for what is denoised; the density, for 'mlm'.
+      vocabulary: for text, 'tag' and 'span', where sentinels, mask and special tokens come from; None reads
         the one the cache was made with.
       pad_id: the token that fills rows (the model's); 'seq2seq' and 'denoise' have 0.
       num_labels: labels of the head, for 'classify' and 'tag'.
@@ -145,14 +145,17 @@ class TrainData:
         Raises:
           UserError: a task that the objective cannot use.
         """
-        lengths, split, seed = dict(self.lengths), self.split, stable_hash(self.objective, self.seed, task.name)
-        if self.objective in ("denoise", "mlm", "tag", "span"):
+        objective, lengths, split = self.objective, dict(self.lengths), self.split
+        if objective == "seq2seq" and task.info.get("kind") == "text":
+            objective = "denoise"
+        seed = stable_hash(objective, self.seed, task.name)
+        if objective in ("denoise", "mlm", "tag", "span"):
             vocabulary = self.vocabulary or read(task.info["vocabulary"]["path"])
             if vocabulary.sha256 != task.info["vocabulary"]["sha256"]:
                 raise UserError(
                     f"{task.name} was not tokenised with the vocabulary {vocabulary.path}, but with another."
                 )
-        match self.objective:
+        match objective:
             case "denoise":
                 return DenoiseSource(task, split, self.slots, vocabulary, self.corruption, seed)
             case "mlm":
@@ -210,7 +213,7 @@ def data_fingerprint(spec: TrainData) -> str:
     tasks = [(t.name, t.directory.rstrip("/").rpartition("/")[2], t.rate) for t in spec.tasks]
     corruption = (spec.corruption.noise_density, spec.corruption.mean_span_length)
     what = [tasks, spec.lengths, spec.seed, spec.split, spec.pack, spec.objective, spec.epochs, spec.packing_window]
-    own = {"denoise": corruption, "mlm": corruption[0], "tag": spec.causal}
+    own = {"seq2seq": corruption, "denoise": corruption, "mlm": corruption[0], "tag": spec.causal}
     own["span"] = (spec.doc_stride, spec.max_query_length)
     what.append(own.get(spec.objective))
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]
