@@ -49,7 +49,7 @@ def listing(what: str, task_modules: Sequence[str] = (), only: Only = Only()) ->
         import_task_module(name, catalog.absent)
     infos = {name: task_info(name) for name in sorted(seqio.TaskRegistry.names())}
     _check(only, infos.values(), catalog.languages)
-    wanted = {name: info for name, info in infos.items() if only.takes(info)}
+    wanted = {name: info for name, info in sorted(infos.items(), key=_place) if only.takes(info)}
     absent = {name: why for name, why in catalog.absent.items() if _may_be(only, name, infos.values(), catalog)}
     if what == "languages":
         absent = {name: why for name, why in absent.items() if _target_and_language(name, catalog.languages)[1]}
@@ -59,6 +59,12 @@ def listing(what: str, task_modules: Sequence[str] = (), only: Only = Only()) ->
     mixtures = {name: seqio.MixtureRegistry.get(name) for name in sorted(seqio.MixtureRegistry.names())}
     chosen = {name: m for name, m in mixtures.items() if any(task.name in wanted for task in m.tasks)}
     return [_mixture(name, m, infos, catalog.left_out.get(name, {})) for name, m in chosen.items()], absent
+
+
+def _place(item: tuple[str, TaskInfo]) -> tuple:
+    """Stages one after the other, the user's own tasks last."""
+    name, info = item
+    return STAGES.index(info.stage) if info.stage in STAGES else len(STAGES), info.group, name
 
 
 def _check(only: Only, infos: Iterable[TaskInfo], due: Mapping[str, Sequence[str]]) -> None:

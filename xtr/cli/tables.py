@@ -13,7 +13,7 @@ from rich.text import Text
 
 console = Console(highlight=False)
 _GAP = 2
-_LONGEST_WORD = 16
+_LONGEST_WORD = 20
 
 
 def plain(value: Any) -> str:
@@ -31,7 +31,7 @@ def print_table(facts: Sequence[Mapping[str, Any]]) -> None:
     """Prints facts of the same names as a table; columns without any value are left out.
 
     Where it is wider than the terminal, columns that repeat their values become headings of the rows that share them,
-    and what is too wide even so is wrapped.
+    what is too wide even so is wrapped between words, and what is far too wide is a list of names and values a row.
     """
     names = [name for name in facts[0] if any(plain(fact[name]) for fact in facts)]
     columns = {name: [plain(fact[name]) for fact in facts] for name in names}
@@ -43,13 +43,16 @@ def print_table(facts: Sequence[Mapping[str, Any]]) -> None:
     if headings:
         _print_below_headings(columns, headings, right)
         return
+    least = {name: _least_width(name, column, name == names[0] or right[name]) for name, column in columns.items()}
+    if sum(least.values()) + _GAP * (len(names) - 1) > console.width:
+        for row in zip(*columns.values(), strict=True):
+            console.print(Text(row[0], style="bold"))
+            print_fields([(name, value) for name, value in zip(names, row, strict=True) if value][1:])
+        return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, _GAP - 1, 0, 0))
-    for name, column in columns.items():
-        word = min(_LONGEST_WORD, max(cell_len(word) for text in (name, *column) for word in text.split() or [""]))
+    for name in names:
         justify = "right" if right[name] else "left"
-        table.add_column(
-            name, overflow="fold", no_wrap=name == names[0] or right[name], min_width=word, justify=justify
-        )
+        table.add_column(name, overflow="fold", min_width=least[name], justify=justify)
     for row in zip(*columns.values(), strict=True):
         table.add_row(*map(Text, row))
     console.print(table)
@@ -59,13 +62,21 @@ def _width(name: str, column: Sequence[str]) -> int:
     return max(map(cell_len, (name, *column)))
 
 
+def _least_width(name: str, column: Sequence[str], whole: bool) -> int:
+    """What a column needs: room for its longest word, or for all of its longest cell."""
+    if whole:
+        return _width(name, column)
+    return min(_LONGEST_WORD, max(cell_len(word) for text in (name, *column) for word in text.split() or [""]))
+
+
 def _headings(columns: Mapping[str, Sequence[str]], room: int) -> list[str]:
     """The columns that must become headings for the others to fit; none where that is not enough."""
     left = dict(columns)
     changes = {name: sum(a != b for a, b in zip(c, c[1:], strict=False)) for name, c in columns.items()}
     first, headings = next(iter(columns)), []
     while sum(_width(name, column) + _GAP for name, column in left.items()) - _GAP > room:
-        repeating = [name for name in left if name != first and changes[name] * 2 < len(columns[first])]
+        short = [name for name in left if name != first and _width(name, left[name]) <= room // 2]
+        repeating = [name for name in short if changes[name] * 2 < len(columns[first]) - 1]
         if not repeating:
             return []
         headings.append(min(repeating, key=changes.get))
@@ -81,7 +92,7 @@ def _print_below_headings(
     console.print(Text(lines[0], style="bold"))
     before = None
     for i, line in enumerate(lines[1:]):
-        heading = ", ".join(f"{name} {columns[name][i] or '-'}" for name in columns if name in headings)
+        heading = ", ".join(f"{name} {columns[name][i]}" for name in columns if name in headings and columns[name][i])
         if heading != before:
             console.print(Text(f"\n{heading}", style="italic"))
             before = heading
