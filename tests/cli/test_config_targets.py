@@ -1,0 +1,77 @@
+"""Every file of gin/intermediate and gin/targets composes with a model and a run, and says what the reference says."""
+
+from pathlib import Path
+
+import pytest
+
+from xtr import config
+from xtr.tasks.benchmarks import XTREME, XTREME_R
+
+GIN = Path(config.__file__).parents[1] / "gin"
+INTERMEDIATES = sorted(path.stem for path in GIN.glob("intermediate/*.gin"))
+TARGETS = sorted(path.stem for path in GIN.glob("targets/*.gin"))
+ENCODER_TARGETS = sorted(path.stem for path in GIN.glob("targets/encoder/*.gin"))
+NOT_TRAINED = {"tatoeba", "bucc2018", "lareqa", "mewslix"}  # the last two are trained as dual encoders only
+PLACES = ["VOCABULARY_PATH=/v"]
+
+# Target -> epochs, examples, rate, rows a step: XLM-R large in google-research/xtreme's scripts.
+REFERENCE = {
+    "xnli": (5, 392_702, 3e-5, 32),
+    "pawsx": (5, 49_401, 2e-5, 32),
+    "siqa": (5, 33_410, 3e-5, 32),
+    "xcopa": (5, 400, 3e-5, 32),
+    "udpos": (10, 21_253, 2e-5, 32),
+    "panx": (10, 20_000, 2e-5, 32),
+    "xquad": (3, 87_599, 3e-5, 32),
+    "mlqa": (3, 87_599, 3e-5, 32),
+    "tydiqa": (3, 3_696, 3e-5, 32),
+    "lareqa": (3, 87_599, 2e-5, 32),
+    "mewslix": (2, 167_719, 1e-5, 32),
+}
+LENGTHS = {"xquad": {"inputs": 384}, "mlqa": {"inputs": 384}, "tydiqa": {"inputs": 384}}
+LENGTHS |= {"lareqa": {"inputs": 96, "targets": 256}, "mewslix": {"inputs": 64, "targets": 64}}
+
+
+def training(model, *files):
+    config.load([f"models/{model}.gin", *files], ["MODEL_DIR=/m", *PLACES], entry="train")
+    return config.build("train")
+
+
+def evaluation(model, *files):
+    config.load(
+        [f"models/{model}.gin", "runs/eval.gin", *files], ["CHECKPOINT_PATH=/c", "EVAL_OUTPUT_DIR=/e", *PLACES],
+        entry="evaluate",
+    )  # fmt: skip
+    return config.build("evaluate")
+
+
+def test_every_target_of_both_benchmarks_has_a_file():
+    assert set(TARGETS) == {*XTREME, *XTREME_R, "siqa"}
+    assert set(REFERENCE) == set(ENCODER_TARGETS) == {*TARGETS} - {"tatoeba", "bucc2018"}
+
+
+@pytest.mark.parametrize("name", INTERMEDIATES)
+def test_an_intermediate_run(name):
+    run = training("mt5/small", "runs/intermediate.gin", f"intermediate/{name}.gin")
+    assert run.mixture_or_task_name == name and run.objective == "seq2seq"
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("model", ["mt5/small", "bloom/560m"])
+def test_a_target_of_a_model_that_writes(model, name):
+    run = evaluation(model, f"targets/{name}.gin")
+    assert (run.mixture_or_task_name, run.target) == (name, name)
+    if name not in NOT_TRAINED:
+        assert training(model, "runs/finetune.gin", f"targets/{name}.gin").train_steps > 0
+
+
+@pytest.mark.parametrize("name", ENCODER_TARGETS)
+def test_a_target_of_an_encoder_has_the_reference_settings(name):
+    file = f"targets/encoder/{name}.gin"
+    run = training("xlmr/large", "runs/finetune.gin", "runs/adamw.gin", file)
+    epochs, examples, rate, rows = REFERENCE[name]
+    assert (run.batch_size, run.train_steps) == (rows, -(-epochs * examples // rows))
+    assert (run.schedule.base_learning_rate, run.task_feature_lengths) == (rate, LENGTHS.get(name, {"inputs": 128}))
+    assert run.schedule.warmup_steps < run.train_steps
+    scored = evaluation("xlmr/large", file)
+    assert (scored.mixture_or_task_name, scored.model.kind) == (name, run.model.kind)
