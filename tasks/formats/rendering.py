@@ -4,7 +4,7 @@ import functools
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import seqio
@@ -19,6 +19,7 @@ from .encoder import Encoded
 from .text2text import Rendered
 
 _BATCH = 64  # crossing between TensorFlow and Python costs more than rendering
+_TOKENS = ("inputs", "question", "targets")
 _SCALARS = {int: np.int32, np.int64: np.int64}
 _LISTS = {list[int]: (np.int32, np.int64)}  # of the values, and of their rows' lengths
 
@@ -73,15 +74,19 @@ class TokenIds:
 
     function: Callable[..., Encoded]
     label_names: bool = False
-    # SeqIO's own features, alike in all tasks, or it could not mix those of several kinds.
-    features: ClassVar[tuple[str, ...]] = ("inputs",)
-    without_eos: ClassVar[tuple[str, ...]] = features  # the format has framed them already
 
     @property
     def dtypes(self) -> dict[str, type]:
         """The features besides `meta`: `list[int]` is a list of int32, `int` one int32, `np.int64` one int64."""
         fields = typing.get_type_hints(typing.get_type_hints(self.function)["return"])
         return {name: kind for name, kind in fields.items() if name != "meta"}
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The features that are tokens."""
+        return tuple(name for name in _TOKENS if name in self.dtypes)
+
+    without_eos = features  # the format has framed them already
 
     def preprocessors(self, dataset: Dataset, vocabulary_path: str) -> list[Callable]:
         """Returns the task's preprocessors."""

@@ -289,6 +289,7 @@ def _write_split(task, split: str, lengths: Mapping | None, directory: Path) -> 
     dataset = foreign.task_dataset(task, split, lengths)
     dataset, left_out = _flat(dataset, task.output_features)
     stats: Counter = Counter()
+    noted: Counter = Counter()
     shards: list[Path] = []
     writer = None
     for example in _examples(dataset):
@@ -299,6 +300,7 @@ def _write_split(task, split: str, lengths: Mapping | None, directory: Path) -> 
             writer = ArrayRecordWriter(str(shards[-1]), _RECORD_OPTIONS)
         writer.write(_serialise(example))
         _count(stats, example, task.output_features)
+        noted.update(_noted(example))
     if writer is None:
         raise UserError(f"Task {task.name} has no examples in its split {split}.")
     writer.close()
@@ -326,6 +328,7 @@ def _write_split(task, split: str, lengths: Mapping | None, directory: Path) -> 
         "examples_in": expected,
         "examples_out": written,
         **({"read": tally} if tally else {}),
+        **({"rendered": dict(noted)} if noted else {}),
         **({"left_out": left_out} if left_out else {}),
     }
     _write_json(directory / f"info.{split}.json", info)
@@ -378,6 +381,18 @@ def _count(stats: Counter, example: Mapping, features: Mapping) -> None:
             tokens = int(np.sum((value != feature.vocabulary.eos_id) & (value != feature.vocabulary.pad_id)))
             stats[f"{name}_tokens"] += tokens
             stats[f"{name}_max_tokens"] = max(stats[f"{name}_max_tokens"], tokens)
+
+
+def _noted(example: Mapping) -> list[str]:
+    """What the format says is worth counting of an example (`tasks/formats/encoder.py`), as a reader's tally has it."""
+    meta = example.get("meta")
+    if not isinstance(meta, bytes) or b'"noted":' not in meta:
+        return []
+    try:
+        meta = json.loads(meta)
+    except ValueError:
+        return []  # another's, who may mean by it what they like
+    return [f"noted: {meta['noted']}"] if isinstance(meta, dict) and "noted" in meta else []
 
 
 def _serialise(example: Mapping) -> bytes:

@@ -232,9 +232,9 @@ def eval_examples(task: CachedTask, split: str) -> list[dict]:
     """All examples of a split, in order, for evaluation.
 
     Returns:
-      One dict an example: token features are int32 arrays (not truncated), `meta` the parsed JSON (an empty dict where
-      there is none, or the task is none of xtr's kinds), every other bytes feature (`inputs_pretokenized`,
-      `targets_pretokenized`) a str, or bytes where it is not UTF-8.
+      One dict an example: integers are int32 arrays (int64 where they do not fit; tokens are not truncated), `meta` the
+      parsed JSON (an empty dict where there is none, or the task is none of xtr's kinds), every other bytes feature
+      (`inputs_pretokenized`, `targets_pretokenized`) a str, or bytes where it is not UTF-8.
 
     Raises:
       DataError: a record that cannot be read, or whose `meta` is not JSON.
@@ -251,7 +251,8 @@ def eval_examples(task: CachedTask, split: str) -> list[dict]:
                 elif isinstance(value, bytes):
                     row[name] = _text(value)
                 elif isinstance(value, np.ndarray) and value.dtype == np.int64:
-                    row[name] = value.astype(np.int32)
+                    narrow = value.astype(np.int32)
+                    row[name] = narrow if (narrow == value).all() else value
                 else:
                     row[name] = value
             except (ValueError, TypeError) as e:

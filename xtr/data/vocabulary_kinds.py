@@ -79,10 +79,10 @@ class Vocabulary(abc.ABC):
         """Token ids as `encode` gives them, and the start and end of each token in `text`, in code points.
 
         The characters of a token are those that it is made of, whatever normalisation did to them; several tokens made
-        of one character all have it. Starts and ends never decrease. White space at a token's ends is left out unless the token is nothing else. A
-        character that no token is made of (a combining mark, a control character) goes with a token that it touches, if
-        it can with the one before it; a whole word of them belongs to no token. A token that stands for no character
-        (the mark of a word's beginning) may be empty.
+        of one character all have it. Starts and ends never decrease. White space at a token's ends is left out unless
+        the token is nothing else. A character that no token is made of (a combining mark, a control character) goes
+        with a token that it touches, if it can with the one before it; a whole word of them belongs to no token. A
+        token that stands for no character (the mark of a word's beginning) may be empty.
         """
         ids, spans = self._encode_spans(text)
         starts, ends = [], []
