@@ -1,5 +1,7 @@
 """The chain official files -> TFDS -> SeqIO -> ArrayRecord. One file: its tests share one import of TensorFlow."""
 
+import dataclasses
+import functools
 import json
 import os
 import subprocess
@@ -309,6 +311,85 @@ def test_the_encoder_format(ask, small_vocabularies, kind):
     assert query["meta"] == {"id": "1", "gold": "1"} and "label" not in query
     text = eval_examples(CachedTask.open(response["tasks"]["text.corpus.en"]), "train")
     np.testing.assert_array_equal(text[0]["targets"], [*vocabulary.encode("first document"), vocabulary.eos_id])
+
+
+KINDS_MODULE = """
+import seqio
+from pathlib import Path
+from xtr.tasks.datasets import Dataset, Split
+from xtr.tasks.datasets.builder import OfficialFilesSource
+from xtr.tasks.examples import Answer, MultipleChoice, Pair, SpanQA, Tagging
+from xtr.tasks.formats import form_of
+from xtr.tasks.registration import settings, vocabulary
+
+EXAMPLES = {
+    "choice": [MultipleChoice("0", "The fox", "What?", ("jumps", "", "sleeps"), 2)],
+    "tags": [Tagging("0", ("The", "fox"), ("D", "N")), Tagging("1", (), ()), Tagging("2", ("fox",), ("N",))],
+    "spans": [
+        SpanQA("0", "The quick fox", "Who?", (Answer("fox", 10),), True), SpanQA("1", "", "", (), False),
+        SpanQA("2", "The fox", "Who?", (Answer("", 3),), True),
+    ],
+    "pairs": [Pair("0", "Who?", "The fox", "a"), Pair("1", "", "", "b"), Pair("2", "Which?", "The fox", "a")],
+    "wrong": [Tagging("0", ("The",), ("D",)), Tagging("1", ("The", "fox"), ("D", "V"))],
+}
+s = settings()
+for name, examples in EXAMPLES.items():
+    name = f"{Path(__file__).stem}.{name}"
+    def read(files, tally, examples=examples):
+        tally["rows"] += len(examples)
+        return iter(examples)
+    dataset = Dataset(name, "en", type(examples[0]), {"train": Split((Path(__file__),), read)}, ("D", "N"))
+    rendering = form_of(dataset.example_type, s.format).rendering
+    seqio.TaskRegistry.add(
+        name, source=OfficialFilesSource(dataset, str(s.cache_dir), [Path(__file__)]),
+        preprocessors=rendering.preprocessors(dataset, s.vocabulary_path),
+        output_features={n: seqio.Feature(vocabulary(s.vocabulary_path), add_eos=False) for n in rendering.features},
+    )
+"""
+
+
+@pytest.mark.parametrize("kind", ["t5", "xlmr", "wordpiece", "bpe"])
+def test_every_kind_in_the_encoder_format(ask, small_vocabularies, tmp_path, kind):
+    path = small_vocabularies[kind]
+    vocabulary = read_vocabulary(path)
+    module = tmp_path / f"kinds_{kind}.py"
+    module.write_text(KINDS_MODULE)
+    functions = {
+        "choice": encoder.multiple_choice, "spans": encoder.span_qa, "pairs": encoder.pair,
+        "tags": functools.partial(encoder.tagging, label_names=("D", "N")),
+    }  # fmt: skip
+    response = ask(*(f"{module.stem}.{n}" for n in functions), form="encoder", vocabulary=path, modules=[module])
+    examples = sys.modules[module.stem].EXAMPLES
+    for name, function in functions.items():
+        directory = Path(response["tasks"][f"{module.stem}.{name}"])
+        info = json.loads((directory / "info.train.json").read_text())
+        cached = CachedTask.open(directory).examples("train").read(range(len(examples[name])))
+        for row, example in zip(cached, examples[name], strict=True):
+            expected = function(example, vocabulary)
+            fields = dataclasses.asdict(expected)
+            assert json.loads(row.pop("meta")) == fields.pop("meta")
+            assert set(row) == set(fields) == set(info["features"]) - {"meta"}
+            for field, value in fields.items():
+                dtype = "int64" if field == "group" else "int32"
+                assert row[field].tolist() == np.atleast_1d(value).tolist(), field
+                assert info["features"][field] == {"shape": [None] if isinstance(value, list) else [], "dtype": dtype}
+        noted = {"noted: an answer has no tokens": 1} if name == "spans" else None
+        assert info.get("rendered") == noted
+
+
+def test_a_mistake_that_a_format_finds(small_vocabularies, official_files, tmp_path, capfd):
+    module, request = tmp_path / "kinds_wrong.py", tmp_path / "request.json"
+    module.write_text(KINDS_MODULE)
+    asked = {
+        "names": ["kinds_wrong.wrong"], "task_modules": [str(module)], "format": "encoder",
+        "vocabulary_path": str(small_vocabularies["bpe"]),
+        "data_dir": str(official_files), "cache_dir": str(tmp_path),
+    }  # fmt: skip
+    request.write_text(json.dumps(asked))
+    assert cache_writer.main([str(request), str(tmp_path / "response.json")]) == 2
+    last = capfd.readouterr().err.strip().split("\n")[-1]
+    assert last == "kinds_wrong.wrong: example '1', field 'tags[1]': 'V' is none of D, N."
+    assert not (tmp_path / "response.json").exists()
 
 
 def test_caches_of_formats_lie_apart(ask):

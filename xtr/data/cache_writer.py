@@ -17,6 +17,7 @@ import fcntl
 import functools
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -79,6 +80,9 @@ def write(request: Mapping) -> dict:
 def _user_error(error: BaseException | None) -> UserError | None:
     """Returns the UserError among an exception and its causes, if there is one."""
     while error is not None and not isinstance(error, UserError):
+        # Of an error in a Python function of its, tf.data passes on the class's name and the words alone.
+        if found := re.search(r"\b(?:Data|User)Error: (.*?)\nTraceback \(", str(error), re.DOTALL):
+            return UserError(found[1])
         error = error.__cause__ or error.__context__
     return error
 
