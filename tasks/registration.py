@@ -239,6 +239,8 @@ class Catalog:
             return
         seqio.MixtureRegistry.add(name, [(task, rates[task]) for task in here], mixture_cls=NestedMixture)
         self.mixtures.append(name)
+        for member in here:
+            missing = self.left_out.get(member, {}) | missing
         if missing:
             self.left_out[name] = missing
 

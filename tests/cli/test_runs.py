@@ -59,6 +59,19 @@ def test_a_vocabulary_that_does_not_fit_is_refused(trained, tmp_path):
         run([*arguments, f"--gin.MODEL_DIR={tmp_path / 'run'}", "--gin.VOCAB_SIZE=128"])
 
 
+def test_text_is_denoised_among_other_tasks_and_needs_no_validation_split(common, tmp_path):
+    model, places, data = common
+    arguments = [
+        *("train", model, "--gin_file=runs/intermediate.gin", *places, *data, "--gin.TRAIN_STEPS=2"),
+        *("--gin.BATCH_SIZE=8", "--gin.TASK_FEATURE_LENGTHS={'inputs': 64, 'targets': 64}", "--gin.EVAL_PERIOD=2"),
+    ]
+    where = f"--gin.MODEL_DIR={tmp_path / 'mixed'}"
+    assert run([*arguments, where, "--gin_file=intermediate/mnli_denoise.gin", "--gin.EVAL_STEPS=1"]) == 0
+    with pytest.raises(UserError, match="no task of text.corpus has a split 'validation'"):
+        run([*arguments, f"--gin.MODEL_DIR={tmp_path / 'text'}", "--gin.MIXTURE_OR_TASK_NAME=text.corpus"])
+    assert not (tmp_path / "text").exists()
+
+
 def evaluation(common, trained, target, directory, *more):
     model, places, data = common
     files = ("--gin_file=runs/eval.gin", f"--gin_file=targets/{target}.gin")

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -13,10 +13,11 @@ from xtr import preemption, rundir
 from xtr.checkpoints import load
 from xtr.checkpoints.manager import CheckpointManager, committed_steps
 from xtr.data.cache import ensure_cached
+from xtr.data.cached_task import CachedTask
 from xtr.data.denoising import SpanCorruption
 from xtr.data.pipeline import TrainData, train_batches
 from xtr.data.vocabulary import open_vocabulary
-from xtr.errors import Preempted
+from xtr.errors import Preempted, UserError
 from xtr.parallel.mesh import make_mesh
 from xtr.parallel.sharding import DEFAULT_RULES, global_batch
 from xtr.progress import progress
@@ -26,6 +27,7 @@ from xtr.train.objectives import OBJECTIVES
 from xtr.train.run import TrainRun
 from xtr.train.step import TrainOptions, abstract_state, init_state, make_eval_step, make_train_step
 
+VALIDATION = "validation"
 LOG_PERIOD = 10  # steps whose metrics are fetched together, so that the device never waits for the host
 # The released mT5 checkpoints carry second moments of a loss divided by batch x target length of pretraining
 # (T5X docs/usage/finetune.md), so a run that goes on with those moments divides by the same number.
@@ -86,7 +88,14 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
         vocabulary=vocabulary,
         pad_id=run.model.pad_id,
         num_labels=getattr(run.model, "num_labels", None),
+        causal=run.model.causal,
+        doc_stride=run.doc_stride,
+        max_query_length=run.max_query_length,
     )
+    if run.eval_period and not _having(data.tasks, VALIDATION):
+        raise UserError(
+            f"EVAL_PERIOD is {run.eval_period}, but no task of {run.mixture_or_task_name} has a split {VALIDATION!r}."
+        )
     process, processes = jax.process_index(), jax.process_count()
     batches = train_batches(data, process_index=process, process_count=processes)  # says what is wrong with the data
 
@@ -220,9 +229,14 @@ def per_token(metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
     return out | rest
 
 
+def _having(tasks: Sequence[CachedTask], split: str) -> tuple[CachedTask, ...]:
+    """The tasks of a mixture that are drawn and have a split."""
+    return tuple(task for task in tasks if task.rate > 0 and split in task.splits)
+
+
 def validate(run: TrainRun, data: TrainData, params, mesh, writer, step: int) -> dict[str, float]:
-    """Teacher-forced loss and accuracy on the first `eval_steps` batches of the validation split."""
-    spec = dataclasses.replace(data, split="validation", epochs=1, seed=0)
+    """Teacher-forced loss and accuracy on the first `eval_steps` batches of the validation splits that there are."""
+    spec = dataclasses.replace(data, tasks=_having(data.tasks, VALIDATION), split=VALIDATION, epochs=1, seed=0)
     evaluate_step = make_eval_step(run.model, mesh, DEFAULT_RULES, run.loss)
     sums: dict[str, float] = {}
     batches = train_batches(spec, process_index=jax.process_index(), process_count=jax.process_count())
