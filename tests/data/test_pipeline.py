@@ -208,6 +208,21 @@ def test_masks_differ_between_epochs(text_task):
     assert len(found) > 10 and len(set(found)) > 0.8 * len(found)
 
 
+def test_text_is_denoised_among_other_tasks(tasks, text_task, vocabulary, task_writer):
+    task, documents = text_task
+    text = [{"inputs": [], **document} for document in documents]
+    kind = {"kind": "text", "vocabulary": task.info["vocabulary"]}
+    mixed = _spec(tasks[0], dataclasses.replace(task_writer("plain", {"train": text}, **kind), rate=0.25))
+    found = [c for b in itertools.islice(train_batches(mixed), 100) for c in _contents(b)]
+    asked = {(tuple(e["inputs"]), tuple(e["targets"])) for e in _A}
+    chunks = [c for c in found if c not in asked]
+    assert asked <= set(found) and abs(len(chunks) / len(found) - 0.2) < 0.02
+    # Sentinels stand on both sides (a document of one token has nothing to be masked in), anew each time.
+    sentinels, long = set(vocabulary.sentinels), [c for c in chunks if len(c[0]) > 5]
+    assert all(sentinels & set(side) for chunk in long for side in chunk)
+    assert len(set(long)) > 0.5 * len(long) > 0
+
+
 def test_what_cannot_be_trained_on(tasks, text_task, sentencepiece_model, task_writer):
     a, (text, _) = tasks[0], text_task
     bare, other = (SentencePieceVocabulary(sentencepiece_model(n)) for n in (0, 3))
