@@ -14,6 +14,7 @@ from xtr import config, rundir
 from xtr.cli import tables
 from xtr.cli.convert import convert
 from xtr.cli.data import data
+from xtr.cli.show import show
 from xtr.errors import UserError, by_reason
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
@@ -245,6 +246,7 @@ COMMANDS = {
     "infer": infer,
     "config": show_config,
     "list": list_what,
+    "show": show,
     "data": data,
     "cache": cache,
     "convert": convert,

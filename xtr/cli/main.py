@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from xtr.cli import convert, data
+from xtr.cli import convert, data, show
 from xtr.data.formats import FORMATS
 from xtr.errors import Preempted, UserError, did_you_mean
 
@@ -66,6 +66,10 @@ def build_parser() -> argparse.ArgumentParser:
     lists.add_argument("--tfds_tasks", default="", metavar="NAME,NAME", help="data sets to read from TFDS, or: all")
     lists.add_argument("--json", action="store_true", help="for scripts")
     _data_arguments(lists)
+
+    show_command = commands.add_parser("show", help="a task's first examples: as read, as strings, as tokens")
+    show.add_arguments(show_command)
+    _data_arguments(show_command)
 
     config = commands.add_parser("config", help="print a configuration, each value with its file and line")
     config.add_argument("--json", action="store_true", help="for scripts")
