@@ -57,10 +57,8 @@ def register(catalog: Catalog, sources: Sources) -> None:
         catalog.add_mixture(f"{name}_denoise", {name: 0.8, MULTILINGUAL: 0.2})
     for name in TRANSLATED:
         names = [f"{name}.{language}" for language in TRANSLATIONS]
-        for absent in names:
-            if absent not in catalog.tasks:
-                folder = f"{TRANSLATIONS_FOLDER}/{absent.rpartition('.')[2]}/<the files of {name}>"
-                catalog.absent.setdefault(absent, f"no translation of {name} ({sources.no_file(folder)})")
+        for absent in (task for task in names if task not in catalog.tasks):
+            catalog.absent.setdefault(absent, sources.no_file(f"{TRANSLATIONS_FOLDER}/<language>/<its official files>"))
         catalog.add_mixture(f"{name}_translated", names, examples_rate, some=True)
 
 
