@@ -31,7 +31,7 @@ class Verdict:
       files: the files that hold it.
       rows, examples: counted: rows of the files, and examples that readers make of them; None where it is not there.
       dropped: why rows are left out -> how many.
-      published: the published number that fits best; None where there is none.
+      published: the published number that it has or should have; None where there is none.
       why: what is wrong, '' where nothing is.
     """
 
@@ -137,10 +137,10 @@ def _of_split(dataset: Dataset, split: str, part: Split, published: Sequence[Cou
     fits = [count for count in published if count.number == counted[count.of]]
     if fits:
         return verdict(verdict="altered" if differs else "complete", published=fits[0].number, why=differs)
-    nearest = min(published, key=lambda count: abs(count.number - counted[count.of]))
-    have = f"{counted[nearest.of]:,} {nearest.of}, published are {nearest.number:,}"
+    official = published[0]
+    have = f"{counted[official.of]:,} {official.of}, published are {official.number:,}"
     fewer = any(counted[count.of] < count.number for count in published)
-    return verdict(verdict="truncated" if fewer else "altered", published=nearest.number, why=have)
+    return verdict(verdict="truncated" if fewer else "altered", published=official.number, why=have)
 
 
 class _Checksums:

@@ -147,6 +147,17 @@ def test_verify_shows_a_table_and_ends_with_2_when_something_is_unreadable(quiet
     assert "unreadable" in shown and "1 unreadable, 1 missing" in shown
 
 
+def test_languages_that_are_missing_for_one_reason_are_one_row(quiet, tmp_path, capsys):
+    (tmp_path / "xcopa").mkdir()
+    row = {"premise": "p", "choice1": "a", "choice2": "b", "question": "cause", "label": 0, "idx": 0}
+    for part in ("val", "test"):
+        (tmp_path / f"xcopa/{part}-sw.jsonl").write_text(json.dumps(row) + "\n")
+    assert run(["data", "verify", "xcopa", "ccg", "--data_dir", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "et ht id it qu ta th tr vi zh: no file" in shown and "LDC2005T13" in shown
+    assert shown.count("no file") == 2 and shown.count("truncated") == 3 and "11 missing, 2 truncated" in shown
+
+
 def test_a_changed_file_of_a_downloaded_archive_is_altered(quiet, tmp_path, capsys, monkeypatch):
     from xtr.tasks.datasets import download as downloads
     from xtr.tasks.datasets import published as counts

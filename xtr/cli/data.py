@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import itertools
 import json
 import os
 import sys
@@ -102,12 +103,24 @@ def verify(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _row(verdict):
+    """What a row of the table is of: a split, or all the missing languages of a data set that one reason is for."""
+    if verdict.verdict != "missing" or verdict.split or not verdict.language:
+        return verdict
+    return verdict.dataset.removesuffix(f".{verdict.language}"), verdict.why
+
+
 def _show_verdicts(found) -> None:
     table = Table("data set", "split", "rows", "examples", "published", "verdict", "why")
-    for v in found:
-        numbers = ("" if n is None else f"{n:,}" for n in (v.rows, v.examples, v.published))
-        dropped = ", ".join(f"{n:,} dropped: {what}" for what, n in (v.dropped or {}).items())
-        table.add_row(v.dataset, v.split, *numbers, v.verdict, "; ".join(filter(None, (v.why, dropped))))
+    for row, verdicts in itertools.groupby(found, key=_row):
+        if isinstance(row, tuple):
+            name, why = row
+            languages = " ".join(verdict.language for verdict in verdicts)
+            table.add_row(name, "", "", "", "", "missing", f"{languages}: {why}")
+            continue
+        numbers = ("" if n is None else f"{n:,}" for n in (row.rows, row.examples, row.published))
+        dropped = ", ".join(f"{n:,} dropped: {what}" for what, n in (row.dropped or {}).items())
+        table.add_row(row.dataset, row.split, *numbers, row.verdict, "; ".join(filter(None, (row.why, dropped))))
     console.print(table)
     console.print(", ".join(f"{n} {verdict}" for verdict, n in Counter(v.verdict for v in found).most_common()))
 
