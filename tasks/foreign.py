@@ -30,7 +30,7 @@ def own_metrics(task: seqio.Task) -> dict:
     """
     try:
         outputs = {seqio.metrics.ModelOutputType.to_str(metric.model_output_type) for metric in task.metric_objs}
-    except ValueError as e:  # SeqIO looks at the functions' signatures no sooner.
+    except (ValueError, AttributeError) as e:  # SeqIO looks at signatures no sooner than now.
         functions = task._metric_fn_constructor_args
         names = ", ".join(f"{seqio.utils.function_name(function)} ({_place(function)})" for function in functions)
         return {"outputs": [], "wrong": f"Task {task.name}: its metric functions {names} are none for SeqIO: {e}"}

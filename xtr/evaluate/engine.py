@@ -18,7 +18,7 @@ from xtr.data.formats import ENCODER, format_of
 from xtr.data.labelled import check_labels, longest_first
 from xtr.data.vocabulary import Vocabulary, open_vocabulary
 from xtr.errors import Preempted, UserError, did_you_mean
-from xtr.evaluate import batching, decoding, embedding, scoring
+from xtr.evaluate import batching, decoding, embedding, own_metrics, scoring
 from xtr.evaluate.metrics import METRICS, nearest, unpad_answer
 from xtr.evaluate.results import ResultRow, ResultStore, mean_rows
 from xtr.evaluate.run import EvaluateRun, InferRun
@@ -135,19 +135,36 @@ class Predictor:
         self, inputs: Sequence[np.ndarray], max_length: int, how: decoding.Decoding, advance
     ) -> list[list[tuple[str, float]]]:
         """Texts for each input and their log-probabilities, the best first; more than one where `how` finds more."""
-        vocabulary = self.vocabulary
-        generate = compiled(self.config, "generate", decoding=how, max_length=max_length, eos_id=vocabulary.eos_id)
+        return [
+            [(self.vocabulary.decode(tokens.tolist()), log_prob) for tokens, log_prob in found]
+            for found in self.generate_tokens(inputs, max_length, how, advance)
+        ]
+
+    def generate_tokens(
+        self, inputs: Sequence[np.ndarray], max_length: int, how: decoding.Decoding, advance
+    ) -> list[list[tuple[np.ndarray, float]]]:
+        """As `generate`, but tokens, int [max_length], with padding behind their EOS."""
+        eos_id = self.vocabulary.eos_id
+        generate = compiled(self.config, "generate", decoding=how, max_length=max_length, eos_id=eos_id)
         # A row's number in `inputs` tells it apart, not its place in a batch: draws do not depend on the batching.
         row_ids_N = np.arange(len(inputs), dtype=np.uint32)
         outputs = self._run(generate, inputs, [row_ids_N], advance, how.continuations)
         return [
             [
-                (vocabulary.decode(tokens.tolist()), float(log_prob))
+                (tokens, float(log_prob))
                 for tokens, log_prob in zip(tokens_CT[::-1], log_prob_C[::-1], strict=True)
                 if not np.isneginf(log_prob)
             ]
             for tokens_CT, log_prob_C in outputs
         ]
+
+    def score(self, inputs: Sequence[np.ndarray], targets: Sequence[np.ndarray], advance) -> np.ndarray:
+        """Log-probability of each input's target: float32 [N]; 0 for one without tokens."""
+        targets_N1T = np.full((len(targets), 1, max(map(len, targets))), self.config.pad_id, np.int32)
+        for n, tokens in enumerate(targets):
+            targets_N1T[n, 0, : len(tokens)] = tokens
+        scores = np.stack([s for (s,) in self._run(compiled(self.config, "rank"), inputs, [targets_N1T], advance)])
+        return np.where((targets_N1T == self.config.pad_id).all(-1), 0, scores)[:, 0]
 
     def embed(self, inputs: Sequence[np.ndarray], advance) -> np.ndarray:
         """Mean-pooled encoder states of every layer: float32 [L+1, N, D]."""
@@ -227,8 +244,9 @@ def classify(predictor: Predictor, examples, run: EvaluateRun, length: int, metr
 def answer(predictor: Predictor, examples, run: EvaluateRun, length: int, metrics, advance):
     """Generated answers. Those to a passage are matched back into it (mT5's rendering pads punctuation) and scored
     officially; those of any other text-to-text task are compared with the target as it is."""
-    generated = predictor.generate(_inputs(predictor, examples, length), run.max_decode_length, run.decoding, advance)
-    texts, log_probs = [found[0][0] for found in generated], [found[0][1] for found in generated]
+    inputs = _inputs(predictor, examples, length)
+    best = [found[0] for found in predictor.generate_tokens(inputs, run.max_decode_length, run.decoding, advance)]
+    texts = [predictor.vocabulary.decode(tokens.tolist()) for tokens, _ in best]
     answers, golds = [], []
     for text, example in zip(texts, examples, strict=True):
         if "answers" in example["meta"]:
@@ -244,13 +262,19 @@ def answer(predictor: Predictor, examples, run: EvaluateRun, length: int, metric
             "gold": gold,
             "raw_prediction": raw,
             "log_prob": log_prob,
+            "tokens": tokens,
             "contributions": {},
         }
-        for number, (example, text, gold, raw, log_prob) in enumerate(
-            zip(examples, answers, golds, texts, log_probs, strict=True)
+        for number, (example, text, gold, raw, (tokens, log_prob)) in enumerate(
+            zip(examples, answers, golds, texts, best, strict=True)
         )
     ]
     return records, _score(records, metrics, answers, golds)
+
+
+def score_targets(predictor: Predictor, examples, run: EvaluateRun, length: int, metrics, advance):
+    """The log-probability of each target, for tasks whose own metrics read nothing else."""
+    return own_metrics.scored(predictor, _inputs(predictor, examples, length), examples, run, advance), {}
 
 
 def retrieve(predictor: Predictor, queries, candidates, run: EvaluateRun, length: int, metrics, advance):
@@ -275,7 +299,7 @@ def retrieve(predictor: Predictor, queries, candidates, run: EvaluateRun, length
     return records, values
 
 
-_METHODS = {"rank": classify, "generate": answer, "embed": retrieve}
+_METHODS = {"rank": classify, "generate": answer, "score": score_targets, "embed": retrieve}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -294,11 +318,22 @@ def check_can_do(model: ModelConfig, task: CachedTask, split: str) -> None:
     predictor = task.info["predictor"]
     if predictor not in _METHODS:
         raise UserError(f"{task.name} is not evaluated by prediction (its predictor is {predictor!r}).")
+    if unknown := [name for name in task.info["metrics"] if name not in METRICS]:
+        hint = did_you_mean(unknown[0], METRICS)
+        raise UserError(f"{task.name} is scored by {', '.join(unknown)}, which xtr eval cannot compute.{hint}")
     writes = format_of(model.objectives) != ENCODER
-    if predictor == "generate" and not writes:
+    if wrong := task.info.get("own_metrics", {}).get("wrong"):
+        raise UserError(wrong)
+    if (own_metrics.needed(task) or predictor in ("generate", "score")) and not writes:
         raise UserError(
-            f"{task.name} is answered by generated text, which a whole mT5 or a BLOOM without a head writes; this "
-            f"{model.family} cannot."
+            f"{task.name} is answered by text, generated or scored: that takes a whole mT5 or a BLOOM without a head; "
+            f"this {model.family} cannot."
+        )
+    lacking = sorted({"inputs", "targets"} - set(task.info["features"]))
+    if lacking and predictor in ("generate", "score"):
+        raise UserError(
+            f"{task.name} cannot be evaluated by text: it lacks the feature {' and '.join(lacking)}; it has "
+            f"{', '.join(task.info['features'])}."
         )
     if predictor == "rank" and not writes:
         if "classify" not in model.objectives:
@@ -340,12 +375,14 @@ def evaluate(run: EvaluateRun, gin_texts: Mapping[str, str] | None = None) -> li
         data_dir=rundir.data_dir(run.data_dir),
         cache_dir=rundir.cache_dir(run.cache_dir),
         format=run.format,
+        lengths=run.task_feature_lengths,
     )
     work = [(task, run.split) for task in _select(found[names[0]], run.languages, names[0])]
     if run.dev_task_name:
         work += [(task, run.dev_split) for task in found[run.dev_task_name]]
     for task, split in work:
         check_can_do(run.model, task, split)
+    _check_apart(run, work)
     # Retrieval reads no head, and published checkpoints have none.
     headless = run.format == ENCODER and all(task.info["predictor"] == "embed" for task, _ in work)
     total = sum(_count(task, split, run.limit) for task, split in work)
@@ -353,9 +390,10 @@ def evaluate(run: EvaluateRun, gin_texts: Mapping[str, str] | None = None) -> li
     rundir.create(run.eval_output_dir, rundir.identity(run), gin_texts or {})
     rows: list[ResultRow] = []
     truncated, chance = 0, {}
-    with progress(f"evaluate {run.target or names[0]}", total) as bar:
+    own = own_metrics.OwnMetrics(run)
+    with own, progress(f"evaluate {run.target or names[0]}", total) as bar:
         for task, split in work:
-            task_rows, cut, guessing = _evaluate_task(run, predictor, step, task, split, store, bar.advance)
+            task_rows, cut, guessing = _evaluate_task(run, predictor, step, task, split, store, own, bar.advance)
             rows += task_rows
             truncated += cut
             if guessing is not None:
@@ -374,6 +412,7 @@ def evaluate(run: EvaluateRun, gin_texts: Mapping[str, str] | None = None) -> li
             "truncated": truncated,
             "chance": chance,
             "languages": due,
+            "skipped_metrics": own.skipped,
             "seconds": seconds,
         },
     )
@@ -387,19 +426,37 @@ def _splits(task: CachedTask, split: str) -> tuple[str, ...]:
 def _count(task: CachedTask, split: str, limit: int | None) -> int:
     counts = []
     for name in _splits(task, split):
-        if name not in task.info["splits"]:
-            raise UserError(f"{task.name} has no split {name!r}; it has {', '.join(task.info['splits'])}.")
         counts.append(task.num_examples(name))
     return sum(min(n, limit or n) for n in counts)
 
 
-def _evaluate_task(run: EvaluateRun, predictor: Predictor, step: int, task: CachedTask, split: str, store, advance):
+def _check_apart(run: EvaluateRun, work: Sequence[tuple[CachedTask, str]]) -> None:
+    """Raises UserError where two tasks would have one row: the same target, language and split."""
+    seen: dict[tuple, str] = {}
+    for task, split in work:
+        place = run.target or task.info["group"], task.info["language"], split
+        if seen.setdefault(place, task.name) != task.name:
+            raise UserError(
+                f"{seen[place]} and {task.name} would both be target {place[0]}, language {place[1]} in the results: "
+                "leave evaluate.target unset, or say the tasks' languages and groups by xtr.tasks.describe()."
+            )
+
+
+def _evaluate_task(
+    run: EvaluateRun, predictor: Predictor, step: int, task: CachedTask, split: str, store, own, advance
+):
     sides = [eval_examples(task, name)[: run.limit] for name in _splits(task, split)]
     longest = predictor.length_buckets[-1]
     length = min((run.task_feature_lengths or {}).get("inputs", longest), longest)
     cut = sum(len(example["inputs"]) > length for side in sides for example in side)
     metrics = task.info["metrics"]
     records, values = _METHODS[task.info["predictor"]](predictor, *sides, run, length, metrics, advance)
+    if needed := own_metrics.needed(task):
+        inputs = _inputs(predictor, sides[0], length)
+        outputs = own_metrics.model_outputs(predictor, needed, inputs, sides[0], records, run)
+        values |= own.values(task, split, sides[0], outputs)
+    for record in records:
+        record.pop("tokens", None)
     target, language = run.target or task.info["group"], task.info["language"]
     store.write_predictions(run.run_id, target, language, split, records)
     shared = {
