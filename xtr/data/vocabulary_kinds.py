@@ -7,6 +7,7 @@ holds, so that no document can end a sequence. T5's sentinels are the one except
 import abc
 import hashlib
 import os
+import unicodedata
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import ClassVar
@@ -79,33 +80,26 @@ class Vocabulary(abc.ABC):
         """Token ids as `encode` gives them, and the start and end of each token in `text`, in code points.
 
         The characters of a token are those that it is made of, whatever normalisation did to them; several tokens made
-        of one character all have it. Starts and ends never decrease. White space at a token's ends is left out unless
-        the token is nothing else. A character that no token is made of (a combining mark, a control character) goes
-        with a token that it touches, if it can with the one before it; a whole word of them belongs to no token. A
-        token that stands for no character (the mark of a word's beginning) may be empty.
+        of one character all have it. Starts and ends never decrease. Left out are white space at a token's ends and
+        format characters (U+200B, U+FEFF) before it, unless the token is nothing else. A character that no token has
+        goes with the token that ends where it is (combining marks; MLQA has answers that end in U+200B), if it is no
+        white space; else it belongs to none. A token that stands for no character (the mark of a word's beginning) may
+        be empty.
         """
         ids, spans = self._encode_spans(text)
         starts, ends = [], []
-        covered = 0  # every character before it belongs to a token, or to none
         for start, end in spans:
             first, last = start, end
-            while first < last and _is_space(text[first]):
+            while first < last and (text[first].isspace() or unicodedata.category(text[first]) == "Cf"):
                 first += 1
-            while last > first and _is_space(text[last - 1]):
+            while last > first and text[last - 1].isspace():
                 last -= 1
-            if first < last:
-                start, end = first, last
-            while ends and covered < start and not _is_space(text[covered]):
-                covered += 1
-                ends[-1] = covered
-            while start > covered and not _is_space(text[start - 1]):
-                start -= 1
-            starts.append(start)
-            ends.append(end)
-            covered = max(covered, end)
-        while ends and covered < len(text) and not _is_space(text[covered]):
-            covered += 1
-            ends[-1] = covered
+            starts.append(first if first < last else start)
+            ends.append(last if first < last else end)
+        for i in range(len(ends)):
+            following = starts[i + 1] if i + 1 < len(ends) else len(text)
+            while ends[i] < following and not text[ends[i]].isspace():
+                ends[i] += 1
         return ids, starts, ends
 
     @abc.abstractmethod
@@ -212,8 +206,8 @@ class SentencePieceVocabulary(Vocabulary):
         spans, after = [], (len(text), len(text))
         for i, piece in reversed(list(enumerate(pieces))):
             start, end = character[piece.begin], character[piece.end]
-            # Of several pieces of one character the library gives it to the last: here each has it, but for the mark
-            # that is put before the text.
+            # Of several pieces of one character the library gives it to the last. Here each has it, but for the mark
+            # that is put before the text and for a piece that only begins there (61 of 6½).
             if start == end == after[0] and (i or piece.piece != "▁"):
                 end = after[1]
             if start < end:
@@ -379,11 +373,6 @@ class BPEVocabulary(_TokenizersVocabulary):
         """`A` or `A B`: BLOOM's tokenizer adds no special tokens; every type is 0."""
         ids = [*ids_a, *(ids_b or ())]
         return ids, [0] * len(ids)
-
-
-def _is_space(character: str) -> bool:
-    """Whether a character is white space, or one of those without width that vocabularies take for a space."""
-    return character.isspace() or character in "\u200b\ufeff"
 
 
 def load_sentencepiece(content: bytes, path: str) -> sentencepiece.SentencePieceProcessor:
