@@ -1,4 +1,4 @@
-"""`xtr data`: getting the official files, and checking them."""
+"""`xtr data`: getting the official files, checking them, and the statistics of what they hold."""
 
 import argparse
 import dataclasses
@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from xtr import rundir
+from xtr.cli import stats
 from xtr.errors import UserError
 
 MIRROR = "XTR_DATA_MIRROR"
@@ -34,7 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser, parser_class: type[argparse.A
     check.add_argument("names", nargs="*", metavar="NAME", help="data sets or groups as of download (default: all)")
     check.add_argument("--json", action="store_true", help="for scripts")
     check.add_argument("--cache_dir", help="where archives are unpacked: $XTR_CACHE_DIR or ~/.cache/xtr")
-    for action in (get, check):
+    lengths = actions.add_parser("stats", help="counts, lengths in tokens, what is cut off, how full rows become")
+    stats.add_arguments(lengths)
+    lengths.add_argument("--json", action="store_true", help="for scripts")
+    lengths.add_argument("--cache_dir", help="tokenised tasks: $XTR_CACHE_DIR or ~/.cache/xtr")
+    for action in (get, check, lengths):
         action.add_argument("--data_dir", help="folder of the official files (default: $XTR_DATA_DIR)")
 
 
@@ -125,7 +130,11 @@ def _show_verdicts(found) -> None:
     console.print(", ".join(f"{n} {verdict}" for verdict, n in Counter(v.verdict for v in found).most_common()))
 
 
-ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {"download": download, "verify": verify}
+ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "download": download,
+    "verify": verify,
+    "stats": stats.stats,
+}
 
 
 def data(arguments: argparse.Namespace) -> int:

@@ -1,0 +1,171 @@
+"""How long a task's examples are in tokens, what is cut off them, and how full the packer makes its rows.
+
+All of it follows from the cache's tables of lengths, not from the tokens.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from xtr.data.cached_task import CachedTask
+from xtr.data.formats import CAUSAL, ENCODER
+from xtr.data.labelled import ragged
+from xtr.data.pipeline import TrainData, window_stream
+from xtr.errors import UserError
+
+PERCENTILES = (50, 90, 95, 99)
+_HEADS = {
+    "classification": "classify", "multiple_choice": "choose", "tagging": "tag", "span_qa": "span",
+    "pairs": "contrastive",
+}  # fmt: skip
+_SECOND_SIDE = ("seq2seq", "denoise", "contrastive")  # whose rows have targets of their own
+_WINDOWS = 8
+
+
+def objective_of(format: str, kind: str) -> str:
+    """The objective that a kind of task is trained with in a format; '' for what is only embedded, or is no task of a
+    head."""
+    if kind == "retrieval":
+        return ""
+    if format == ENCODER:
+        return "mlm" if kind == "text" else _HEADS.get(kind, "")
+    if format == CAUSAL:
+        return "causal"
+    return "denoise" if kind == "text" else "seq2seq"
+
+
+def quantiles(lengths: np.ndarray) -> dict[str, int]:
+    """Length percentiles, each the length of some example, and the maximum: {'50%': ..., 'max': ...}."""
+    values = np.quantile(lengths, np.array(PERCENTILES) / 100, method="inverted_cdf")
+    return {f"{p}%": int(value) for p, value in zip(PERCENTILES, values, strict=True)} | {"max": int(lengths.max())}
+
+
+def token_lengths(task: CachedTask, split: str) -> dict[str, np.ndarray]:
+    """Tokens of each of a split's token features, int [examples]; where an example has several sequences of choices,
+    those of each choice, int [choices of all examples]. Features that no example has are left out."""
+    names = tuple(task.info["features"])
+    found, _ = task.lengths(split, names)
+    out = {name: lengths for name, lengths in zip(names, found, strict=True) if (lengths > 0).any()}
+    (choices,), _ = task.lengths(split, ("choice_lengths",))
+    if "inputs" in out and len(choices) and (choices > 0).all():
+        out["inputs"], _ = ragged(task, split, "choice_lengths")
+    return out
+
+
+def num_labels(task: CachedTask, split: str) -> int | None:
+    """How many labels or tags a task has; None where its examples do not say."""
+    if names := task.info.get("label_names"):
+        return len(names)
+    (first,) = task.examples(split).read([0], ("meta",))
+    return len(json.loads(first.get("meta", b"{}")).get("choices", ())) or None
+
+
+def truncated(task: CachedTask, split: str, objective: str, lengths: Mapping[str, int]) -> dict:
+    """What the feature lengths do to a split.
+
+    Returns:
+      rows: rows before packing (windows of contexts, chunks of texts, examples).
+      truncated: share of them that lose tokens, by feature.
+
+    Raises:
+      UserError: the objective cannot use the task or the lengths.
+    """
+    if not objective:
+        found = token_lengths(task, split)
+        shares = {name: float((own > lengths[name]).mean()) for name, own in found.items() if name in lengths}
+        return {"rows": task.num_examples(split), "truncated": shares}
+    source = _data([task], split, objective, lengths).source(task)
+    kept, cut = source.lengths(np.arange(len(source)))
+    if objective == "causal":  # one side holds both features: what is cut is found in each
+        own = token_lengths(task, split)
+        prompted = len(own) == 2
+        shares = {n: float((own[n] > lengths[n]).mean()) if prompted else 0.0 for n in own}
+    else:
+        sides = ("inputs", "targets") if objective in _SECOND_SIDE else ("inputs",)
+        shares = {name: float((side > 0).mean()) for name, side in zip(sides, cut, strict=False)}
+    return {"rows": len(source), "truncated": shares}
+
+
+def packing(tasks: Sequence[CachedTask], split: str, objective: str, lengths: Mapping[str, int]) -> dict:
+    """How full rows will be: expected over the first windows of an epoch, mixed at the tasks' rates.
+
+    Returns:
+      slots: tokens of a row, by feature ('inputs' holds both features of a causal model's rows).
+      examples_a_row: mean; 1 for heads, whose rows are not packed.
+      density: tokens / slots, by feature.
+      windows: how many windows of 1,024 examples it was measured on.
+
+    Raises:
+      UserError: the objective cannot use the tasks or the lengths.
+    """
+    spec = _data(tasks, split, objective, lengths, epochs=1)
+    stream = window_stream(spec)
+    plans = [stream.window(w) for w in range(min(stream.num_windows or _WINDOWS, _WINDOWS))]
+    rows = sum(len(plan.rows) for plan in plans)
+    tokens_2 = sum(plan.tokens_R2.sum(axis=0) for plan in plans)
+    sides = ("inputs", "targets") if objective in _SECOND_SIDE else ("inputs",)
+    slots = dict(zip(sides, spec.slots, strict=False))
+    return {
+        "slots": slots,
+        "examples_a_row": sum(len(plan.task_W) for plan in plans) / rows,
+        "density": {name: int(t) / (rows * slots[name]) for name, t in zip(sides, tokens_2, strict=False)},
+        "windows": len(plans),
+    }
+
+
+def _data(
+    tasks: Sequence[CachedTask], split: str, objective: str, lengths: Mapping[str, int], epochs: int | None = None
+) -> TrainData:
+    labels = num_labels(tasks[0], split) if objective in ("classify", "tag") else None
+    return TrainData(
+        tuple(tasks), lengths, batch_size=1, split=split, objective=objective, num_labels=labels, epochs=epochs
+    )
+
+
+def statistics(task: CachedTask, lengths: Mapping[str, int]) -> dict:
+    """All of it for one task: counts, percentiles and cuts of each split, and the packing of its split 'train'.
+
+    Args:
+      lengths: TASK_FEATURE_LENGTHS; {} where nobody set any, so that nothing is said of cuts and packing.
+    """
+    info = task.info
+    objective = objective_of(info["format"], info["kind"])
+    splits = {}
+    for split in task.splits:
+        found = {name: quantiles(own) for name, own in token_lengths(task, split).items()}
+        splits[split] = {"examples": task.num_examples(split), "tokens": found}
+        if lengths:
+            splits[split] |= _or_why(truncated, task, split, objective, lengths)
+    out = {
+        "task": task.name,
+        "language": info["language"],
+        "kind": info["kind"],
+        "format": info["format"],
+        "objective": objective,
+        "lengths": dict(lengths),
+        "splits": splits,
+    }
+    if lengths and objective and "train" in task.splits:
+        out["packing"] = _or_why(packing, [task], "train", objective, lengths)
+    return out
+
+
+def mixture_packing(tasks: Sequence[CachedTask], lengths: Mapping[str, int]) -> dict | None:
+    """The packing of tasks mixed at their rates; None where fewer than two of them are trained on together."""
+    trained = [task for task in tasks if "train" in task.splits and task.rate > 0]
+    objectives = {objective_of(task.info["format"], task.info["kind"]) for task in trained}
+    if objectives == {"seq2seq", "denoise"}:
+        objectives = {"seq2seq"}
+    if len(trained) < 2 or "" in objectives or not lengths:
+        return None
+    if len(objectives) > 1:
+        return {"why": f"no one objective trains them all: {', '.join(sorted(objectives))}"}
+    return _or_why(packing, trained, "train", objectives.pop(), lengths)
+
+
+def _or_why(function, *arguments) -> dict:
+    try:
+        return function(*arguments)
+    except UserError as error:
+        return {"why": str(error)}
