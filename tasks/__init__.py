@@ -6,8 +6,11 @@
 """
 
 from .info import TaskInfo, describe, task_info
+from .simple import jsonl_task, tsv_task
 
-__all__ = ["TaskInfo", "describe", "output_features", "register_all", "task_info"]
+__all__ = [
+    "TaskInfo", "catalog", "describe", "jsonl_task", "output_features", "register_all", "task_info", "tsv_task",
+]  # fmt: skip
 
 _catalog = None
 
@@ -33,6 +36,11 @@ def register_all(tokenise: bool = True):
     for module in (text, intermediate, xtreme_r, xtreme):
         module.register(_catalog, settings.sources)
     return _catalog
+
+
+def catalog():
+    """Returns the catalog of what is registered; registers everything first where nobody has."""
+    return _catalog or register_all()
 
 
 def output_features(names=("inputs", "targets")):

@@ -21,6 +21,9 @@ _TWO_OF_THREE = {
 }
 
 
+CODES = tuple(sorted(set(_TWO_OF_THREE.values())))  # ISO 639-1
+
+
 def short_code(code: str) -> str:
     """Returns the ISO 639-1 code of an ISO 639-3 code (cmn -> zh, pes -> fa); an unknown code stays as it is."""
     return _TWO_OF_THREE.get(code, code)

@@ -6,6 +6,7 @@ import importlib.resources.abc
 import importlib.util
 import os
 import pkgutil
+import re
 import sys
 import tempfile
 import traceback
@@ -115,6 +116,7 @@ def _import(name: str, module_name: str, spec, absent: Mapping[str, str]) -> Non
     except Exception as e:
         sys.modules.pop(module_name, None)
         why = "".join(f" ({task} cannot be had: {reason}.)" for task, reason in absent.items() if task in str(e))
+        why += _nearest_registered(str(e))
         raise UserError(
             f"TASK_MODULES names {name}; importing it failed at {place_of(e, [Path(spec.origin)])}: "
             f"{type(e).__name__}: {e}{why}"
@@ -127,6 +129,16 @@ def place_of(error: BaseException, files: list[Path]) -> str:
     own = {str(path) for path in files}
     frame = next((f for f in reversed(frames) if f.filename in own), frames[-1])
     return f"{frame.filename}, line {frame.lineno}"
+
+
+def _nearest_registered(message: str) -> str:
+    """Says which tasks and mixtures are called nearly like the one that SeqIO's message says is not registered."""
+    import seqio
+
+    name = re.search(r"Provider name not registered: (.+)|found with name '(.+)'", message)
+    return (
+        did_you_mean(name[1] or name[2], {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}) if name else ""
+    )
 
 
 def _nearest(name: str) -> str:

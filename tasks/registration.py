@@ -16,7 +16,7 @@ from . import benchmarks
 from .datasets import Dataset, Found, Sources, catalogue, finders
 from .datasets.archives import sources
 from .datasets.builder import OfficialFilesSource
-from .formats import FORMATS, KINDS, form_of, has_eos
+from .formats import FORMATS, KINDS, Form, form_of, has_eos
 from .info import TaskInfo, describe, forget
 from .vocabularies import TOKENISING_CODE, seqio_vocabulary
 
@@ -107,6 +107,36 @@ class NestedMixture(seqio.Mixture):
         return float(rate(mix) if callable(rate) else rate)
 
 
+def no_form(kind: str, format: str) -> str:
+    """Says that a format cannot show a kind of example."""
+    return f"there is no {format!r} rendering of {kind}"
+
+
+def register(dataset: Dataset, form: Form, settings: Settings, detail: str = "") -> seqio.Task:
+    """Registers one data set as a SeqIO task under its own name.
+
+    Args:
+      form: how it is rendered, in the format of the settings.
+      detail: what besides files and code decides the examples.
+    """
+    rendering = form.rendering
+    functions = (*(split.read for split in dataset.splits.values()), rendering.function)
+    own = {path for function in functions for path in _code(getattr(function, "func", function))}
+    code = sorted({*own, Path(TOKENISING_CODE), *(Path(__file__).parent / name for name in _COMMON_CODE)})
+    return seqio.TaskRegistry.add(
+        dataset.name,
+        source=OfficialFilesSource(dataset, str(settings.cache_dir), code, detail),
+        preprocessors=rendering.preprocessors(dataset, settings.vocabulary_path),
+        output_features={
+            name: seqio.Feature(
+                vocabulary=vocabulary(settings.vocabulary_path),
+                add_eos=name not in rendering.without_eos and has_eos(settings.format, name),
+            )
+            for name in rendering.features
+        },
+    )
+
+
 @dataclass
 class Catalog:
     """What is registered from the official files, and what cannot be had with the reason why.
@@ -145,27 +175,12 @@ class Catalog:
           metrics: names of its metrics.
           style: a rendering of its own (see `formats.form_of`).
         """
-        settings, kind = self.settings, KINDS[dataset.example_type]
-        form = form_of(dataset.example_type, settings.format, style)
+        kind = KINDS[dataset.example_type]
+        form = form_of(dataset.example_type, self.settings.format, style)
         if form is None:
-            self.absent[dataset.name] = f"there is no {settings.format!r} rendering of {style or kind}"
+            self.absent[dataset.name] = no_form(style or kind, self.settings.format)
             return
-        rendering = form.rendering
-        functions = (*(split.read for split in dataset.splits.values()), rendering.function)
-        own = {path for function in functions for path in _code(getattr(function, "func", function))}
-        code = sorted({*own, Path(TOKENISING_CODE), *(Path(__file__).parent / name for name in _COMMON_CODE)})
-        seqio.TaskRegistry.add(
-            dataset.name,
-            source=OfficialFilesSource(dataset, str(settings.cache_dir), code),
-            preprocessors=rendering.preprocessors(dataset, settings.vocabulary_path),
-            output_features={
-                name: seqio.Feature(
-                    vocabulary=vocabulary(settings.vocabulary_path),
-                    add_eos=name not in rendering.without_eos and has_eos(settings.format, name),
-                )
-                for name in rendering.features
-            },
-        )
+        register(dataset, form, self.settings)
         languages = self.languages.get(group, ())
         describe(
             dataset.name,

@@ -1,5 +1,6 @@
 """How each kind of example is rendered for each family: the one table of kinds x formats."""
 
+import functools
 from dataclasses import dataclass
 
 from xtr.data.formats import CAUSAL, FORMATS
@@ -8,7 +9,7 @@ from ..examples import Classification, MultipleChoice, Pair, Retrieval, SpanQA, 
 from . import causal, encoder, text2text
 from .rendering import Rendering, Strings, TokenIds
 
-__all__ = ["FORMATS", "KINDS", "Form", "form_of", "has_eos"]
+__all__ = ["FORMATS", "KINDS", "STYLES", "Form", "form_of", "has_eos", "labelled_form"]
 
 KINDS = {
     Classification: "classification",
@@ -73,6 +74,21 @@ _FORMS = {
         "text": _TEXT_ALONE,
     },
 }
+
+
+STYLES = tuple(sorted(set(_FORMS["text2text"]) - set(KINDS.values())))
+
+
+def labelled_form(format: str, task: str, names: tuple[str, str, str]) -> Form:
+    """The form of texts with labels of any task: its strings name the task, the texts and the label.
+
+    Args:
+      names: what text_a, text_b and the label are called.
+    """
+    functions = {"text2text": text2text.labelled, "causal": causal.labelled}
+    if format not in functions:
+        return _FORMS[format]["classification"]
+    return Form(Strings(functools.partial(functions[format], task=task, names=names)), "rank")
 
 
 def form_of(example_type: type, format: str, style: str = "") -> Form | None:

@@ -45,6 +45,19 @@ def qqp(example: Classification) -> Rendered:
     return choice(inputs, example, _SAME)
 
 
+def labelled(example: Classification, *, task: str, names: tuple[str, str, str]) -> Rendered:
+    """Asks for the name of a label, after the texts; an empty second text is left out.
+
+    Args:
+      task: plays no part.
+      names: what text_a, text_b and the label are called.
+    """
+    texts = [f"{name}: {text}\n" for name, text in zip(names, (example.text_a, example.text_b), strict=False) if text]
+    listed = ", ".join(example.label_names)
+    labels = [f" {name}" for name in example.label_names]
+    return choice(f"{''.join(texts)}{names[2]} (one of {listed}):", example, labels)
+
+
 def multiple_choice(example: MultipleChoice) -> Rendered:
     """Lists the choices under letters, and asks for the letter: ' A', ' B', ..."""
     letters = string.ascii_uppercase[: len(example.choices)]

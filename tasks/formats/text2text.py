@@ -97,6 +97,16 @@ def qqp(example: Classification) -> Rendered:
     return choice(f"qqp question1: {example.text_a} question2: {example.text_b}", example, example.label_names)
 
 
+def labelled(example: Classification, *, task: str, names: tuple[str, str, str]) -> Rendered:
+    """Renders '<task> <name>: A <name>: B' -> the label's name, as T5's preprocessor `glue`; an empty B is left out.
+
+    Args:
+      names: what text_a, text_b and the label are called.
+    """
+    texts = [f"{name}: {text}" for name, text in zip(names, (example.text_a, example.text_b), strict=False) if text]
+    return choice(" ".join([task, *texts]), example, example.label_names)
+
+
 def prompt(example: MultipleChoice) -> str:
     """Returns context and question with a space between them, or the one that there is."""
     return " ".join(part for part in (example.context, example.question) if part)
