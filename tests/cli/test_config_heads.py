@@ -28,10 +28,12 @@ def build(files, overrides=()):
 )
 def test_a_head_on_each_family(model, body, pooling, kind):
     labels = ["NUM_LABELS=3"] if kind in ("classify", "tag") else []
-    run = build([f"models/{model}", "runs/finetune", f"heads/{kind}"], [LENGTHS, *labels])
+    file, objective = ("dual_encoder", "contrastive") if kind == "embed" else (kind, kind)
+    lengths, pooling = (BOTH, "mean") if kind == "embed" else (LENGTHS, pooling)
+    run = build([f"models/{model}", "runs/finetune", f"heads/{file}"], [lengths, *labels])
     assert isinstance(run.model, WithHead) and isinstance(run.model.body, body)
-    assert (run.model.kind, run.objective, run.loss, run.model.read) == (kind, kind, kind, "last")
-    assert run.model.pooling == (pooling if kind in ("classify", "choose") else None)
+    assert (run.model.kind, run.objective, run.loss, run.model.read) == (kind, objective, objective, "last")
+    assert run.model.pooling == (None if kind in ("tag", "span") else pooling)
     assert run.model.dropout_rate == 0.1
     assert isinstance(run.optimizer, AdafactorConfig)
 
@@ -50,6 +52,20 @@ def test_a_head_can_be_evaluated():
         entry="evaluate",
     )
     assert config.build("evaluate").model.num_labels == 17
+
+
+def test_the_settings_of_spans_and_of_a_dual_encoder():
+    run = build(["models/xlmr/base", "runs/finetune", "heads/span"])
+    assert (run.task_feature_lengths, run.doc_stride, run.max_query_length) == ({"inputs": 384}, 128, 64)
+    assert build(["models/xlmr/base", "runs/finetune", "heads/span"], ["DOC_STRIDE=64"]).doc_stride == 64
+    files = ["models/xlmr/base", "runs/finetune", "heads/dual_encoder"]
+    run = build(files, ["HEAD_POOLING=first", "HEAD_POOLER=True"])
+    assert (run.model.pooling, run.model.pooler) == ("first", True)
+    assert run.task_feature_lengths == {"inputs": 96, "targets": 256}
+    for file in ("span", "dual_encoder"):
+        places = ["CHECKPOINT_PATH=/c", "EVAL_OUTPUT_DIR=/e", *PLACES[1:3]]
+        config.load(["models/xlmr/base.gin", "runs/eval.gin", f"heads/{file}.gin"], places, entry="evaluate")
+        assert config.build("evaluate").model.kind == {"dual_encoder": "embed"}.get(file, file)
 
 
 def test_adamw_with_linear_decay():
@@ -87,6 +103,18 @@ def test_the_objective_is_the_models_own_unless_set(model, overrides, objective,
         (["models/xlmr/base", "runs/finetune", "heads/span"], [LENGTHS, "LABEL_SMOOTHING=0.1"], "LABEL_SMOOTHING"),
         (["models/xlmr/base", "runs/finetune", "heads/span"], [LENGTHS, "HEAD_READ=13"], "to 12"),
         (["models/xlmr/base", "runs/finetune", "heads/span"], [LENGTHS, "NUM_LABELS=2"], "NUM_LABELS is set but"),
+        (["models/xlmr/base", "runs/finetune", "heads/span"], [LENGTHS, "DOC_STRIDE=0"], "train.doc_stride is 0"),
+        (["models/xlmr/base", "runs/finetune", "heads/dual_encoder"], [LENGTHS], "'contrastive' it must be like"),
+        (
+            ["models/xlmr/base", "runs/finetune", "heads/dual_encoder"],
+            ["TASK_FEATURE_LENGTHS={'inputs': 96, 'targets': 600}"],
+            "texts of 600 tokens, but this xlmr has positions for 512",
+        ),
+        (
+            ["models/xlmr/base", "runs/finetune", "heads/dual_encoder"],
+            ["NUM_MICROBATCHES=2"],
+            "NUM_MICROBATCHES is 2, but .* 'contrastive'.* Set 1",
+        ),
     ],
 )
 def test_refusals(files, overrides, message):

@@ -8,7 +8,7 @@ import pytest
 from xtr.models import spec as spec_lib
 from xtr.models.bert import BertConfig
 from xtr.models.bloom import BloomConfig
-from xtr.models.heads import KINDS, WithHead
+from xtr.models.heads import WithHead
 from xtr.models.mt5 import MT5Config
 from xtr.train import objectives
 
@@ -22,6 +22,7 @@ BODIES = {
     "mbert": BertConfig("mbert", **SIZES, type_vocab_size=2, norm_epsilon=1e-12, dtype="float32"),
     "bloom": BloomConfig(67, 32, 2, 2, dtype="float32"),
 }
+KINDS = ("classify", "choose", "tag", "span")
 EXACT = [(family, kind) for family in BODIES for kind in KINDS if family != "bloom" or kind in ("tag", "span")]
 QUICK = [("xlmr", "classify"), ("xlmr", "span"), ("xlmr-xl", "choose"), ("mbert", "choose"), ("bloom", "tag")]
 LABELS = 5

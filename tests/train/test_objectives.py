@@ -385,7 +385,7 @@ def test_a_model_is_asked_for_what_it_can_do_alone(name, config, message):
 
 def test_every_objective_has_a_model_that_can_do_it():
     heads = [WithHead(MT5, kind, num_labels=3 if kind in ("classify", "tag") else None) for kind in
-             ("classify", "choose", "tag", "span")]  # fmt: skip
+             ("classify", "choose", "tag", "span", "embed")]  # fmt: skip
     configs = [MT5, BloomConfig(64, 16, 2, 2), BertConfig("xlmr", 64, 16, 2, 24, 2, 24, mlm_head=True), *heads]
     for name, config in zip(OBJECTIVES, configs, strict=True):
         check_objective(name, config)

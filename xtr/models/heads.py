@@ -1,11 +1,12 @@
-"""Heads on any family's encoder states: sequence classification, multiple choice, token tagging, spans.
+"""Heads on any family's encoder states: sequence classification, multiple choice, token tagging, spans, embeddings.
 
 Axes: B batch, C choices or labels, S input length, D embedding, A attention width (= D), L layers, with the embeddings
 L+1.
 
 What a head reads of the states is a setting: the last layer, one chosen layer, or a learned attention over all layers.
 Shapes are those of jiant and Hugging Face: a pooled vector goes through dropout, dense, tanh, dropout and a linear map;
-a tag through dropout and a linear map; a span through a linear map alone.
+a tag through dropout and a linear map; a span through a linear map alone. An embedding is the pooled vector itself, or
+that behind a dense layer and tanh, divided by its norm.
 """
 
 import dataclasses
@@ -34,12 +35,14 @@ from xtr.models.spec import (
 )
 
 HEAD = "head"
-KINDS = ("classify", "choose", "tag", "span")
+KINDS = ("classify", "choose", "tag", "span", "embed")
 POOLINGS = ("first", "mean", "last")
 READS = ("last", "attention")
+_TINY = 1e-24  # least square of a norm that vectors are divided by
 # Where no pooling is set: the token that pretraining made stand for the text, else (T5 has none) the mean.
 _POOLING = {"mt5": "mean", "umt5": "mean"}
-# transformers' class of each kind, behind its name of the family.
+_OBJECTIVES = {"embed": "contrastive"}  # where its name is not the kind's
+# transformers' class of each kind that it has, behind its name of the family.
 _CLASSES = {
     "classify": "ForSequenceClassification",
     "choose": "ForMultipleChoice",
@@ -54,13 +57,16 @@ class WithHead:
 
     Attributes:
       body: the family's config; of an encoder-decoder the encoder is used alone.
-      kind: 'classify' (a label a text), 'choose' (one of several texts), 'tag' (a label a token) or 'span' (a start and
-        an end token).
+      kind: 'classify' (a label a text), 'choose' (one of several texts), 'tag' (a label a token), 'span' (a start and
+        an end token) or 'embed' (a vector a text, by which texts find each other: a dual encoder of one tower).
       num_labels: for 'classify' and 'tag', at least 2; None for the others.
       read: 'last' layer; the number of a layer, 0 the embeddings, L the last one, negative from the end (the layers
         above a chosen one are run but get no gradient); or 'attention' over all layers, see `LayerAttention`.
-      pooling: for 'classify' and 'choose', which vector stands for a text: the 'first' token's, the 'mean' over real
-        tokens, or the 'last' real token's. None: last for a causal model, mean for mT5, first for the others.
+      pooling: for 'classify', 'choose' and 'embed', which vector stands for a text: the 'first' token's, the 'mean'
+        over real tokens, or the 'last' real token's. None: mean for 'embed', as retrieval reads any model; else last
+        for a causal model, mean for mT5, first for the others.
+      pooler: for 'embed', whether a dense layer and tanh follow the pooling as in BERT's pooler; XTREME's dual encoder
+        has that, and the 'first' token.
 
     Raises:
       UserError: a value that does not fit.
@@ -71,6 +77,7 @@ class WithHead:
     num_labels: int | None = None
     read: str | int = "last"
     pooling: str | None = None
+    pooler: bool = False
 
     def __post_init__(self):
         if self.kind not in KINDS:
@@ -85,6 +92,8 @@ class WithHead:
                 raise UserError(f"WithHead.num_labels (NUM_LABELS) must be a whole number of at least 2, not {n!r}.")
         elif n is not None:
             raise UserError(f"WithHead.num_labels is {n!r}, but {self.kind!r} has no labels: leave it out.")
+        if self.pooler and self.kind != "embed":
+            raise UserError(f"WithHead.pooler (HEAD_POOLER) is for the kind 'embed', not for {self.kind!r}.")
         # In canonical form, so that configs of equal meaning are equal.
         object.__setattr__(self, "read", self._checked_read())
         object.__setattr__(self, "pooling", self._checked_pooling())
@@ -107,6 +116,8 @@ class WithHead:
             if pooling is not None:
                 raise UserError(f"WithHead.pooling (HEAD_POOLING) is {pooling!r}, but {self.kind!r} pools nothing.")
             return None
+        if pooling is None and self.kind == "embed":
+            return "mean"
         if pooling is None:
             return "last" if self.body.causal else _POOLING.get(self.body.family, "first")
         if pooling not in POOLINGS:
@@ -174,7 +185,7 @@ class WithHead:
     @property
     def objectives(self) -> tuple[str, ...]:
         """A head is trained with the objective of its kind."""
-        return (self.kind,)
+        return (_OBJECTIVES.get(self.kind, self.kind),)
 
     def encoder(self) -> ModelConfig:
         """The body's encoder, without a head."""
@@ -194,7 +205,11 @@ class WithHead:
         there is one, else the body's (whose state dict lacks the head)."""
         layout = self.encoder().huggingface()
         bert = _is_bert(self) and self.pooling in (None, "first")
-        exact = self.read == "last" and (bert or (self.family == "bloom" and self.kind in ("tag", "span")))
+        exact = (
+            self.read == "last"
+            and self.kind in _CLASSES
+            and (bert or (self.family == "bloom" and self.kind in ("tag", "span")))
+        )
         own = {spec.hf for spec in flatten(_head_specs(self)).values()}
         labels = {"id2label": {str(i): f"LABEL_{i}" for i in range(self.num_labels)}} if self.num_labels else {}
         stem = re.sub(r"(For[A-Z]\w*|Model)$", "", layout.architecture)
@@ -207,7 +222,7 @@ class WithHead:
         )
 
     def network(self, params: Mapping[str, Any], constrain: Constrain | None = None) -> "Headed":
-        """The network over `params`: a `Classifier`, `Chooser`, `Tagger` or `SpanFinder`, as `kind` says."""
+        """The network over `params`: `Classifier`, `Chooser`, `Tagger`, `SpanFinder` or `Embedder`, as `kind` says."""
         return _NETWORKS[self.kind](self, params, constrain)
 
 
@@ -215,9 +230,13 @@ def _is_bert(config: WithHead) -> bool:
     return config.family in ("xlmr", "mbert")
 
 
+# XTREME's dual encoder starts from this factor itself, not its logarithm, and learns it.
+_logit_scale = jax.nn.initializers.constant(100.0)
+
+
 def _head_specs(config: WithHead) -> dict[str, Any]:
-    """Specs of the head. Names are transformers' where it has such a head."""
-    width, labels = config.width, config.num_labels or {"choose": 1, "span": 2}[config.kind]
+    """Specs of the head. Names are transformers' where it has such a head, XTREME's of a dual encoder."""
+    width, labels = config.width, config.num_labels or {"choose": 1, "span": 2}.get(config.kind)
 
     def array(hf: str, shape: tuple[int, ...], axes: tuple[str, ...], init: Initializer) -> ParamSpec:
         return ParamSpec(shape=shape, axes=axes, init=init, hf=hf, hf_transpose=len(shape) == 2, fresh=True)
@@ -229,7 +248,11 @@ def _head_specs(config: WithHead) -> dict[str, Any]:
         }
 
     pooler = f"{config.encoder().huggingface().base_prefix}pooler.dense"
-    if config.kind in ("tag", "span"):
+    if config.kind == "embed":
+        specs = {"logit_scale": array("logit_scale", (1,), ("labels",), _logit_scale)}
+        if config.pooler:
+            specs["dense"] = dense(pooler, width, "embed")
+    elif config.kind in ("tag", "span"):
         out = {"tag": "classifier", "span": "qa_outputs"}[config.kind]
         specs = {"out": dense(out, labels, "labels")}
     elif _is_bert(config) and (config.kind == "choose" or config.family == "mbert"):
@@ -286,7 +309,7 @@ class LayerAttention(nnx.Module):
 
 
 class Headed(nnx.Module):
-    """A body and a head over the nested dict of parameters; what the four kinds share.
+    """A body and a head over the nested dict of parameters; what all kinds share.
 
     Inputs of every kind are those of `Encoder.encode`, without packing: one example a row.
     """
@@ -299,7 +322,8 @@ class Headed(nnx.Module):
         self.body = config.encoder().network({k: v for k, v in params.items() if k != HEAD}, constrain)
         self.layer_attention = LayerAttention(head["layer_attention"], context) if "layer_attention" in head else None
         self.dense = Dense(head["dense"], ("embed", "embed"), context) if "dense" in head else None
-        self.out = Dense(head["out"], ("embed", "labels"), dataclasses.replace(context, dtype=jnp.dtype("float32")))
+        f32 = dataclasses.replace(context, dtype=jnp.dtype("float32"))
+        self.out = Dense(head["out"], ("embed", "labels"), f32) if "out" in head else None
 
     def encode(self, tokens_BS: jax.Array, **inputs) -> jax.Array:
         """The body's states; see `Encoder.encode`."""
@@ -327,7 +351,7 @@ class Headed(nnx.Module):
         """f32 logits [B, C] of the vector that stands for each row. A row of padding alone gives finite ones."""
         body_key, key = (None, None) if dropout_key is None else jax.random.split(dropout_key)
         x_BSD = self._read(tokens_BS, segment_ids_BS=segment_ids_BS, dropout_key=body_key, **inputs)
-        pooled_BD = pool(x_BSD, self._real(tokens_BS, segment_ids_BS), self.config.pooling)
+        pooled_BD = pool(x_BSD, self._real(tokens_BS, segment_ids_BS), self.config.pooling).astype(x_BSD.dtype)
         x_B1D = self.context.constrain(pooled_BD, ("batch", "embed"))[:, None, :]
         keep_first, keep_last = self.context.masks(key, x_B1D.shape[0], self.config.width, self.config.width)
         x_B1D = jnp.tanh(self.dense(self.context.dropout(x_B1D, keep_first)))
@@ -335,14 +359,14 @@ class Headed(nnx.Module):
 
 
 def pool(x_BSD: jax.Array, real_BS: jax.Array, pooling: str) -> jax.Array:
-    """One vector a row, [B, D] in x's dtype: the first token's, the mean over real tokens (summed in f32; zeros where
-    there are none), or the last real token's."""
+    """One vector a row, [B, D]: the first token's or the last real token's, in x's dtype, or the mean over real tokens,
+    in f32 (zeros where there are none)."""
     if pooling == "first":
         return x_BSD[:, 0]
     if pooling == "mean":
         weights_BS = real_BS.astype(jnp.float32)
         sums_BD = jnp.einsum("bsd,bs->bd", x_BSD, weights_BS, preferred_element_type=jnp.float32)
-        return (sums_BD / jnp.maximum(jnp.sum(weights_BS, axis=1), 1.0)[:, None]).astype(x_BSD.dtype)
+        return sums_BD / jnp.maximum(jnp.sum(weights_BS, axis=1), 1.0)[:, None]
     last_B = jnp.max(jnp.where(real_BS, jnp.arange(x_BSD.shape[1]), 0), axis=1)
     return jnp.take_along_axis(x_BSD, last_B[:, None, None], axis=1)[:, 0]
 
@@ -445,4 +469,40 @@ class SpanFinder(Headed):
         return jnp.where(self._real(tokens_BS, segment_ids_BS)[:, :, None], self._linear(x_BSD), MASKED)
 
 
-_NETWORKS = {"classify": Classifier, "choose": Chooser, "tag": Tagger, "span": SpanFinder}
+class Embedder(Headed):
+    """A vector for each text; a query's nearest text is the one whose vector has the greatest cosine with its own."""
+
+    def __init__(self, config: WithHead, params: Mapping[str, Any], constrain: Constrain | None = None):
+        super().__init__(config, params, constrain)
+        self.logit_scale = nnx.Param(params[HEAD]["logit_scale"])
+
+    def embed(
+        self,
+        tokens_BS: jax.Array,
+        *,
+        segment_ids_BS: jax.Array | None = None,
+        positions_BS: jax.Array | None = None,
+        token_types_BS: jax.Array | None = None,
+        dropout_key: jax.Array | None = None,
+    ) -> jax.Array:
+        """Vectors of norm 1, f32 [B, D]; a row of padding alone may have zeros in place of one."""
+        x_BSD = self._read(
+            tokens_BS,
+            segment_ids_BS=segment_ids_BS,
+            positions_BS=positions_BS,
+            token_types_BS=token_types_BS,
+            dropout_key=dropout_key,
+        )
+        pooled_BD = pool(x_BSD, self._real(tokens_BS, segment_ids_BS), self.config.pooling)
+        if self.dense is not None:
+            pooled_BD = jnp.tanh(self.dense(pooled_BD.astype(x_BSD.dtype)))
+        y_BD = self.context.constrain(pooled_BD, ("batch", "embed")).astype(jnp.float32)
+        return y_BD * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(y_BD), axis=-1, keepdims=True), _TINY))
+
+    def similarities(self, queries_BD: jax.Array, candidates_CD: jax.Array) -> jax.Array:
+        """logits_BC, f32: the cosines of vectors as `embed` gives them, times the learned scale."""
+        cosines_BC = jnp.einsum("bd,cd->bc", queries_BD, candidates_CD, precision=jax.lax.Precision.HIGHEST)
+        return self.logit_scale[...] * cosines_BC
+
+
+_NETWORKS = {"classify": Classifier, "choose": Chooser, "tag": Tagger, "span": SpanFinder, "embed": Embedder}

@@ -1,6 +1,6 @@
 """Training objectives: loss(model, batch) -> (loss sum, weight sum, metrics), and the table that names them.
 
-Axes: B batch, S input length, T target length, C choices or labels, D embedding, V vocabulary.
+Axes: B batch, S input length, T target length, C choices, labels or candidates, D embedding, V vocabulary.
 
 Batches carry SeqIO's feature names. The encoder's are `encoder_input_tokens` [B, S] (`choose`: [B, C, S]) and, where
 the data have them, `encoder_segment_ids`, `encoder_positions` and `encoder_token_types` in the same shape. What is
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from xtr.errors import UserError, did_you_mean
 from xtr.models.interface import ModelConfig
+from xtr.models.layers import MASKED
 from xtr.train.cross_entropy import MAX_LOGITS_BYTES, class_cross_entropy, cross_entropy
 
 Batch = Mapping[str, jax.Array]
@@ -56,7 +57,7 @@ def label_weights(batch: Batch, pad_id: int) -> jax.Array:
     return weights_B.astype(jnp.float32)
 
 
-def _encoder_inputs(batch: Batch, axes: str) -> dict[str, jax.Array | None]:
+def _encoder_inputs(batch: Batch, axes: str, side: str = "encoder") -> dict[str, jax.Array | None]:
     """Arguments of `Encoder.encode` and of the heads, their names ending in `axes`."""
     features = {
         "tokens": "input_tokens",
@@ -64,7 +65,7 @@ def _encoder_inputs(batch: Batch, axes: str) -> dict[str, jax.Array | None]:
         "positions": "positions",
         "token_types": "token_types",
     }
-    return {f"{argument}_{axes}": batch.get(f"encoder_{feature}") for argument, feature in features.items()}
+    return {f"{argument}_{axes}": batch.get(f"{side}_{feature}") for argument, feature in features.items()}
 
 
 def _counts(side: str, real: jax.Array, segment_ids: jax.Array | None) -> dict[str, Any]:
@@ -255,6 +256,28 @@ def span(model: Any, batch: Batch, *, pad_id: int, dropout_key: jax.Array | None
     return _weighted((start_B + end_B) / 2, start_correct_B * end_correct_B, weights_B, batch, pad_id)
 
 
+def contrastive(model: Any, batch: Batch, *, pad_id: int, dropout_key: jax.Array | None) -> Loss:
+    """Cross-entropy of finding each query's own positive among those of the whole batch, by their similarities.
+
+    Queries are the batch's `encoder_*` [B, S], positives its `target_*` [B, T]; both go through the one tower. Rows
+    whose `groups` [B, 2] are equal have the same right answer: the positives of the others of a row's group are left
+    out of its softmax, as are those of rows of padding. Weights as for `classify`. The loss of a row depends on the
+    others, so it is defined on the whole global batch alone.
+    Source: XTREME's dual encoder (third_party/bert.py), which leaves no group out.
+    """
+    weights_B = label_weights(batch, pad_id)
+    query_key, positive_key = (None, None) if dropout_key is None else jax.random.split(dropout_key)
+    queries_BD = model.embed(**_encoder_inputs(batch, "BS"), dropout_key=query_key)
+    positives_CD = model.embed(**_encoder_inputs(batch, "BS", "target"), dropout_key=positive_key)
+    logits_BC = model.similarities(queries_BD, positives_CD)
+    groups_B2, own_B = batch["groups"], jnp.arange(len(weights_B))
+    same_BC = jnp.all(groups_B2[:, None] == groups_B2[None], axis=-1) & (own_B[:, None] != own_B)
+    real_C = jnp.any(real_tokens(batch, "encoder", "input", pad_id), axis=-1)
+    logits_BC = jnp.where(same_BC | ~real_C, MASKED, logits_BC)
+    loss_B, correct_B = class_cross_entropy(logits_BC, own_B, weights_B)
+    return _weighted(loss_B, correct_B, weights_B, batch, pad_id)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The table
 # ---------------------------------------------------------------------------------------------------------------------
@@ -272,6 +295,7 @@ class Objective:
       segments_name: the feature that says which of them belong to one example; None where a row is one.
       over_vocabulary: whether the classes are the vocabulary, with z-loss and label smoothing.
       needs: what a model must have, for messages.
+      whole_batch: whether the loss of a row depends on the other rows, so that a batch cannot be cut.
     """
 
     loss: Callable[..., Loss]
@@ -280,6 +304,7 @@ class Objective:
     segments_name: str | None
     over_vocabulary: bool
     needs: str
+    whole_batch: bool = False
 
 
 _DECODER = (decoder_weights, "decoder_loss_weights", "decoder_segment_ids")
@@ -294,6 +319,9 @@ OBJECTIVES = {
     "choose": Objective(choose, *_LABELS, False, "a multiple-choice head: heads/choose.gin, after the run's file"),
     "tag": Objective(tag, *_ENCODER, False, "a tagging head: heads/tag.gin, after the run's file"),
     "span": Objective(span, *_LABELS, False, "a span head: heads/span.gin, after the run's file"),
+    "contrastive": Objective(
+        contrastive, *_LABELS, False, "a dual encoder: heads/dual_encoder.gin, after the run's file", whole_batch=True
+    ),
 }
 
 
@@ -307,6 +335,15 @@ def check_objective(name: str, config: ModelConfig) -> None:
         can = " or ".join(map(repr, config.objectives)) or "no objective as it is"
         raise UserError(
             f"The objective {name!r} needs {OBJECTIVES[name].needs}. This {config.family} can be trained with {can}."
+        )
+
+
+def check_microbatches(name: str, microbatches: int) -> None:
+    """Raises UserError where a batch of this objective cannot be cut into so many pieces."""
+    if microbatches > 1 and OBJECTIVES[name].whole_batch:
+        raise UserError(
+            f"NUM_MICROBATCHES is {microbatches}, but with the objective {name!r} the other rows of a batch are what a "
+            "row is told from: a piece would have fewer of them. Set 1, and a smaller BATCH_SIZE or more devices."
         )
 
 

@@ -9,7 +9,7 @@ from xtr.errors import UserError, did_you_mean
 from xtr.models.interface import ModelConfig
 from xtr.parallel.mesh import MeshConfig
 from xtr.train.adafactor import AdafactorConfig
-from xtr.train.objectives import OBJECTIVES, check_objective
+from xtr.train.objectives import OBJECTIVES, check_microbatches, check_objective
 from xtr.train.schedules import ScheduleConfig
 from xtr.train.state import Optimizer, TrainOptions
 
@@ -37,7 +37,7 @@ class TrainRun:
       model_dir: the run directory; everything that the run writes lies below it.
       mixture_or_task_name: a SeqIO mixture or task; its `train` split is trained on.
       task_feature_lengths: tokens a packed row holds, e.g. {'inputs': 512, 'targets': 114}; for 'mlm' and the heads
-        {'inputs': 512}.
+        {'inputs': 512}, for 'choose' of each choice; for 'contrastive' of a query and of a positive.
       mixing: the rates of the mixture's members; as registered unless told otherwise.
       train_steps: optimizer steps of this run (a checkpoint's own steps do not count).
       vocabulary_path: SentencePiece model; its pieces must fit the model's embedding.
@@ -52,6 +52,7 @@ class TrainRun:
       noise_density, mean_span_length: of span corruption; T5's are 0.15 and 3.
       z_loss, label_smoothing: of a loss over the vocabulary; T5X's are 1e-4 and 0.
       num_microbatches: parts that a batch's gradient is accumulated over.
+      doc_stride, max_query_length: how 'span' cuts contexts and questions, see `xtr.data.spans.Windowing`.
       eval_period: steps between teacher-forced evaluations on the `validation` split; 0 for none.
       eval_steps: batches of such an evaluation.
       use_cached_tasks: False tokenises afresh below `model_dir` instead of using `cache_dir`.
@@ -80,6 +81,8 @@ class TrainRun:
     pack: bool = True
     noise_density: float = 0.15
     mean_span_length: float = 3.0
+    doc_stride: int = 128
+    max_query_length: int = 64
     eval_period: int = 0
     eval_steps: int = 20
     use_cached_tasks: bool = True
@@ -97,8 +100,8 @@ class TrainRun:
             if not self.model.objectives:
                 raise UserError(
                     f"There is nothing to train this {self.model.family} on as it is: give it a head "
-                    "(heads/classify.gin, choose, tag or span, after the run's file) or, for XLM-R and mBERT, "
-                    "bert.BertConfig.mlm_head = True."
+                    "(heads/classify.gin, choose, tag, span or dual_encoder, after the run's file) or, for XLM-R and "
+                    "mBERT, bert.BertConfig.mlm_head = True."
                 )
             object.__setattr__(self, "objective", self.model.objectives[0])
         names = (*OBJECTIVES, "denoise")
@@ -109,20 +112,22 @@ class TrainRun:
             )
         check_objective(self.loss, self.model)
         TrainOptions(objective=self.loss, z_loss=self.z_loss, label_smoothing=self.label_smoothing)
-        for name in ("train_steps", "batch_size", "num_microbatches"):
+        for name in ("train_steps", "batch_size", "num_microbatches", "doc_stride", "max_query_length"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise UserError(f"train.{name} is {value!r}; it must be a positive whole number.")
+        check_microbatches(self.loss, self.num_microbatches)
         lengths, example = self.task_feature_lengths, {"inputs": 512, "targets": 114}
-        needed = set(example) if self.loss in ("seq2seq", "causal") else {"inputs"}
+        needed = set(example) if self.loss in ("seq2seq", "causal", "contrastive") else {"inputs"}
         whole = all(isinstance(n, int) and n > 0 for n in lengths.values())
         if not needed <= set(lengths) <= set(example) or not whole:
             example = {name: length for name, length in example.items() if name in needed}
             raise UserError(f"TASK_FEATURE_LENGTHS is {lengths!r}; for {self.objective!r} it must be like {example}.")
         most = self.model.max_length
-        if most is not None and lengths["inputs"] > most:
+        longest = max(lengths[name] for name in needed) if self.loss != "causal" else lengths["inputs"]
+        if most is not None and longest > most:
             raise UserError(
-                f"TASK_FEATURE_LENGTHS asks for texts of {lengths['inputs']} tokens, but this {self.model.family} has "
+                f"TASK_FEATURE_LENGTHS asks for texts of {longest} tokens, but this {self.model.family} has "
                 f"positions for {most}: set TASK_FEATURE_LENGTHS={{'inputs': {min(most, 128)}}}, or give the head's "
                 "gin file after the target's, which sets it too."
             )

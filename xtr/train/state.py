@@ -15,7 +15,7 @@ from xtr.parallel.sharding import Rules, replicated, tree_shardings
 from xtr.train import adafactor, adamw
 from xtr.train.adafactor import AdafactorConfig
 from xtr.train.adamw import AdamWConfig
-from xtr.train.objectives import OBJECTIVES, check_normalizer
+from xtr.train.objectives import OBJECTIVES, check_microbatches, check_normalizer
 
 Optimizer = AdafactorConfig | AdamWConfig
 
@@ -34,7 +34,8 @@ class TrainOptions:
       z_loss: weight of logZ^2 in a loss over the vocabulary; the others have none.
       label_smoothing: mass taken from the target, in [0, 1); over the vocabulary only.
       loss_normalizing_factor: None, a positive number, or a name of `objectives.NORMALIZERS`.
-      microbatches: into how many pieces a batch is cut to save memory; the result is that of the whole batch.
+      microbatches: into how many pieces a batch is cut to save memory; the result is that of the whole batch. 1 for an
+        objective that compares rows.
       optimizer: Adafactor's or AdamW's settings.
 
     Raises:
@@ -52,6 +53,7 @@ class TrainOptions:
         object.__setattr__(self, "loss_normalizing_factor", check_normalizer(self.loss_normalizing_factor))
         if self.microbatches < 1:
             raise UserError(f"TrainOptions.microbatches must be at least 1, not {self.microbatches!r}.")
+        check_microbatches(self.objective, self.microbatches)
         if not 0.0 <= self.label_smoothing < 1.0:
             raise UserError(f"TrainOptions.label_smoothing must lie in [0, 1), not {self.label_smoothing!r}.")
         if self.label_smoothing and not OBJECTIVES[self.objective].over_vocabulary:
