@@ -35,10 +35,9 @@ class Form:
     predictor: str
 
 
-# The same in every format: what is asked of a text is the training objective's choice. Where other tasks have inputs, a
-# text has none of them, so that SeqIO mixes it with those.
+# The same in every format: what is asked of a text is the training objective's choice. It has inputs, none of them, so
+# that SeqIO mixes it with other tasks.
 _TEXT = Form(Strings(text2text.plain_text, ("inputs", "targets"), meta=False, without_eos=("inputs",)), "none")
-_TEXT_ALONE = Form(Strings(text2text.plain_text, ("targets",), meta=False), "none")
 _RAW_RETRIEVAL = Form(Strings(text2text.retrieval, ("inputs",)), "embed")
 
 # format -> kind (or a data set's own style) -> form.
@@ -71,7 +70,7 @@ _FORMS = {
         "span_qa": Form(TokenIds(encoder.span_qa), "span"),
         "pairs": Form(TokenIds(encoder.pair), "none"),
         "retrieval": Form(TokenIds(encoder.retrieval), "embed"),
-        "text": _TEXT_ALONE,
+        "text": _TEXT,
     },
 }
 

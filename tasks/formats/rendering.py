@@ -4,7 +4,7 @@ import functools
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import seqio
@@ -19,7 +19,6 @@ from .encoder import Encoded
 from .text2text import Rendered
 
 _BATCH = 64  # crossing between TensorFlow and Python costs more than rendering
-_TOKENS = ("inputs", "question", "targets")
 _SCALARS = {int: np.int32, np.int64: np.int64}
 _LISTS = {list[int]: (np.int32, np.int64)}  # of the values, and of their rows' lengths
 
@@ -81,12 +80,10 @@ class TokenIds:
         fields = typing.get_type_hints(typing.get_type_hints(self.function)["return"])
         return {name: kind for name, kind in fields.items() if name != "meta"}
 
-    @property
-    def features(self) -> tuple[str, ...]:
-        """The features that are tokens."""
-        return tuple(name for name in _TOKENS if name in self.dtypes)
-
-    without_eos = features  # the format has framed them already
+    # SeqIO mixes tasks of the same features, so all kinds have these; a kind without targets has none of them. The format
+    # has framed them already.
+    features: ClassVar[tuple[str, ...]] = ("inputs", "targets")
+    without_eos: ClassVar[tuple[str, ...]] = features
 
     def preprocessors(self, dataset: Dataset, vocabulary_path: str) -> list[Callable]:
         """Returns the task's preprocessors."""
@@ -117,7 +114,12 @@ class TokenIds:
 
             return {name: feature(kind) for name, kind in dtypes.items()} | {"meta": next(arrays)}
 
-        return [lambda data: _map_batches(data, to_ids), seqio.CacheDatasetPlaceholder()]
+        absent = {name: tf.zeros((0,), tf.int32) for name in self.features if name not in dtypes}
+        return [
+            lambda data: _map_batches(data, to_ids),
+            seqio.CacheDatasetPlaceholder(),
+            lambda data: data.map(lambda example: absent | example) if absent else data,
+        ]
 
 
 Rendering = Strings | TokenIds

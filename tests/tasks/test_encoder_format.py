@@ -184,7 +184,8 @@ def test_the_answers_tokens_hold_the_answer(vocabulary, context, data):
     # What the tokens do not hold is white space, or a whole word that the vocabulary has nothing for.
     for place in (*range(start, ours.starts[first]), *range(ours.ends[last], start + len(text))):
         assert not any(a <= place < b for a, b in spans)
-        assert context[place].isspace() or unicodedata.category(context[place])[0] in "CZMS", hex(ord(context[place]))
+        normal = unicodedata.normalize("NFKC", context[place])[0]  # a mark, of a half-width sound mark
+        assert context[place].isspace() or unicodedata.category(normal)[0] in "CZMS", hex(ord(context[place]))
 
 
 def test_a_query_and_its_positive(vocabulary):

@@ -142,9 +142,16 @@ def test_candidates_that_languages_share_are_no_language(register):
 
 
 def test_a_mixture_of_different_features_is_absent(register):
+    catalog = register()
+    catalog.add_mixture("both", ["mnli", "tatoeba.zh"])
+    assert "mnli has inputs, targets; tatoeba.zh has inputs" in catalog.absent["both"]
+
+
+def test_encoders_have_the_same_mixtures(register):
     catalog = register(format="encoder")
-    assert "squad_v1 has inputs, question" in catalog.absent["nli_qa"]
-    assert rates("anli_plus")["snli"] == 9
+    assert len(rates("all_nine")) == 12 and "all_nine_denoise" in catalog.mixtures
+    data = seqio.get_mixture_or_task("squad_v1_denoise").get_dataset(None, split="train", num_epochs=1, shuffle=False)
+    assert {len(example["targets"]) > 0 for example in data.as_numpy_iterator()} == {True, False}
 
 
 def test_a_rate_without_a_size_is_refused():
