@@ -401,7 +401,5 @@ def test_caches_of_formats_lie_apart(ask):
 def test_what_a_format_lacks_is_said(ask):
     with pytest.raises(UserError, match="lareqa_squad cannot be had: there is no 'text2text' rendering of pairs"):
         ask("lareqa_squad")
-    with pytest.raises(UserError, match="nli_qa cannot be had: its tasks have different features in the 'encoder' fo"):
-        ask("nli_qa", form="encoder")
     with pytest.raises(UserError, match="XTR_FORMAT is encoders.*Did you mean encoder"):
         ask("mnli", form="encoders")
