@@ -60,17 +60,18 @@ def check_examples(task: CachedTask, split: str, objective: str) -> dict:
 
 
 def lengths_of(task: CachedTask, split: str, objective: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Length of each feature that the objective needs, and its last value: int64 [N] each, by feature.
+    """Length of each feature that the objective needs, and its last value: int64 [N] each, by feature ('group', which
+    is wider than the table, left out).
 
     Raises:
       UserError: an example lacks a feature, or is of another kind (see `check_examples`).
     """
     check_examples(task, split, objective)
-    features = _HEADS[objective][1]
+    features = [name for name in _HEADS[objective][1] if name != "group"]
     raw, last = (dict(zip(features, table.astype(np.int64), strict=True)) for table in task.lengths(split, features))
     for name, lengths in raw.items():
         if (lengths < 0).any():
-            raise UserError(f"{task.name}: example {int((lengths < 0).argmax())} of {split!r} has no feature {name!r}.")
+            raise UserError(task.no_feature(split, int((lengths < 0).argmax()), name))
     return raw, last
 
 
