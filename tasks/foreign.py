@@ -103,8 +103,9 @@ def check_vocabulary(task: seqio.Task, ours: seqio.Vocabulary, path: str) -> Non
         if feature.dtype.is_integer and not isinstance(vocabulary, seqio.PassThroughVocabulary):
             if vocabulary == ours or list(vocabulary.encode(_PROBE)) == expected:
                 continue
+            its = f"{type(vocabulary).__name__} {getattr(vocabulary, 'sentencepiece_model_file', '')}".rstrip()
             raise UserError(
-                f"Task {task.name}: its feature '{name}' is tokenised with {vocabulary}, but the vocabulary of this "
-                f"run is {path}. Set VOCABULARY_PATH to the task's, or build its features with "
+                f"Task {task.name}: its feature '{name}' is tokenised with {its}, but the vocabulary of this run is "
+                f"{path}. Set VOCABULARY_PATH to the task's, or build its features with "
                 "xtr.tasks.output_features(), which are those of the run."
             )

@@ -187,3 +187,14 @@ def test_what_metrics_read_is_known_beforehand(register):
         for i, functions in enumerate([[], [matches], [likelihood], [confidence, likelihood]])
     ]
     assert read == [[], ["prediction"], ["score"], ["prediction_with_aux", "score"]]
+
+
+def test_the_examples_are_those_that_were_predicted(register):
+    task = register("own_metrics_task", metric_fns=[matches])
+    tokens = [example["targets"] for example in examples_of(task, {"targets": 2})]
+    arrays = {"tokens/targets": np.concatenate(tokens), "sizes/targets": np.array([len(row) for row in tokens])}
+    assert len(own_metrics._examples(task, "validation", {"targets": 2}, arrays)) == len(TEXTS)
+    few = {"tokens/targets": np.concatenate(tokens[:2]), "sizes/targets": np.array([2, 2])}
+    assert len(own_metrics._examples(task, "validation", {"targets": 2}, few)) == 2
+    with pytest.raises(UserError, match="'targets' of example 1 of 'validation' is another than when it was cached"):
+        own_metrics._examples(task, "validation", None, arrays)

@@ -217,6 +217,11 @@ class _Writer:
             os.rename(work, directory)
         except BaseException as e:
             shutil.rmtree(work, ignore_errors=True)
+            if not ours and isinstance(e, Exception) and _user_error(e) is None:
+                from xtr.tasks.modules import place_of
+
+                why = f"{type(e).__name__}: {str(e).strip():.1000}"
+                raise UserError(f"Task {task.name} cannot be read: {why} (at {place_of(e, self.module_files)})") from e
             e.add_note(f"while writing the cache of task {task.name}")
             raise
         return directory, sum(split["examples"] for split in record["splits"].values())
@@ -406,7 +411,7 @@ def _serialise(example: Mapping) -> bytes:
     features = {}
     for name, value in example.items():
         value = np.asarray(value)
-        flat = value.reshape(-1).tolist()
+        flat = (value.astype(np.int64) if value.dtype.kind == "b" else value).reshape(-1).tolist()
         if value.dtype.kind in "iub":
             features[name] = tf.train.Feature(int64_list=tf.train.Int64List(value=flat))
         elif value.dtype.kind == "f":

@@ -84,6 +84,11 @@ class CachedTask:
             self.name, self.directory, split, self.num_examples(split), self.info["splits"][split]["shards"]
         )
 
+    def no_feature(self, split: str, number: int, feature: str) -> str:
+        """Says that an example lacks a feature, and which features the task has."""
+        has = ", ".join(self.info.get("features", ())) or "none"
+        return f"{self.name}: example {number} of {split!r} has no feature {feature!r} (the task has {has})."
+
     def lengths(self, split: str, features: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Numbers of tokens of a split's features, and their last tokens.
 

@@ -29,7 +29,7 @@ def _texts(task: CachedTask, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Length of each document of a task of plain text, and its last token. UserError where it holds no text."""
     (raw,), (last,) = task.lengths(split, ("targets",))
     if (raw < 0).any():
-        raise UserError(f"{task.name}: example {int((raw < 0).argmax())} of {split!r} has no feature 'targets'.")
+        raise UserError(task.no_feature(split, int((raw < 0).argmax()), "targets"))
     return raw.astype(np.int64), last
 
 

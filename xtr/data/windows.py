@@ -48,8 +48,8 @@ class Seq2SeqSource:
         for name, lengths in zip(("inputs", "targets"), raw, strict=True):
             if (lengths < 0).any():
                 raise UserError(
-                    f"{task.name}: example {int((lengths < 0).argmax())} of {split!r} has no feature {name!r}, "
-                    "which objective='seq2seq' needs. A task of plain text is trained on with objective='denoise'."
+                    f"{task.no_feature(split, int((lengths < 0).argmax()), name)} The objective 'seq2seq' needs it; a "
+                    "task of plain text is trained on with objective='denoise'."
                 )
         self._task, self._split, self._slots, self._raw_2N = task, split, slots, raw
 
@@ -86,7 +86,7 @@ class DenoiseSource:
     ):
         (raw,), (last,) = task.lengths(split, ("targets",))
         if (raw < 0).any():
-            raise UserError(f"{task.name}: example {int((raw < 0).argmax())} of {split!r} has no feature 'targets'.")
+            raise UserError(task.no_feature(split, int((raw < 0).argmax()), "targets"))
         documents = raw.astype(np.int64) - (last == vocabulary.eos_id)
         self._chunks = chunk_documents(documents, raw_length(*slots, len(vocabulary.sentinels), config))
         self._task, self._split = task, split
