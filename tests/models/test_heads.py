@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from xtr.errors import UserError
+from xtr.evaluate.embedding import mean_pooled
 from xtr.models import heads
 from xtr.models import spec as spec_lib
 from xtr.models.bert import BertConfig
@@ -66,7 +67,7 @@ def layers_of(config, params, tokens):
     return config.encoder().network(body).encode(tokens, all_layers=True)
 
 
-CASES = [(kind, read) for kind in heads.KINDS for read in ("last", 0, 1, "attention")]
+CASES = [(kind, read) for kind in ("classify", "choose", "tag", "span") for read in ("last", 0, 1, "attention")]
 
 
 @pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)])
@@ -146,7 +147,14 @@ def test_attention_starts_from_the_last_layer(family):
 
 @pytest.mark.parametrize(
     ("family", "kind"),
-    [("mt5", "classify"), ("bloom", "classify"), ("xlmr", "choose"), ("xlmr", "span"), ("mbert", "tag")],
+    [
+        ("mt5", "classify"),
+        ("bloom", "classify"),
+        ("xlmr", "choose"),
+        ("xlmr", "span"),
+        ("mbert", "tag"),
+        ("bloom", "embed"),
+    ],
 )
 def test_padding_and_how_it_is_told_change_nothing(family, kind):
     """Longer rows, and segment ids in the place of the padding id, give the same logits."""
@@ -167,6 +175,46 @@ def test_padding_and_how_it_is_told_change_nothing(family, kind):
             np.testing.assert_allclose(got, expected[real], rtol=1e-4, atol=1e-5)
         else:
             np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [("mt5", {}), ("bloom", {"pooling": "last", "read": 1}), ("xlmr", {"pooling": "first", "pooler": True})],
+)
+def test_an_embedding_is_its_formula(family, settings):
+    config = config_of(BODIES[family], "embed", **settings)
+    params = randomised(config)
+    tokens, real = inputs_of(config)
+    states = np.asarray(layers_of(config, params, tokens))[1 if "read" in settings else -1]
+    lengths = real.sum(axis=1)
+    pooled = {
+        "mean": (states * real[..., None]).sum(axis=1) / lengths[:, None],
+        "last": states[np.arange(B), lengths - 1],
+        "first": states[:, 0],
+    }[config.pooling]
+    if config.pooler:
+        dense = params["head"]["dense"]
+        pooled = np.tanh(pooled @ np.asarray(dense["kernel"]) + np.asarray(dense["bias"]))
+    expected = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
+    vectors = run(config, params, tokens)
+    np.testing.assert_allclose(vectors, expected, rtol=1e-4, atol=1e-5)
+    scale = params["head"]["logit_scale"]
+    similarities = config.network(params).similarities(vectors, vectors[:2])
+    np.testing.assert_allclose(similarities, float(scale[0]) * expected @ expected[:2].T, rtol=1e-4, atol=1e-4)
+    fresh = jit(lambda key: spec_lib.init_params(config.param_specs(), key))(jax.random.key(0))
+    assert fresh["head"]["logit_scale"].tolist() == [100.0]
+    assert set(params["head"]) == ({"logit_scale", "dense"} if config.pooler else {"logit_scale"})
+
+
+def test_an_embedding_is_what_retrieval_reads():
+    """Without a pooler, the cosines of retrieval's vectors, of the body alone, are those that training compared."""
+    config = config_of(XLMR, "embed")
+    params = randomised(config)
+    tokens, _ = inputs_of(config)
+    body = {name: tree for name, tree in params.items() if name != "head"}
+    vectors = np.array(mean_pooled(config.encoder().network(body), tokens))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    np.testing.assert_allclose(run(config, params, tokens), vectors, rtol=1e-5, atol=1e-6)
 
 
 def test_spans_and_choices_that_do_not_exist_are_masked():
@@ -220,6 +268,8 @@ def test_a_config_says_what_it_is():
     assert (config.width, config.num_layers, config.vocab_size) == (16, 2, 64)
     assert config == config_of(MT5, "classify", read=-1, pooling="mean") == config_of(MT5, "classify", read=2)
     assert config_of(MT5, "classify", read=-3).read == 0
+    dual = config_of(BODIES["bloom"], "embed")
+    assert (dual.objectives, dual.pooling, dual.pooler) == (("contrastive",), "mean", False)
     specs = config.param_specs()
     assert "decoder" not in specs
     flat = spec_lib.flatten(specs)
@@ -241,6 +291,9 @@ def test_a_config_says_what_it_is():
         ({"kind": "choose", "pooling": "max"}, "first, mean, last"),
         ({"kind": "choose", "pooling": "first", "body": BODIES["bloom"]}, "has not seen"),
         ({"kind": "choose", "body": WithHead(MT5, "span")}, "a head already"),
+        ({"kind": "choose", "pooler": True}, "for the kind 'embed', not for 'choose'"),
+        ({"kind": "embed", "num_labels": 2}, "'embed' has no labels"),
+        ({"kind": "embed", "pooling": "first", "body": BODIES["bloom"]}, "has not seen"),
     ],
 )
 def test_settings_are_checked(settings, message):

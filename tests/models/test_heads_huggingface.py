@@ -135,6 +135,8 @@ def test_layouts_of_heads_that_transformers_lacks():
         config_of("xlmr", "classify", pooling="mean"),
         config_of("bloom", "classify"),
         WithHead(MT5Config(67, 32, 2, 16, 48, 2, 2), "span"),
+        config_of("mbert", "embed", pooling="first", pooler=True),
+        WithHead(MT5Config(67, 32, 2, 16, 48, 2, 2), "embed", pooler=True),
     ):
         layout = config.huggingface()
         assert layout.architecture == config.encoder().huggingface().architecture

@@ -15,7 +15,15 @@ from xtr.models.heads import WithHead
 from xtr.models.layers import MASKED
 from xtr.models.mt5 import MT5Config
 from xtr.train.cross_entropy import cross_entropy
-from xtr.train.objectives import OBJECTIVES, check_normalizer, check_objective, decoder_weights, normalize
+from xtr.train.objectives import (
+    OBJECTIVES,
+    check_microbatches,
+    check_normalizer,
+    check_objective,
+    decoder_weights,
+    normalize,
+)
+from xtr.train.state import TrainOptions
 
 B, T, D, V = 3, 7, 5, 11
 
@@ -314,6 +322,58 @@ def test_span():
     np.testing.assert_allclose(grad[2], 0, atol=1e-7)
 
 
+class Vectors:
+    """A network whose embeddings are `queries` and `positives`, told apart by their tokens, scaled by 3."""
+
+    def __init__(self, queries, positives, query_tokens):
+        self.queries, self.positives, self.query_tokens = queries, positives, query_tokens
+
+    def embed(self, tokens_BS, *, dropout_key, **inputs):
+        return self.queries if tokens_BS is self.query_tokens else self.positives
+
+    def similarities(self, queries_BD, candidates_CD):
+        return 3.0 * queries_BD @ candidates_CD.T
+
+
+def test_contrastive():
+    """Rows 0 and 2 are of one group, row 3 is padding, and the halves of two groups agree in one half only."""
+    rng = np.random.default_rng(0)
+    queries, positives = (rng.normal(size=(5, 6)).astype(np.float32) for _ in range(2))
+    tokens = jnp.array([[0, 5, 2], [0, 7, 2], [0, 9, 2], [1, 1, 1], [0, 6, 2]])
+    groups = jnp.array([[1, 2], [1, 3], [1, 2], [1, 2], [4, 3]])
+    batch = {"encoder_input_tokens": tokens, "target_input_tokens": tokens + 0, "groups": groups}
+
+    def loss(queries, positives):
+        model = Vectors(queries, positives, tokens)
+        return OBJECTIVES["contrastive"].loss(model, batch, pad_id=PAD, dropout_key=None)
+
+    candidates = {0: [0, 1, 4], 1: [0, 1, 2, 4], 2: [1, 2, 4], 4: [0, 1, 2, 4]}
+    logits = 3.0 * queries.astype(np.float64) @ positives.T
+    expected = -sum(log_softmax(logits[i, of])[of.index(i)] for i, of in candidates.items())
+    total, weight, metrics = loss(queries, positives)
+    np.testing.assert_allclose([total, metrics["loss"]], expected, rtol=1e-6)
+    assert weight == metrics["weight"] == metrics["examples"] == 4
+    assert metrics["accuracy"] == sum(of[int(logits[i, of].argmax())] == i for i, of in candidates.items())
+    wanted = np.zeros((5, 5))
+    for i, of in candidates.items():
+        wanted[i, of] = np.exp(log_softmax(logits[i, of])) - (np.array(of) == i)
+    got = jax.grad(lambda *a: loss(*a)[0], (0, 1))(queries, positives)
+    np.testing.assert_allclose(got[0], 3.0 * wanted @ positives, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(got[1], 3.0 * wanted.T @ queries, rtol=1e-4, atol=1e-5)
+
+    batch["label_weights"] = jnp.array([0.0, 0.5, 0.0, 0.0, 0.0])  # a row without a weight is still a negative
+    total, weight, _ = loss(queries, positives)
+    np.testing.assert_allclose(total, -0.5 * log_softmax(logits[1, candidates[1]])[1], rtol=1e-6)
+    assert weight == 0.5
+
+
+def test_a_batch_whose_rows_are_compared_is_not_cut():
+    check_microbatches("contrastive", 1)
+    check_microbatches("span", 4)
+    with pytest.raises(UserError, match="NUM_MICROBATCHES is 4, but .*'contrastive'"):
+        TrainOptions(objective="contrastive", microbatches=4)
+
+
 @pytest.mark.parametrize(("name", "side"), [("causal", "decoder"), ("mlm", "encoder")])
 def test_over_the_vocabulary(name, side):
     y, head, targets, weights = problem(6)
@@ -376,6 +436,7 @@ MT5 = MT5Config(64, 16, 2, 8, 24, 2, 1)
         ("mlm", BloomConfig(64, 16, 2, 2), "This bloom can be trained with 'causal'"),
         ("tag", MT5, "heads/tag.gin, after the run's file. This mt5 can be trained with 'seq2seq'"),
         ("span", WithHead(MT5, "choose"), "can be trained with 'choose'"),
+        ("contrastive", WithHead(MT5, "tag", 3), "heads/dual_encoder.gin, after the run's file.*trained with 'tag'"),
     ],
 )
 def test_a_model_is_asked_for_what_it_can_do_alone(name, config, message):
