@@ -16,8 +16,8 @@ _catalog = None
 
 
 def register_all(tokenise: bool = True):
-    """Registers with SeqIO everything found below XTR_DATA_DIR, in the format XTR_FORMAT ('text2text', or 'encoder' for
-    encoders and heads), and returns the catalog; a second call starts afresh.
+    """Registers with SeqIO everything found below XTR_DATA_DIR, in the format XTR_FORMAT (see
+    `xtr.data.formats`), and returns the catalog; a second call starts afresh.
 
     Args:
       tokenise: False where the tasks are only listed, so that no vocabulary is needed.

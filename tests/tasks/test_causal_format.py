@@ -1,6 +1,7 @@
 """The causal format: what is asked, what continues it, and that both are the tokens of one text; every kind renders."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -135,8 +136,11 @@ def test_prompt_and_target_are_the_tokens_of_one_text(bloom, a, b):
             assert bloom.encode(rendered.inputs) + bloom.encode(choice) == bloom.encode(rendered.inputs + choice)
 
 
-def test_a_cached_prompt_is_continued_by_its_target(official_files, small_vocabularies, bloom, tmp_path):
+def test_a_cached_prompt_is_continued_by_its_target(official_files, small_vocabularies, bloom, tmp_path, monkeypatch):
     """No EOS between prompt and target, one behind it; retrieval has none; text has one."""
+    # The writer, a process of its own in life, sets the environment of its process.
+    for name in ("XTR_DATA_DIR", "XTR_CACHE_DIR", "XTR_VOCABULARY_PATH", "XTR_FORMAT", "XTR_TFDS_TASKS"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))
     request = {
         "names": ["xnli.qaz", "squad_v1", "tatoeba", "text.corpus.en"], "task_modules": [],
         "vocabulary_path": str(small_vocabularies["bpe"]), "data_dir": str(official_files), "cache_dir": str(tmp_path),

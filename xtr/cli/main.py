@@ -85,7 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--format",
         choices=FORMATS,
         default=FORMATS[0],
-        help="encoder: for XLM-R, mBERT and models with a head (default: %(default)s)",
+        help="causal: for BLOOM; encoder: for XLM-R, mBERT and models with a head (default: %(default)s)",
     )
     cache.add_argument(
         "--tfds_tasks", default="", metavar="NAME,NAME", help="data sets to read from TensorFlow Datasets, or: all"

@@ -71,7 +71,7 @@ def ensure_cached(
       vocabulary_path: the vocabulary's file, or a Hugging Face folder that holds it.
       data_dir: folder of the official data files.
       cache_dir: where the cache lies; made when it is not there.
-      format: what examples are rendered for, 'text2text' or 'encoder' (see `xtr.data.formats`).
+      format: what examples are rendered for (see `xtr.data.formats`).
       tfds_tasks: data sets that are read from TensorFlow Datasets' catalogue instead of official files.
       lengths: tokens of each feature, for the tasks whose preprocessors ask for `sequence_length`; others do not depend
         on it.
