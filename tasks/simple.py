@@ -184,9 +184,8 @@ def _check(name: str, layout: Layout, language: str) -> None:
         if not isinstance(called, str) and field not in several:
             raise UserError(f"{name}: {field} is {called!r}; it must be the name of one field.")
     if language not in CODES and not (len(language) == 3 and language.isalpha() and short_code(language) == language):
-        near = (
-            f" Did you mean {short_code(language)}?" if short_code(language) in CODES else did_you_mean(language, CODES)
-        )
+        plain = short_code(language.replace("_", "-").partition("-")[0].lower())
+        near = f" Did you mean {plain}?" if plain in CODES else did_you_mean(language, CODES)
         raise UserError(f"{name}: language is {language!r}, which is no code of ISO 639-1 or 639-3.{near}")
 
 
