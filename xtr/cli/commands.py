@@ -182,6 +182,13 @@ def _registered(arguments: argparse.Namespace) -> tuple[list[dict], dict[str, st
     return listing(arguments.what, _modules(arguments.task_modules), only)
 
 
+def _lengths(text: str) -> dict[str, int] | None:
+    pairs = [part.partition("=") for part in _modules(text)]
+    if not all(name and number.isdecimal() for name, _, number in pairs):
+        raise UserError(f"--task_feature_lengths is {text!r}; it must be like inputs=512,targets=114.")
+    return {name: int(number) for name, _, number in pairs} or None
+
+
 def cache(arguments: argparse.Namespace) -> int:
     from xtr.data.cache import ensure_cached
 
@@ -193,6 +200,7 @@ def cache(arguments: argparse.Namespace) -> int:
         data_dir=rundir.data_dir(arguments.data_dir),
         cache_dir=rundir.cache_dir(arguments.cache_dir),
         format=arguments.format,
+        lengths=_lengths(arguments.task_feature_lengths),
     )
     tasks = {task.name: task for tasks in found.values() for task in tasks}
     facts = [

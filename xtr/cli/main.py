@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -20,7 +21,20 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **settings)
 
     def error(self, message):
-        raise UserError(f"{message}. `{self.prog} --help` shows how.")
+        raise UserError(f"{message}.{self._nearest(message)} `{self.prog} --help` shows how.")
+
+    def _nearest(self, message: str) -> str:
+        """Which choice or option is called nearly like the one that argparse's message refuses."""
+        if choice := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
+            return did_you_mean(choice[1], re.findall(r"[^', ]+", choice[2]))
+        unknown = re.search(r"unrecognized arguments: (--[^ =]+)", message)
+        return did_you_mean(unknown[1], self._options()) if unknown else ""
+
+    def _options(self) -> set[str]:
+        """The options of this parser and of the commands below it, which give it what they do not know."""
+        options = {option for option in self._option_string_actions if option.startswith("--")}
+        below = (action.choices.values() for action in self._actions if isinstance(action, argparse._SubParsersAction))
+        return options.union(*(parser._options() for parsers in below for parser in parsers))
 
 
 def _gin_arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,6 +100,12 @@ def build_parser() -> argparse.ArgumentParser:
         choices=FORMATS,
         default=FORMATS[0],
         help="causal: for BLOOM; encoder: for XLM-R, mBERT and models with a head (default: %(default)s)",
+    )
+    cache.add_argument(
+        "--task_feature_lengths",
+        default="",
+        metavar="inputs=N,targets=N",
+        help="for tasks of your own whose preprocessors ask for lengths",
     )
     cache.add_argument(
         "--tfds_tasks", default="", metavar="NAME,NAME", help="data sets to read from TensorFlow Datasets, or: all"

@@ -89,13 +89,13 @@ def ensure_cached(
         raise UserError(f"The data directory {os.fspath(data_dir)} does not exist.")
     vocabulary_path = vocabulary_file(vocabulary_path)
     request = _Request(
-        module_names(task_modules),
+        as_names(task_modules),
         storage.absolute(vocabulary_path),
         vocabulary_sha256(vocabulary_path),
         os.path.abspath(data_dir),
         cache_dir,
         format,
-        module_names(tfds_tasks),
+        as_names(tfds_tasks),
         dict(lengths) if lengths else None,
     )
     names = list(dict.fromkeys(names))
@@ -112,7 +112,7 @@ def ensure_cached(
     return found
 
 
-def module_names(names: str | Sequence[str]) -> tuple[str, ...]:
+def as_names(names: str | Sequence[str]) -> tuple[str, ...]:
     """Names as a tuple; a bare string, as a command line has it, may hold several with commas between them."""
     return tuple(name.strip() for name in names.split(",") if name.strip()) if isinstance(names, str) else tuple(names)
 

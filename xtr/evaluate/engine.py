@@ -12,7 +12,7 @@ import numpy as np
 
 from xtr import preemption, rundir
 from xtr.checkpoints import load
-from xtr.data.cache import ensure_cached
+from xtr.data.cache import as_names, ensure_cached
 from xtr.data.cached_task import CachedTask, eval_examples
 from xtr.data.formats import ENCODER, format_of
 from xtr.data.labelled import check_labels, longest_first
@@ -347,6 +347,7 @@ def check_can_do(model: ModelConfig, task: CachedTask, split: str) -> None:
 def _select(tasks: Sequence[CachedTask], languages: Sequence[str] | None, name: str) -> list[CachedTask]:
     if languages is None:
         return list(tasks)
+    languages = as_names(languages)
     found = {task.info["language"]: task for task in tasks}
     unknown = [language for language in languages if language not in found]
     if unknown:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from xtr import rundir, storage
-from xtr.data.cache import child_environment, module_names
+from xtr.data.cache import as_names, child_environment
 from xtr.data.cached_task import CachedTask
 from xtr.errors import UserError
 from xtr.evaluate.run import EvaluateRun
@@ -145,12 +145,12 @@ class OwnMetrics:
         )
         self._ask(
             {
-                "task_modules": module_names(run.task_modules),
+                "task_modules": as_names(run.task_modules),
                 "data_dir": rundir.data_dir(run.data_dir),
                 "cache_dir": rundir.cache_dir(run.cache_dir),
                 "vocabulary_path": storage.absolute(run.vocabulary_path),
                 "format": run.format,
-                "tfds_tasks": module_names(run.tfds_tasks),
+                "tfds_tasks": as_names(run.tfds_tasks),
             }
         )
 

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from xtr.errors import UserError
+from xtr.errors import UserError, did_you_mean
 
 KINDS = ("pretrain", "intermediate", "target", "evaluate")
 NONE = "none"  # the intermediate that is no intermediate
@@ -61,7 +61,8 @@ class StudySpec:
             raise UserError(f"study.seeds {list(self.seeds)} must be one or more different numbers.")
         for kind in self.stage_overrides:
             if kind not in KINDS:
-                raise UserError(f"study.stage_overrides has {kind!r}; stages are {', '.join(KINDS)}.")
+                hint = did_you_mean(kind, KINDS)
+                raise UserError(f"study.stage_overrides has {kind!r}; stages are {', '.join(KINDS)}.{hint}")
         for name in (*self.models, *self.intermediates, *self.targets):
             if not name or set(name) & set("/. \t"):
                 raise UserError(f"study: the name {name!r} may not hold '/', '.' or spaces.")
