@@ -15,7 +15,7 @@ DATASETS = {
     "anli": (("accuracy",), "nli"),
     "qqp": (("accuracy",), "qqp"),
     "squad_v1": (("em", "f1"), ""),
-    "squad_v2": (("em", "f1"), ""),
+    "squad_v2": (("squad2_em", "squad2_f1"), ""),
     "hellaswag": (("accuracy",), ""),
     "ccg": (("token_accuracy",), ""),
     "cosmosqa": (("accuracy",), ""),

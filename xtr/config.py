@@ -96,6 +96,7 @@ def _register() -> None:
     from xtr.models.bloom import BloomConfig
     from xtr.models.heads import WithHead
     from xtr.models.mt5 import MT5Config
+    from xtr.models.multitask import WithHeads
     from xtr.parallel.mesh import MeshConfig
     from xtr.study.spec import StudySpec
     from xtr.train.adafactor import AdafactorConfig
@@ -108,6 +109,7 @@ def _register() -> None:
         (BertConfig, "BertConfig", "bert"),
         (BloomConfig, "BloomConfig", "bloom"),
         (WithHead, "WithHead", "heads"),
+        (WithHeads, "WithHeads", "heads"),
         (AdafactorConfig, "Adafactor", "adafactor"),
         (AdamWConfig, "AdamW", "adamw"),
         (ScheduleConfig, "create_learning_rate_scheduler", "utils"),

@@ -207,16 +207,18 @@ def only(row: Sequence) -> tuple:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def check_labels(task: CachedTask, split: str, num_labels: int) -> tuple[str, ...]:
-    """The names of a task's labels, by its first example.
-
-    Raises:
-      UserError: it has no labels, or not as many as the head.
-    """
+def label_names(task: CachedTask, split: str) -> tuple[str, ...]:
+    """The names of a task's labels, by its first example. UserError where it has none."""
     first = check_examples(task, split, "classify")
     names = tuple(json.loads(first.get("meta", "{}")).get("choices", ()))
     if not names:
         raise UserError(f"{task.name}: the meta of its examples of {split!r} has no 'choices', the names of labels.")
+    return names
+
+
+def check_labels(task: CachedTask, split: str, num_labels: int) -> tuple[str, ...]:
+    """`label_names`; UserError where there are not as many as the head has."""
+    names = label_names(task, split)
     check_number(task.name, "labels", names, num_labels)
     return names
 

@@ -49,7 +49,8 @@ class TrainData:
       objective: 'seq2seq' (inputs -> targets; tasks of plain text are denoised), 'denoise' (span corruption of the
         feature `targets`), 'causal' (targets behind inputs, or the next token of a text) or 'mlm' (masked tokens of a
         text, see `xtr.data.language_model`); or a head's: 'classify' (the label of a text or pair, see
-        `xtr.data.labelled`), 'choose' (`xtr.data.choices`), 'tag' (`xtr.data.tagging`), 'span' (`xtr.data.spans`) or 'contrastive' (`xtr.data.pairs`).
+        `xtr.data.labelled`), 'choose' (`xtr.data.choices`), 'tag' (`xtr.data.tagged`), 'span' (`xtr.data.spans`) or
+        'contrastive' (`xtr.data.pairs`).
       epochs: None repeats for ever, shuffled anew each epoch; a number ends the stream when the first task of the
         mixture has been read that often (the last batch is filled up with empty rows).
       packing_window: examples that are packed together.
@@ -303,6 +304,8 @@ class _BatchDataset(grain.IterDataset):
 
 class TrainBatches:
     """This host's batches: an iterator with a state. Made by `train_batches`."""
+
+    head = ""  # the one there is, as `multitask.MultitaskBatches` names them
 
     def __init__(self, spec: TrainData, stream: WindowStream, rows: range, prefetch: int):
         self._spec, self._stream = spec, stream

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -13,17 +13,17 @@ from xtr import preemption, rundir
 from xtr.checkpoints import load
 from xtr.checkpoints.manager import CheckpointManager, committed_steps
 from xtr.data.cache import ensure_cached
-from xtr.data.cached_task import CachedTask
-from xtr.data.denoising import SpanCorruption
-from xtr.data.pipeline import TrainData, train_batches
+from xtr.data.pipeline import train_batches
 from xtr.data.vocabulary import open_vocabulary
 from xtr.errors import Preempted, UserError
+from xtr.models.multitask import MULTITASK
 from xtr.parallel.mesh import make_mesh
 from xtr.parallel.sharding import DEFAULT_RULES, global_batch
 from xtr.progress import progress
 from xtr.tensorboard import SummaryWriter
 from xtr.train import schedules
 from xtr.train.objectives import OBJECTIVES
+from xtr.train.parts import Part, batches_of, parts_of
 from xtr.train.run import TrainRun
 from xtr.train.step import TrainOptions, abstract_state, init_state, make_eval_step, make_train_step
 
@@ -77,27 +77,13 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
         format=run.format,
         lengths=run.task_feature_lengths,
     )[run.mixture_or_task_name]
-    data = TrainData(
-        tasks=run.mixing.of(tasks, "train"),
-        lengths=tuple(run.task_feature_lengths.items()),
-        batch_size=run.batch_size,
-        seed=run.random_seed,
-        pack=run.pack,
-        objective=run.objective,
-        corruption=SpanCorruption(run.noise_density, run.mean_span_length),
-        vocabulary=vocabulary,
-        pad_id=run.model.pad_id,
-        num_labels=getattr(run.model, "num_labels", None),
-        causal=run.model.causal,
-        doc_stride=run.doc_stride,
-        max_query_length=run.max_query_length,
-    )
-    if run.eval_period and not _having(data.tasks, VALIDATION):
+    parts = parts_of(run, tasks, vocabulary)
+    if run.eval_period and not any(part.of_split(VALIDATION) for part in parts.values()):
         raise UserError(
             f"EVAL_PERIOD is {run.eval_period}, but no task of {run.mixture_or_task_name} has a split {VALIDATION!r}."
         )
     process, processes = jax.process_index(), jax.process_count()
-    batches = train_batches(data, process_index=process, process_count=processes)  # says what is wrong with the data
+    batches = batches_of(parts, process, processes)  # says what is wrong with the data
 
     # ----------------------------------------------------------------------------------------------------------- state
     # In this order: a checkpoint of this very run, else the initial checkpoint, else from scratch.
@@ -125,10 +111,13 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
             state = load.initial_state(initial, state)
 
     # ----------------------------------------------------------------------------------------------------------- steps
-    train_step = make_train_step(run.model, options, mesh, DEFAULT_RULES)
+    train_steps = {
+        head: make_train_step(part.model, dataclasses.replace(options, objective=part.objective), mesh, DEFAULT_RULES)
+        for head, part in parts.items()
+    }
     key = jax.random.key(run.random_seed) if run.model.dropout_rate else None
     writer = SummaryWriter(Path(run.model_dir) / "tensorboard" / "train") if process == 0 else None
-    pending: list[tuple[int, float, dict]] = []
+    pending: list[tuple[int, str, float, dict]] = []
     waited, logged_at = 0.0, time.monotonic()
 
     def flush() -> str:
@@ -136,13 +125,13 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
         nonlocal waited, logged_at
         if not pending:
             return ""
-        fetched = jax.device_get([metrics for _, _, metrics in pending])
+        fetched = jax.device_get([metrics for *_, metrics in pending])
         seconds = time.monotonic() - logged_at
-        for (at, rate, _), metrics in zip(pending, fetched, strict=True):
+        for (at, head, rate, _), metrics in zip(pending, fetched, strict=True):
             scalars = per_token(metrics) | {"learning_rate": rate}
-            if writer:
-                write_scalars(writer, at, scalars)
-        counted = "target_tokens" if OBJECTIVES[run.loss].over_vocabulary else "labels"
+            write_scalars(writer, at, scalars, tag(head))
+        over_vocabulary = all(OBJECTIVES[part.objective].over_vocabulary for part in parts.values())
+        counted = "target_tokens" if over_vocabulary else "labels"
         weight = float(sum(m["weight"] for m in fetched))
         timing = {f"{counted}_per_second": weight / seconds, "data_wait_share": waited / seconds}
         write_scalars(writer, pending[-1][0], timing, "timing/")
@@ -158,12 +147,13 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
             waited += time.monotonic() - asked
             rate = schedules.learning_rate(run.schedule, step)
             dropout_key = None if key is None else jax.random.fold_in(key, step)
-            state, metrics = train_step(state, batch, dropout_key, np.float32(rate))
+            state, metrics = train_steps[batches.head](state, batch, dropout_key, np.float32(rate))
             step += 1
-            pending.append((step, rate, metrics))
+            pending.append((step, batches.head, rate, metrics))
             bar.advance(note=flush() if step % LOG_PERIOD == 0 or step == run.train_steps else "")
             if run.eval_period and (step % run.eval_period == 0 or step == run.train_steps):
-                validate(run, data, state.params, mesh, writer, step)
+                for head, part in parts.items():
+                    validate(run, part, state.params, mesh, writer, step, tag("validation", head))
             last, stop = step == run.train_steps, preemption.requested()
             if last or stop or (run.checkpoint.period and step % run.checkpoint.period == 0):
                 checkpoints.save(step, state, {"data": batches.get_state()})
@@ -205,7 +195,7 @@ def options_for(run: TrainRun, origin: load.Origin | None) -> TrainOptions:
     if origin and origin.has_slots and optimizer.step_offset == 0:
         optimizer = dataclasses.replace(optimizer, step_offset=-origin.step)
     return TrainOptions(
-        objective=run.loss,
+        objective="classify" if run.objective == MULTITASK else run.loss,  # each head's step has its own
         z_loss=run.z_loss,
         label_smoothing=run.label_smoothing,
         loss_normalizing_factor=normalizer,
@@ -221,6 +211,11 @@ def write_scalars(writer: SummaryWriter | None, step: int, scalars: Mapping[str,
             writer.scalar(prefix + name, value, step)
 
 
+def tag(*names: str) -> str:
+    """The beginning of a curve's name: 'a/b/' of the names that are not empty."""
+    return "".join(f"{name}/" for name in names if name)
+
+
 def per_token(metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Sums of a step as means over its target tokens (T5X's names where it has them)."""
     weight = max(float(metrics["weight"]), 1.0)
@@ -229,21 +224,18 @@ def per_token(metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
     return out | rest
 
 
-def _having(tasks: Sequence[CachedTask], split: str) -> tuple[CachedTask, ...]:
-    """The tasks of a mixture that are drawn and have a split."""
-    return tuple(task for task in tasks if task.rate > 0 and split in task.splits)
-
-
-def validate(run: TrainRun, data: TrainData, params, mesh, writer, step: int) -> dict[str, float]:
+def validate(run: TrainRun, part: Part, params, mesh, writer, step: int, prefix: str) -> dict[str, float]:
     """Teacher-forced loss and accuracy on the first `eval_steps` batches of the validation splits that there are."""
-    spec = dataclasses.replace(data, tasks=_having(data.tasks, VALIDATION), split=VALIDATION, epochs=1, seed=0)
-    evaluate_step = make_eval_step(run.model, mesh, DEFAULT_RULES, run.loss)
+    data = part.of_split(VALIDATION)
+    if data is None:
+        return {}
+    evaluate_step = make_eval_step(part.model, mesh, DEFAULT_RULES, part.objective)
     sums: dict[str, float] = {}
-    batches = train_batches(spec, process_index=jax.process_index(), process_count=jax.process_count())
+    batches = train_batches(data, process_index=jax.process_index(), process_count=jax.process_count())
     for _, batch in zip(range(run.eval_steps), batches, strict=False):
         metrics = jax.device_get(evaluate_step(params, global_batch(batch, mesh)))
         for name, value in metrics.items():
             sums[name] = sums.get(name, 0.0) + float(value)
     scalars = per_token(sums) if sums else {}
-    write_scalars(writer, step, scalars, "validation/")
+    write_scalars(writer, step, scalars, prefix)
     return scalars

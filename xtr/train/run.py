@@ -7,6 +7,7 @@ from xtr.data.formats import format_of
 from xtr.data.mixing import Mixing
 from xtr.errors import UserError, did_you_mean
 from xtr.models.interface import ModelConfig
+from xtr.models.multitask import MULTITASK, WithHeads
 from xtr.parallel.mesh import MeshConfig
 from xtr.train.adafactor import AdafactorConfig
 from xtr.train.objectives import OBJECTIVES, check_microbatches, check_objective
@@ -45,8 +46,9 @@ class TrainRun:
       initial_checkpoint_path: a run directory, one of its checkpoints, a T5X checkpoint or a Hugging Face folder, local
         or gs://; None trains from scratch.
       allow_pickle: whether weights may be unpickled (pytorch_model.bin), which can run code of their author.
-      objective: a name of `objectives.OBJECTIVES`, or 'denoise' (seq2seq on span corruption of a text mixture). None:
-        the model's own: 'seq2seq' of an mT5, 'causal' of a BLOOM, 'mlm' of an encoder with that head, or the head's.
+      objective: a name of `objectives.OBJECTIVES`, or 'denoise' (seq2seq on span corruption of a text mixture), or
+        'multitask' (each batch with its head's). None: the model's own: 'seq2seq' of an mT5, 'causal' of a BLOOM,
+        'mlm' of an encoder with that head, or the head's.
       loss_normalizing_factor: T5X's; 'auto' follows the checkpoint's origin (see `train.loop`).
       pack: several examples a row, or one.
       noise_density, mean_span_length: of span corruption; T5's are 0.15 and 3.
@@ -104,19 +106,26 @@ class TrainRun:
                     "mBERT, bert.BertConfig.mlm_head = True."
                 )
             object.__setattr__(self, "objective", self.model.objectives[0])
-        names = (*OBJECTIVES, "denoise")
+        names = (*OBJECTIVES, "denoise", MULTITASK)
         if self.objective not in names:
             raise UserError(
                 f"train.objective is {self.objective!r}; it must be one of {', '.join(names)}."
                 + did_you_mean(str(self.objective), names)
             )
-        check_objective(self.loss, self.model)
-        TrainOptions(objective=self.loss, z_loss=self.z_loss, label_smoothing=self.label_smoothing)
+        several = isinstance(self.model, WithHeads)
+        if several != (self.objective == MULTITASK):
+            raise UserError(
+                f"train.objective is {self.objective!r}: {MULTITASK!r} is the objective of a model with several heads "
+                "(heads/multitask.gin, after the run's file), and of no other."
+            )
+        if not several:
+            check_objective(self.loss, self.model)
+            TrainOptions(objective=self.loss, z_loss=self.z_loss, label_smoothing=self.label_smoothing)
+            check_microbatches(self.loss, self.num_microbatches)
         for name in ("train_steps", "batch_size", "num_microbatches", "doc_stride", "max_query_length"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise UserError(f"train.{name} is {value!r}; it must be a positive whole number.")
-        check_microbatches(self.loss, self.num_microbatches)
         lengths, example = self.task_feature_lengths, {"inputs": 512, "targets": 114}
         needed = set(example) if self.loss in ("seq2seq", "causal", "contrastive") else {"inputs"}
         whole = all(isinstance(n, int) and n > 0 for n in lengths.values())

@@ -1,0 +1,112 @@
+"""Training data of a model with several heads: every batch is of one head's tasks.
+
+Which head comes next follows the rates, as evenly as whole batches allow, and depends on nothing else.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from xtr.data.cached_task import CachedTask
+from xtr.data.labelled import label_names
+from xtr.data.mixing import BlockMixture, normalized
+from xtr.data.pipeline import TrainBatches, TrainData, train_batches
+from xtr.errors import UserError
+
+# What a head is trained with on each kind of task.
+OBJECTIVES = {
+    "classification": "classify",
+    "multiple_choice": "choose",
+    "tagging": "tag",
+    "span_qa": "span",
+    "text": "mlm",
+}
+
+
+def tasks_of_heads(
+    tasks: Sequence[CachedTask], split: str, head_for: Callable[[str, int | None], str | None]
+) -> dict[str, tuple[CachedTask, ...]]:
+    """The drawn tasks of a mixture by the name of their head, in the order in which the heads are met.
+
+    Args:
+      split: has the examples that say how many labels a task has.
+      head_for: (objective, number of labels or None) -> a head's name, or None where there is no such head.
+
+    Raises:
+      UserError: a task that no head is for.
+    """
+    found: dict[str, tuple[CachedTask, ...]] = {}
+    for task in tasks:
+        if task.rate <= 0:
+            continue
+        kind = task.info.get("kind", "")
+        objective = OBJECTIVES.get(kind)
+        if objective is None:
+            raise UserError(f"{task.name} is of the kind {kind!r}, which no head of several is for.")
+        labels = None
+        if objective == "classify":
+            labels = len(label_names(task, split))
+        elif objective == "tag":
+            labels = len(task.info.get("label_names", ()))
+        head = head_for(objective, labels)
+        if head is None:
+            example = {task.name: objective if labels is None else (objective, labels)}
+            raise UserError(f"The model has no head for {task.name}: add one like {example} to HEADS.")
+        found[head] = (*found.get(head, ()), task)
+    return found
+
+
+class MultitaskBatches:
+    """This host's batches of several `TrainData`, one of them a batch: an iterator with a state, as `TrainBatches`.
+
+    Attributes:
+      head: the head that the last delivered batch is for; '' before the first.
+    """
+
+    def __init__(self, parts: Mapping[str, TrainData], process_index: int = 0, process_count: int = 1):
+        rates = [sum(task.rate for task in data.tasks) for data in parts.values()]
+        self._order = BlockMixture(tuple(normalized(rates, list(parts)).tolist()), 1)
+        self._parts: dict[str, TrainBatches] = {
+            name: train_batches(data, process_index, process_count) for name, data in parts.items()
+        }
+        self._step = 0
+        self.head = ""
+
+    def __iter__(self) -> "MultitaskBatches":
+        return self
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        drawn = self._order.drawn(self._step + 1) - self._order.drawn(self._step)
+        head = list(self._parts)[int(drawn.argmax())]
+        batch = next(self._parts[head])
+        self._step, self.head = self._step + 1, head
+        return batch
+
+    def get_state(self) -> dict:
+        """The place behind the last delivered batch, as JSON; the same on every host."""
+        return {"step": self._step, "heads": {name: part.get_state() for name, part in self._parts.items()}}
+
+    def set_state(self, state: Mapping) -> None:
+        """Goes to the place a state stands for.
+
+        Raises:
+          UserError: the state is of other data.
+        """
+        heads = state.get("heads", {})
+        if set(heads) != set(self._parts):
+            raise UserError(
+                "The training data is not what it was when the checkpoint was written: batches were for the heads "
+                f"{', '.join(heads) or 'of one head alone'}, now they are for {', '.join(self._parts)}."
+            )
+        for name, part in self._parts.items():
+            part.set_state(heads[name])
+        self._step = int(state["step"])
+
+    def stats(self) -> dict:
+        """Counts over the global batches delivered so far, by head (see `TrainBatches.stats`)."""
+        return {name: part.stats() for name, part in self._parts.items()}
+
+    def close(self) -> None:
+        """Stops the prefetching threads."""
+        for part in self._parts.values():
+            part.close()
