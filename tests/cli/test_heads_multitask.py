@@ -1,4 +1,4 @@
-"""A mixture of tasks of different kinds on one encoder, by commands: it learns, goes on to the same bits, hands its body on."""
+"""A mixture of tasks of different kinds on one encoder, by commands: its batches, a restart, and what is handed on."""
 
 import json
 import random
@@ -25,6 +25,7 @@ seqio.MixtureRegistry.add("mt_all", [("mt_nli", 2.0), ("mt_choices", 1.0), ("mt_
 """
 HEADS = "{'nli': ('classify', 2), 'choice': 'choose', 'span': 'span', 'text': 'mlm'}"
 STEPS = 10
+SAVES = ("--gin.SAVE_PERIOD=4", "--gin.EVAL_PERIOD=10", "--gin.EVAL_STEPS=2")
 
 
 def rows(rng):
@@ -65,7 +66,7 @@ def multitask(arguments, directory, *more, heads=HEADS):
 def trained(arguments, tmp_path_factory):
     directory = tmp_path_factory.mktemp("runs") / "whole"
     assert (
-        run(multitask(arguments, directory, "--gin.SAVE_PERIOD=4", "--gin.EVAL_PERIOD=10", "--gin.EVAL_STEPS=2")) == 0
+        run(multitask(arguments, directory, *SAVES)) == 0
     )
     return directory
 
@@ -86,12 +87,13 @@ def test_a_run_goes_on_to_the_same_bits(arguments, trained, tmp_path):
         shutil.rmtree(directory / "checkpoints" / step)
     # Where a run lies is no part of what it is.
     assert (
-        run(multitask(arguments, directory, "--gin.SAVE_PERIOD=4", "--gin.EVAL_PERIOD=10", "--gin.EVAL_STEPS=2")) == 0
+        run(multitask(arguments, directory, *SAVES)) == 0
     )
     ends = [read_index(path / "checkpoints" / "10")[0] for path in (trained, directory)]
     assert ends[0] == ends[1]
 
 
+@pytest.mark.slow
 def test_a_targets_run_takes_the_body_over(arguments, trained, tmp_path, capsys):
     target = [
         *arguments, "--gin_file=runs/finetune.gin", "--gin_file=runs/adamw.gin", "--gin_file=heads/classify.gin",
