@@ -59,10 +59,11 @@ def model_outputs(
             found = predictor.generate_tokens(inputs, run.max_decode_length, run.decoding, _no_progress)
             best = [sequences[0] for sequences in found]
         arrays["predictions"] = np.stack([tokens for tokens, _ in best])
-        arrays["prediction_scores"] = np.array([log_prob for _, log_prob in best])
+        arrays["prediction_scores"] = np.array([log_prob for _, log_prob in best], np.float32)
     if "score" in needed:
         scores = [record["score"] for record in records if "score" in record]
-        arrays["scores"] = np.array(scores or predictor.score(inputs, _targets(examples, run), _no_progress))
+        found = scores or predictor.score(inputs, _targets(examples, run), _no_progress)
+        arrays["scores"] = np.asarray(found, np.float32)
     return arrays
 
 
