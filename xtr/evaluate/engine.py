@@ -315,13 +315,17 @@ def check_can_do(model: ModelConfig, task: CachedTask, split: str) -> None:
       task: the task, cached in the format that the model reads.
       split: the split that is scored.
     """
-    predictor = task.info["predictor"]
+    predictor, writes = task.info["predictor"], format_of(model.objectives) != ENCODER
+    if predictor in ("tag", "span") or (task.info["kind"] == "multiple_choice" and not writes):
+        raise UserError(
+            f"{task.name} ({task.info['kind']}) would be answered by a head, and xtr eval cannot score that yet: it "
+            "scores classification heads, retrieval, and what mT5 and BLOOM write."
+        )
     if predictor not in _METHODS:
         raise UserError(f"{task.name} is not evaluated by prediction (its predictor is {predictor!r}).")
     if unknown := [name for name in task.info["metrics"] if name not in METRICS]:
         hint = did_you_mean(unknown[0], METRICS)
         raise UserError(f"{task.name} is scored by {', '.join(unknown)}, which xtr eval cannot compute.{hint}")
-    writes = format_of(model.objectives) != ENCODER
     if wrong := task.info.get("own_metrics", {}).get("wrong"):
         raise UserError(wrong)
     if (own_metrics.needed(task) or predictor in ("generate", "score")) and not writes:
