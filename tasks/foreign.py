@@ -87,9 +87,12 @@ def task_dataset(
     tf.random.set_seed(SEED)
     np.random.seed(SEED)
     random.seed(SEED)
-    return task.get_dataset(
-        lengths, split=split, shuffle=False, num_epochs=1, try_in_mem_cache=False, trim_output_features=trim
-    )
+    try:
+        return task.get_dataset(
+            lengths, split=split, shuffle=False, num_epochs=1, try_in_mem_cache=False, trim_output_features=trim
+        )
+    finally:
+        tf.random.set_seed(None)  # TensorFlow's graphs have drawn theirs; Python functions draw as they run
 
 
 def check_vocabulary(task: seqio.Task, ours: seqio.Vocabulary, path: str) -> None:
