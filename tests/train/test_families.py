@@ -25,18 +25,26 @@ BODIES = {
     "bloom": BloomConfig(V, 16, 2, 2, dtype="float32", remat="none"),
 }
 OWN = [("mt5", "seq2seq"), ("bloom", "causal"), ("xlmr", "mlm"), ("mbert", "mlm")]
-ALL = OWN + [(family, kind) for family in BODIES for kind in KINDS]
+OBJECTIVES = {"contrastive" if kind == "embed" else kind: kind for kind in KINDS}
+ALL = OWN + [(family, objective) for family in BODIES for objective in OBJECTIVES]
 # One head of each kind, each family at least once; the rest are slow.
-QUICK = [*OWN[1:3], ("mt5", "classify"), ("mbert", "choose"), ("bloom", "tag"), ("xlmr", "span")]
+QUICK = [
+    *OWN[1:3],
+    ("mt5", "classify"),
+    ("mbert", "choose"),
+    ("bloom", "tag"),
+    ("xlmr", "span"),
+    ("mt5", "contrastive"),
+]
 CASES = [pytest.param(*case, marks=[] if case in QUICK else pytest.mark.slow, id="-".join(case)) for case in ALL]
 
 
 def config_of(family, objective):
     body = BODIES[family]
-    if objective not in KINDS:
+    if objective not in OBJECTIVES:
         return body
     read = {"mt5": "attention", "xlmr": "last", "mbert": 1, "bloom": "attention"}[family]
-    return WithHead(body, objective, num_labels=3 if objective in ("classify", "tag") else None, read=read)
+    return WithHead(body, OBJECTIVES[objective], num_labels=3 if objective in ("classify", "tag") else None, read=read)
 
 
 def make_batch(config, objective):
@@ -79,6 +87,10 @@ def make_batch(config, objective):
             "start_positions": (lengths - 3).astype(np.int32),
             "end_positions": (lengths - 2).astype(np.int32),
         }
+    if objective == "contrastive":  # rows in pairs of one group; the first row is padding
+        tokens[0] = config.pad_id
+        positives = np.where(real, (tokens * 7) % (V - 4) + 4, config.pad_id).astype(np.int32)
+        return encoder | {"target_input_tokens": positives, "groups": np.indices((ROWS, 2))[0].astype(np.int32) // 2}
     labels = (tokens[:, 1] % 3).astype(np.int32)
     if objective == "classify":
         return encoder | {"labels": labels}
@@ -125,17 +137,24 @@ def test_it_learns(family, objective):
 @pytest.mark.parametrize(
     ("family", "objective"),
     [
-        pytest.param(*case, marks=[] if case in [("xlmr", "mlm"), ("mbert", "choose")] else pytest.mark.slow)
+        pytest.param(
+            *case,
+            marks=[] if case in [("xlmr", "mlm"), ("mbert", "choose"), ("mt5", "contrastive")] else pytest.mark.slow,
+        )
         for case in [*QUICK, ("xlmr", "tag"), ("bloom", "span")]
     ],
 )
 def test_mesh_and_microbatches_change_nothing(family, objective):
-    """Metrics and gradients on 4 x 2 devices in two microbatches, against one device and one batch."""
+    """Metrics and gradients on 4 x 2 devices in two microbatches (of 'contrastive', whose negatives are those of the
+    global batch, in one), against one device and one batch."""
     config, results, rng = config_of(family, objective), [], np.random.default_rng(1)
     # Away from the start, where the choices of an example have all but the same gradient, and their difference is
     # rounding.
     params = jax.tree.map(lambda x: x + rng.normal(size=x.shape).astype(np.float32) * 0.2, drawn(config).params)
-    for mesh, pieces in ((one_device(), 1), (make_mesh(MeshConfig(fsdp=4, tensor=2)), 2)):
+    for mesh, pieces in (
+        (one_device(), 1),
+        (make_mesh(MeshConfig(fsdp=4, tensor=2)), 2 - (objective == "contrastive")),
+    ):
         options = dataclasses.replace(OPTIONS, objective=objective, microbatches=pieces)
         run = jax.jit(functools.partial(loss_and_gradient, config, options, mesh, DEFAULT_RULES, dropout_key=None))
         batch = global_batch(make_batch(config, objective), mesh)
