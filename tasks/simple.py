@@ -57,7 +57,7 @@ def jsonl_task(
     files: Mapping[str, str | Sequence[str]],
     language: str,
     label_names: Sequence[str] = (),
-    group: str | None = None,
+    target: str | None = None,
     metrics: Sequence[str] | None = None,
     style: str = "",
     **fields: Field,
@@ -72,7 +72,7 @@ def jsonl_task(
       language: its ISO 639-1 code, such as 'en'; 639-3 where there is none.
       label_names: of classification and tagging, the labels in the order of their numbers; of multiple choice, the
         names that the file has for the choices ('A', 'B', ...), where these are not their numbers from 0.
-      group: the target whose languages are averaged; default the task's name without the language.
+      target: the name under which its languages are averaged; default the task's name without the language.
       metrics: names of metrics; default those of the kind.
       style: a rendering other than the kind's own: 'nli', 'paws' or 'qqp', as xtr's tasks of that kind have.
       fields: what the fields of the kind are called in the file:
@@ -91,7 +91,7 @@ def jsonl_task(
       DataError (when the task is cached): names file, line and field of what cannot be read.
     """
     layout = Layout(kind, fields, tuple(label_names), table=False)
-    return _register(name, layout, files, language, group, metrics, style, _calling_file())
+    return _register(name, layout, files, language, target, metrics, style, _calling_file())
 
 
 def tsv_task(
@@ -102,7 +102,7 @@ def tsv_task(
     language: str,
     columns: Sequence[str] | None = None,
     label_names: Sequence[str] = (),
-    group: str | None = None,
+    target: str | None = None,
     metrics: Sequence[str] | None = None,
     style: str = "",
     **fields: Field,
@@ -115,7 +115,7 @@ def tsv_task(
         answers are the names of two fields, of one answer's text and start; an empty text: unanswerable.
     """
     layout = Layout(kind, fields, tuple(label_names), table=True, columns=tuple(columns) if columns else None)
-    return _register(name, layout, files, language, group, metrics, style, _calling_file())
+    return _register(name, layout, files, language, target, metrics, style, _calling_file())
 
 
 def _calling_file() -> Path | None:
@@ -124,7 +124,7 @@ def _calling_file() -> Path | None:
     return Path(path).absolute() if path else None
 
 
-def _register(name, layout: Layout, files, language, group, metrics, style, calling_file: Path | None):
+def _register(name, layout: Layout, files, language, target, metrics, style, calling_file: Path | None):
     from . import catalog, registration
     from .formats import STYLES, form_of, labelled_form
 
@@ -145,7 +145,7 @@ def _register(name, layout: Layout, files, language, group, metrics, style, call
     if form is None:
         raise UserError(f"{name} cannot be had: {registration.no_form(style or layout.kind, settings.format)}.")
     task = registration.register(dataset, form, settings, detail=repr((layout, style)))
-    group = group or name.removesuffix(f".{language}")
+    group = target or name.removesuffix(f".{language}")
     scored = _metrics(layout) if metrics is None else tuple(metrics)
     describe(name, TaskInfo(layout.kind, language, group, form.predictor, scored, label_names=names))
     return task

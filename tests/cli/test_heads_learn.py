@@ -14,12 +14,6 @@ from xtr.errors import UserError
 WORDS = ["quick", "brown", "fox", "lazy", "dog", "seven", "wizards", "make", "toxic", "brew"]
 TAGS = ["A", "B", "C"]
 MODULE = """
-import json
-from pathlib import Path
-
-from xtr.tasks import catalog
-from xtr.tasks.datasets import Dataset, Split
-from xtr.tasks.examples import Pair
 from xtr.tasks.simple import jsonl_task
 
 files = {split: f"{{}}.{split}.jsonl" for split in ("train", "validation")}
@@ -31,14 +25,8 @@ jsonl_task("tiny_tags", kind="tagging", files=of("tags"), language="en", label_n
 jsonl_task("tiny_spans", kind="span_qa", files=of("spans"), language="en",
            context="context", question="question", answers="answers")
 
-
-def read_pairs(paths, tally):
-    for number, line in enumerate(line for path in paths for line in path.read_text().splitlines()):
-        yield Pair(id=str(number), **json.loads(line))
-
-
-splits = {split: Split((Path(__file__).with_name(name),), read_pairs) for split, name in of("pairs").items()}
-catalog().add_task(Dataset("tiny_pairs", "en", Pair, splits), stage="", group="tiny")
+jsonl_task("tiny_pairs", kind="pairs", files=of("pairs"), language="en",
+           query="query", positive="positive", group="group")
 jsonl_task("tiny_search", kind="retrieval", files={"queries": "queries.jsonl", "candidates": "candidates.jsonl"},
            language="en", id="id", text="text", gold="gold")
 """
