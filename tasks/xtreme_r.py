@@ -7,6 +7,7 @@ from .datasets import Sources
 from .registration import Catalog
 
 QA = ("em", "f1")
+MLQA = ("mlqa_em", "mlqa_f1")  # its own rules: articles by language, Chinese by characters
 
 
 def register(catalog: Catalog, sources: Sources) -> None:
@@ -26,9 +27,9 @@ def register(catalog: Catalog, sources: Sources) -> None:
     mlqa = catalog.find("mlqa")
     pairs = tuple(dataset for dataset in mlqa.datasets if "_" in dataset.name)
     alone = tuple(dataset for dataset in mlqa.datasets if dataset not in pairs)
-    catalog.add_target("mlqa", dataclasses.replace(mlqa, datasets=alone), QA)
+    catalog.add_target("mlqa", dataclasses.replace(mlqa, datasets=alone), MLQA)
     for dataset in pairs:
-        catalog.add_task(dataset, stage="target", group="mlqa_pairs", metrics=QA)
+        catalog.add_task(dataset, stage="target", group="mlqa_pairs", metrics=MLQA)
     catalog.add_mixture("mlqa_pairs", [dataset.name for dataset in mlqa.datasets])
     catalog.add_target("tydiqa", catalog.find("tydiqa"), QA)
     catalog.add_target("tatoeba", catalog.find("tatoeba"), ("accuracy",))
