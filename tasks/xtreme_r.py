@@ -14,8 +14,8 @@ def register(catalog: Catalog, sources: Sources) -> None:
     """Registers a task `<target>.<language>` for each language found, and the mixture `<target>` of them all.
 
     Besides: `siqa` and `copa`, which XCOPA is trained on; `lareqa_squad` and `mewslix_pairs`, which the two dual
-    encoders are trained on; `mlqa.<context>_<question>` for the pairs of two languages, and their mixture `mlqa_pairs`. The
-    English training sets of UD-POS, PAN-X and TyDi QA are splits of the English tasks.
+    encoders are trained on; `mlqa.<context>_<question>` for the pairs of two languages, and the mixture `mlqa_pairs` of
+    all pairs. The English training sets of UD-POS, PAN-X and TyDi QA are splits of the English tasks.
     """
     catalog.add_target("xnli", catalog.find("xnli"), ("accuracy",), style="nli")
     for name in ("siqa", "copa"):
