@@ -80,8 +80,8 @@ class TokenIds:
         fields = typing.get_type_hints(typing.get_type_hints(self.function)["return"])
         return {name: kind for name, kind in fields.items() if name != "meta"}
 
-    # SeqIO mixes tasks of the same features, so all kinds have these; a kind without targets has none of them. The format
-    # has framed them already.
+    # SeqIO mixes tasks of the same features, so all kinds have these; a kind without targets has none of them. The
+    # format has framed them already.
     features: ClassVar[tuple[str, ...]] = ("inputs", "targets")
     without_eos: ClassVar[tuple[str, ...]] = features
 
