@@ -6,6 +6,7 @@ import pytest
 
 from xtr import config
 from xtr.tasks.benchmarks import XTREME, XTREME_R
+from xtr.train.adamw import AdamWConfig
 
 GIN = Path(config.__file__).parents[1] / "gin"
 INTERMEDIATES = sorted(path.stem for path in GIN.glob("intermediate/*.gin"))
@@ -68,10 +69,10 @@ def test_a_target_of_a_model_that_writes(model, name):
 @pytest.mark.parametrize("name", ENCODER_TARGETS)
 def test_a_target_of_an_encoder_has_the_reference_settings(name):
     file = f"targets/encoder/{name}.gin"
-    run = training("xlmr/large", "runs/finetune.gin", "runs/adamw.gin", file)
+    run = training("xlmr/large", "runs/finetune.gin", file)
     epochs, examples, rate, rows = REFERENCE[name]
     assert (run.batch_size, run.train_steps) == (rows, -(-epochs * examples // rows))
     assert (run.schedule.base_learning_rate, run.task_feature_lengths) == (rate, LENGTHS.get(name, {"inputs": 128}))
-    assert run.schedule.warmup_steps < run.train_steps
+    assert run.schedule.warmup_steps < run.train_steps and isinstance(run.optimizer, AdamWConfig)
     scored = evaluation("xlmr/large", file)
     assert (scored.mixture_or_task_name, scored.model.kind) == (name, run.model.kind)
