@@ -10,33 +10,18 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
+from xtr.data.framing import frame
 from xtr.data.tagging import sub_tokens
+from xtr.data.vocabulary import Vocabulary
 from xtr.errors import DataError
 
 from ..examples import Classification, MultipleChoice, Pair, Retrieval, SpanQA, Tagging
+from .text2text import prompt, qa_meta, retrieval_meta
 
-NEWLINE = "\n"
 NO_ANSWER = [-1, -1]
-
-
-class Vocabulary(Protocol):
-    """What is needed of an `xtr.data.vocabulary.Vocabulary`."""
-
-    kind: str
-    eos_id: int
-    unk_id: int | None
-
-    def encode(self, text: str) -> list[int]: ...
-
-    def encode_with_offsets(self, text: str) -> tuple[list[int], list[int], list[int]]: ...
-
-    def with_special_tokens(
-        self, ids_a: Sequence[int], ids_b: Sequence[int] | None = None
-    ) -> tuple[list[int], list[int]]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,8 +127,7 @@ def classification(example: Classification, vocabulary: Vocabulary) -> Labelled:
 
 def multiple_choice(example: MultipleChoice, vocabulary: Vocabulary) -> Choices:
     """The prompt with each choice: context and question with a space between, or the one of them that there is."""
-    prompt = " ".join(text for text in (example.context, example.question) if text)
-    pairs = [_frame(vocabulary, prompt, choice) for choice in example.choices]
+    pairs = [_frame(vocabulary, prompt(example), choice) for choice in example.choices]
     return Choices(
         **{name: [value for pair in pairs for value in pair[name]] for name in pairs[0]},
         choice_lengths=[len(pair["inputs"]) for pair in pairs],
@@ -183,13 +167,7 @@ def span_qa(example: SpanQA, vocabulary: Vocabulary) -> Question:
     Raises:
       DataError: the first answer is not in the context where it should be.
     """
-    meta = {
-        "id": example.id,
-        "answers": [answer.text for answer in example.answers],
-        "answer_starts": [answer.start for answer in example.answers],
-        "context": example.context,
-        "answerable": example.answerable,
-    }
+    meta = qa_meta(example)
     inputs, starts, ends = vocabulary.encode_with_offsets(example.context)
     answer = NO_ANSWER
     if example.answerable:
@@ -233,21 +211,10 @@ def pair(example: Pair, vocabulary: Vocabulary) -> QueryAndPositive:
 
 def retrieval(example: Retrieval, vocabulary: Vocabulary) -> EncodedText:
     """One text, to be embedded."""
-    gold = example.gold[0] if len(example.gold) == 1 else list(example.gold)
-    return EncodedText(**_frame(vocabulary, example.text), meta={"id": example.id, "gold": gold})
+    return EncodedText(**_frame(vocabulary, example.text), meta=retrieval_meta(example))
 
 
 def _frame(vocabulary: Vocabulary, *texts: str) -> dict[str, list[int]]:
     """`EncodedText`'s features of one text or of two."""
-    ids = [vocabulary.encode(text) for text in texts]
-    # What the special tokens around texts are is seen where the texts are one mark each.
-    marks = [-1 - i for i in range(len(texts))]
-    frame, _ = vocabulary.with_special_tokens(*([mark] for mark in marks))
-    joint = vocabulary.encode(NEWLINE) if len(frame) == len(texts) == 2 else []
-    inputs, types = vocabulary.with_special_tokens([*ids[0], *joint], *ids[1:])
-    spans, shift = [], 0
-    for mark, text in zip(marks, ids, strict=True):
-        start = frame.index(mark) + shift
-        spans += [start, start + len(text)]
-        shift += len(text) - 1 + len(joint)
+    inputs, types, spans = frame(vocabulary, *map(vocabulary.encode, texts))
     return {"inputs": inputs, "token_types": types, "text_spans": spans}

@@ -178,8 +178,13 @@ def entity_texts(example: Tagging) -> Rendered:
 
 def retrieval(example: Retrieval) -> Rendered:
     """Renders the raw text, to be embedded."""
+    return Rendered(inputs=example.text, meta=retrieval_meta(example))
+
+
+def retrieval_meta(example: Retrieval) -> dict:
+    """Returns the ids of what is to be found, a bare one where it is one."""
     gold = example.gold[0] if len(example.gold) == 1 else list(example.gold)
-    return Rendered(inputs=example.text, meta={"id": example.id, "gold": gold})
+    return {"id": example.id, "gold": gold}
 
 
 def plain_text(example: Text) -> Rendered:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xtr.data.labelled import longest_first
+from xtr.data.framing import longest_first
 from xtr.data.pipeline import TrainData, train_batches
 from xtr.errors import DataError, UserError
 

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from xtr.data.framing import longest_first
 from xtr.evaluate import engine
 from xtr.evaluate.engine import Predictor
 from xtr.evaluate.run import EvaluateRun
@@ -96,7 +97,7 @@ def test_long_pairs_keep_their_special_tokens(predictor):
     cut, *_ = scores(predictor((16, 32), 4096), length=12)
     kept = []
     for e in EXAMPLES:
-        places = engine.longest_first(e["text_spans"], len(e["inputs"]), 12)
+        places = longest_first(e["text_spans"], len(e["inputs"]), 12)
         assert len(places) <= 12 and {0, e["text_spans"][1], len(e["inputs"]) - 1} <= set(places.tolist())
         kept.append({name: e[name][places] for name in ("inputs", "token_types")})
     found = predictor((32,), 4096).classify(

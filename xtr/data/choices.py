@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from xtr.data.cached_task import CachedTask
-from xtr.data.labelled import check_range, lengths_of, longest_first, only, pad_rows, ragged, room_of, sums
+from xtr.data.framing import longest_first, room_of
+from xtr.data.labelled import check_range, lengths_of, only, pad_rows, ragged, sums
 from xtr.data.packing import Pair
 from xtr.errors import DataError
 
@@ -24,7 +25,6 @@ class ChoiceSource:
 
     Attributes:
       empty: examples of the task that give nothing to train on (none here).
-      num_choices: the most choices of an example.
 
     Raises:
       UserError: the task is of another kind; or a text has no room for the special tokens.
@@ -45,7 +45,6 @@ class ChoiceSource:
             )
         check_range(task, split, "label", last["label"], raw["choice_lengths"])
         self._task, self._split, self._length, self._raw_N = task, split, length, raw["inputs"]
-        self.num_choices = int(raw["choice_lengths"].max())
         (first,) = task.examples(split).read([0], ("text_spans", "choice_lengths"))
         spans_C = first["text_spans"].reshape(len(first["choice_lengths"]), -1)
         room_of(spans_C[0], int(first["choice_lengths"][0]), length)

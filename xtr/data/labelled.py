@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from xtr.data.cached_task import CachedTask
+from xtr.data.framing import longest_first, room_of
 from xtr.data.packing import Pair
-from xtr.data.vocabulary import Vocabulary
 from xtr.errors import DataError, UserError
 
 # Objective -> the head's file and the features of its examples. A kind of example is told by its first feature, which
@@ -31,7 +31,6 @@ _HEADS = {
     "classify": ("classify", ("label", "inputs", "token_types", "text_spans")),
 }
 OBJECTIVES = tuple(_HEADS)
-_NEWLINE = "\n"
 _BLOCK = 4096
 
 
@@ -120,53 +119,6 @@ def check_same_labels(names: Sequence[str], sources: Sequence) -> None:
 # ---------------------------------------------------------------------------------------------------------------------
 # Rows of tokens
 # ---------------------------------------------------------------------------------------------------------------------
-
-
-def longest_first(text_spans: Sequence[int], size: int, length: int) -> np.ndarray:
-    """The places of the tokens that stay when an example of `size` tokens is cut to `length`: int64, ascending.
-
-    Special tokens all stay. Of two texts the longer one loses tokens at its end until both are equally long, then both
-    do; an odd token goes to the longer text, or to the second one of two equals (Hugging Face's 'longest_first', as
-    the tokenizers library does it).
-
-    Args:
-      text_spans: start and end of the one text's own tokens, or of both texts'.
-
-    Raises:
-      UserError: `length` has no room for the special tokens.
-    """
-    places = np.arange(size)
-    if size <= length:
-        return places
-    starts, ends = np.asarray(text_spans, np.int64).reshape(-1, 2).T
-    own, room = ends - starts, room_of(text_spans, size, length)
-    kept = np.array([room])
-    if len(own) == 2:
-        short = int(own.argmin())  # the first of equals
-        kept = np.full(2, room)
-        kept[short] = min(own[short], room // 2)
-        kept[1 - short] -= kept[short]
-    gone = np.concatenate([np.arange(start + k, end) for start, k, end in zip(starts, kept, ends, strict=True)])
-    return np.delete(places, gone)
-
-
-def room_of(text_spans: Sequence[int], size: int, length: int) -> int:
-    """What special tokens leave of `length` for an example's texts. UserError where they do not fit themselves."""
-    special = size - sum(text_spans[1::2]) + sum(text_spans[::2])
-    if special > length:
-        raise UserError(f"{length} tokens have no room for the {special} special tokens of a text: use longer rows.")
-    return length - int(special)
-
-
-def frame_pair(vocabulary: Vocabulary, ids_a: Sequence[int], ids_b: Sequence[int]) -> tuple[list[int], list[int], int]:
-    """A pair of texts as the family's pretraining has it: (tokens, their types, place of the second text's first).
-
-    Where the family puts nothing between two texts (BLOOM), a newline stands there.
-    """
-    frame, _ = vocabulary.with_special_tokens([-1], [-2])
-    first = [*ids_a, *(vocabulary.encode(_NEWLINE) if len(frame) == 2 else ())]
-    tokens, types = vocabulary.with_special_tokens(first, ids_b)
-    return tokens, types, frame.index(-2) - 1 + len(first)
 
 
 def pad_rows(sequences: Sequence[np.ndarray | None], length: int, pad_id: int, side: str) -> dict[str, np.ndarray]:

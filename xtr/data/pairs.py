@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from xtr.data.cached_task import CachedTask
-from xtr.data.labelled import lengths_of, longest_first, pad_rows, room_of
+from xtr.data.framing import longest_first, room_of
+from xtr.data.labelled import lengths_of, pad_rows
 
 _FEATURES = ("inputs", "token_types", "text_spans", "targets", "target_text_spans", "group")
 

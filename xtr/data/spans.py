@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from xtr.data.cached_task import CachedTask
-from xtr.data.labelled import frame_pair, lengths_of, only, pad_rows
+from xtr.data.framing import frame
+from xtr.data.labelled import lengths_of, only, pad_rows
 from xtr.data.packing import Pair
 from xtr.data.vocabulary import Vocabulary
 from xtr.errors import DataError, UserError
@@ -68,12 +69,6 @@ class Windowing:
         return 1 + np.maximum(0, -(-(context_lengths - room) // stride))
 
 
-def special_tokens(vocabulary: Vocabulary) -> int:
-    """How many tokens a pair's frame has beside its texts."""
-    tokens, _, _ = frame_pair(vocabulary, [], [])
-    return len(tokens)
-
-
 class SpanSource:
     """The windows of a task's contexts with the answers in them.
 
@@ -88,7 +83,7 @@ class SpanSource:
 
     def __init__(self, task: CachedTask, split: str, windowing: Windowing, vocabulary: Vocabulary):
         raw, _ = lengths_of(task, split, "span")
-        self._special = special_tokens(vocabulary)
+        self._special = len(frame(vocabulary, [], [])[0])
         self._question_N, self._context_N = raw["question"], raw["inputs"]
         self._room_N = windowing.room(self._question_N, self._special)
         self._stride_N = windowing.stride(self._room_N)
@@ -127,7 +122,7 @@ class SpanSource:
                     f"context of {len(context)} tokens."
                 )
             question = question[: self._windowing.max_query_length].tolist()
-            tokens, types, offset = frame_pair(self._vocabulary, question, context[start:end].tolist())
+            tokens, types, (_, _, offset, _) = frame(self._vocabulary, question, context[start:end].tolist())
             inside = start <= first and last < end
             answer = np.array([first, last]) - start + offset if inside else np.zeros(2, np.int64)
             pairs.append((np.stack([tokens, types], axis=1).astype(np.int32), answer))

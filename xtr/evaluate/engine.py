@@ -15,7 +15,8 @@ from xtr.checkpoints import load
 from xtr.data.cache import as_names, ensure_cached
 from xtr.data.cached_task import CachedTask, eval_examples
 from xtr.data.formats import ENCODER, format_of
-from xtr.data.labelled import check_labels, longest_first
+from xtr.data.framing import longest_first
+from xtr.data.labelled import check_labels
 from xtr.data.vocabulary import Vocabulary, open_vocabulary
 from xtr.errors import Preempted, UserError, did_you_mean
 from xtr.evaluate import batching, decoding, embedding, own_metrics, scoring
