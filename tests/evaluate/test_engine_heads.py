@@ -8,7 +8,7 @@ import pytest
 
 from xtr.data.framing import longest_first
 from xtr.evaluate import engine
-from xtr.evaluate.engine import Predictor
+from xtr.evaluate.predictor import Predictor, open_predictor
 from xtr.evaluate.run import EvaluateRun
 from xtr.models.bert import BertConfig
 from xtr.models.bloom import BloomConfig
@@ -110,9 +110,9 @@ def test_buckets_end_at_the_models_longest_text(monkeypatch):
     config = WithHead(BODIES["xlmr"], "classify", 3)
     run = EvaluateRun(config, "c", "xnli", "e", "v", length_buckets=(8, 64, 128), mesh=MeshConfig())
     origin = type("Origin", (), {"step": 5})
-    monkeypatch.setattr(engine, "open_vocabulary", lambda *args: None)
-    monkeypatch.setattr(engine.load, "load_params", lambda *args, **options: ({}, origin))
-    predictor, step = engine.open_predictor(run, config)
+    monkeypatch.setattr("xtr.evaluate.predictor.open_vocabulary", lambda *args: None)
+    monkeypatch.setattr("xtr.checkpoints.load.load_params", lambda *args, **options: ({}, origin))
+    predictor, step = open_predictor(run, config)
     assert predictor.length_buckets == (8, 32) and step == 5
     plain = dataclasses.replace(run, model=WithHead(BODIES["mt5"], "classify", 3))
-    assert engine.open_predictor(plain, plain.model)[0].length_buckets == (8, 64, 128)
+    assert open_predictor(plain, plain.model)[0].length_buckets == (8, 64, 128)

@@ -1,195 +1,29 @@
 """The evaluation engine: one checkpoint on every language of a target -> rows and predictions."""
 
-import dataclasses
-import functools
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
 
-from xtr import preemption, rundir
-from xtr.checkpoints import load
+from xtr import rundir
 from xtr.data.cache import as_names, ensure_cached
 from xtr.data.cached_task import CachedTask, eval_examples
 from xtr.data.formats import ENCODER, format_of
 from xtr.data.framing import longest_first
 from xtr.data.labelled import check_labels
-from xtr.data.vocabulary import Vocabulary, open_vocabulary
-from xtr.errors import Preempted, UserError, did_you_mean
-from xtr.evaluate import batching, decoding, embedding, own_metrics, scoring
+from xtr.errors import UserError, did_you_mean
+from xtr.evaluate import own_metrics
 from xtr.evaluate.metrics import METRICS, nearest, unpad_answer
+from xtr.evaluate.predictor import Predictor, open_predictor
 from xtr.evaluate.results import ResultRow, ResultStore, mean_rows
 from xtr.evaluate.run import EvaluateRun, InferRun
 from xtr.models import spec
 from xtr.models.interface import ModelConfig
-from xtr.parallel.mesh import make_mesh
-from xtr.parallel.sharding import DEFAULT_RULES, batch_sharding, tree_shardings
 from xtr.progress import progress
 
 SPLITS_OF_RETRIEVAL = ("queries", "candidates")
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Compiled functions: one an architecture and a purpose, shared by all checkpoints that a process evaluates.
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-@functools.lru_cache(maxsize=64)
-def compiled(config: ModelConfig, purpose: str, **static) -> Callable:
-    """A jitted `f(params, tokens_BS, ...)` for 'rank', 'classify', 'generate' or 'embed'; `static` goes to what it
-    calls."""
-    functions = {
-        "rank": scoring.rank_scores,
-        "classify": scoring.label_scores,
-        "generate": decoding.decode,
-        "embed": embedding.mean_pooled,
-    }
-    function = functions[purpose]
-    return jax.jit(lambda params, *arrays: function(config.network(params), *arrays, **static))
-
-
-@dataclasses.dataclass(frozen=True)
-class Predictor:
-    """A checkpoint ready to predict: parameters on their devices, vocabulary, and how to batch."""
-
-    config: ModelConfig
-    params: Mapping
-    vocabulary: Vocabulary
-    mesh: jax.sharding.Mesh
-    length_buckets: tuple[int, ...]
-    tokens_per_batch: int
-
-    def _run(
-        self,
-        function: Callable,
-        sequences: Sequence[np.ndarray],
-        arrays: Sequence[np.ndarray],
-        advance,
-        continuations: int = 1,
-        aligned: Sequence[Sequence[np.ndarray]] = (),
-    ) -> list:
-        """Applies function(params, tokens_BS, *aligned, *array rows) bucket by bucket; results in the order of
-        `sequences`.
-
-        Args:
-          sequences: tokens of each input.
-          arrays: one row an input.
-          continuations: of each input; a batch has as many fewer inputs.
-          aligned: more sequences, each as long as the input's tokens; padded with 0.
-        """
-        sharding = batch_sharding(self.mesh)
-        out: list = [None] * len(sequences)
-        waiting: list[tuple[np.ndarray, object]] = []
-
-        def collect():
-            indices_b, result = waiting.pop(0)
-            for row, values in zip(indices_b, zip(*jax.tree.leaves(jax.device_get(result)), strict=True), strict=False):
-                out[row] = values
-            advance(len(indices_b))
-
-        multiple = int(np.prod([self.mesh.shape[name] for name in ("replica", "fsdp")]))
-        for indices_b, tokens_BS in batching.batches(
-            sequences, self.length_buckets, self.tokens_per_batch // continuations, multiple, self.config.pad_id
-        ):
-            if preemption.requested():
-                raise Preempted("the evaluation under way was abandoned; it starts again with the next run")
-            rows = np.concatenate([indices_b, np.repeat(indices_b[:1], len(tokens_BS) - len(indices_b))])
-            extra = [batching.pad([s[i] for i in indices_b], *tokens_BS.shape, 0) for s in aligned]
-            extra += [array[rows] for array in arrays]
-            # One batch is always in flight, so that the host collects a result while the device works on the next.
-            waiting.append(
-                (indices_b, function(self.params, *(jax.device_put(a, sharding) for a in (tokens_BS, *extra))))
-            )
-            if len(waiting) > 1:
-                collect()
-        while waiting:
-            collect()
-        return out
-
-    def cut(self, tokens: Sequence[int], length: int) -> np.ndarray:
-        """The tokens of an input that fit into `length`: the first; of a decoder's prompt the last, where it asks."""
-        return np.asarray(tokens[-length:] if self.config.causal else tokens[:length], np.int32)
-
-    def rank(self, inputs: Sequence[np.ndarray], choices: Sequence[Sequence[str]], advance) -> np.ndarray:
-        """Log-probability of each choice (EOS included): float [N, C]; -inf where an example has fewer choices."""
-        encoded = [[self.vocabulary.encode(text) + [self.vocabulary.eos_id] for text in texts] for texts in choices]
-        most = max(len(texts) for texts in encoded)
-        longest = max(len(tokens) for texts in encoded for tokens in texts)
-        tokens_NCT = np.full((len(encoded), most, longest), self.config.pad_id, np.int32)
-        present_NC = np.zeros((len(encoded), most), bool)
-        for n, texts in enumerate(encoded):
-            for c, tokens in enumerate(texts):
-                tokens_NCT[n, c, : len(tokens)] = tokens
-                present_NC[n, c] = True
-        scores = self._run(compiled(self.config, "rank"), inputs, [tokens_NCT], advance)
-        return np.where(present_NC, np.stack([s for (s,) in scores]), -np.inf)
-
-    def classify(self, inputs: Sequence[np.ndarray], token_types: Sequence[np.ndarray], advance) -> np.ndarray:
-        """Log-probability of each of the head's labels: float [N, C]."""
-        scores = self._run(compiled(self.config, "classify"), inputs, [], advance, aligned=[token_types])
-        return np.stack([s for (s,) in scores])
-
-    def generate(
-        self, inputs: Sequence[np.ndarray], max_length: int, how: decoding.Decoding, advance
-    ) -> list[list[tuple[str, float]]]:
-        """Texts for each input and their log-probabilities, the best first; more than one where `how` finds more."""
-        return [
-            [(self.vocabulary.decode(tokens.tolist()), log_prob) for tokens, log_prob in found]
-            for found in self.generate_tokens(inputs, max_length, how, advance)
-        ]
-
-    def generate_tokens(
-        self, inputs: Sequence[np.ndarray], max_length: int, how: decoding.Decoding, advance
-    ) -> list[list[tuple[np.ndarray, float]]]:
-        """As `generate`, but tokens, int [max_length], with padding behind their EOS."""
-        eos_id = self.vocabulary.eos_id
-        generate = compiled(self.config, "generate", decoding=how, max_length=max_length, eos_id=eos_id)
-        # A row's number in `inputs` tells it apart, not its place in a batch: draws do not depend on the batching.
-        row_ids_N = np.arange(len(inputs), dtype=np.uint32)
-        outputs = self._run(generate, inputs, [row_ids_N], advance, how.continuations)
-        return [
-            [
-                (tokens, float(log_prob))
-                for tokens, log_prob in zip(tokens_CT[::-1], log_prob_C[::-1], strict=True)
-                if not np.isneginf(log_prob)
-            ]
-            for tokens_CT, log_prob_C in outputs
-        ]
-
-    def score(self, inputs: Sequence[np.ndarray], targets: Sequence[np.ndarray], advance) -> np.ndarray:
-        """Log-probability of each input's target: float32 [N]; 0 for one without tokens."""
-        targets_N1T = np.full((len(targets), 1, max(map(len, targets))), self.config.pad_id, np.int32)
-        for n, tokens in enumerate(targets):
-            targets_N1T[n, 0, : len(tokens)] = tokens
-        scores = np.stack([s for (s,) in self._run(compiled(self.config, "rank"), inputs, [targets_N1T], advance)])
-        return np.where((targets_N1T == self.config.pad_id).all(-1), 0, scores)[:, 0]
-
-    def embed(self, inputs: Sequence[np.ndarray], advance) -> np.ndarray:
-        """Mean-pooled encoder states of every layer: float32 [L+1, N, D]."""
-        vectors = self._run(_embed_all(self.config), inputs, [], advance)
-        return np.stack([v for (v,) in vectors], axis=1)
-
-
-@functools.lru_cache(maxsize=8)
-def _embed_all(config: ModelConfig) -> Callable:
-    """All layers with the batch in front ([B, L+1, D]), so that rows can be told apart."""
-    pooled = compiled(config, "embed", layer="all")
-    return jax.jit(lambda params, tokens_BS: pooled(params, tokens_BS).swapaxes(0, 1))
-
-
-def open_predictor(run: EvaluateRun | InferRun, model: ModelConfig) -> tuple[Predictor, int]:
-    """Loads what `model`, the run's model or its encoder, needs of a checkpoint; returns the predictor and the
-    checkpoint's step."""
-    vocabulary = open_vocabulary(run.vocabulary_path, model.vocab_size, model.vocabulary_kind)
-    mesh = make_mesh(run.mesh)
-    shardings = tree_shardings(model.param_specs(), mesh, DEFAULT_RULES)
-    params, origin = load.load_params(run.checkpoint_path, model, shardings, allow_pickle=run.allow_pickle)
-    most = model.max_length or run.length_buckets[-1]
-    buckets = tuple(sorted({min(bucket, most) for bucket in run.length_buckets}))
-    return Predictor(model, params, vocabulary, mesh, buckets, run.tokens_per_batch), origin.step
 
 
 # ---------------------------------------------------------------------------------------------------------------------

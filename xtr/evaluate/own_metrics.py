@@ -15,6 +15,7 @@ from xtr import rundir, storage
 from xtr.data.cache import as_names, child_environment
 from xtr.data.cached_task import CachedTask
 from xtr.errors import UserError
+from xtr.evaluate.predictor import Predictor
 from xtr.evaluate.run import EvaluateRun
 
 _PROGRAM = "xtr.tasks.own_metrics"
@@ -27,7 +28,7 @@ def needed(task: CachedTask) -> tuple[str, ...]:
 
 
 def scored(
-    predictor, inputs: Sequence[np.ndarray], examples: Sequence[Mapping], run: EvaluateRun, advance
+    predictor: Predictor, inputs: Sequence[np.ndarray], examples: Sequence[Mapping], run: EvaluateRun, advance
 ) -> list[dict]:
     """A record an example: the log-probability of its target, which is its `prediction` and its `score`."""
     scores_N = predictor.score(inputs, _targets(examples, run), advance)
@@ -44,7 +45,7 @@ def scored(
 
 
 def model_outputs(
-    predictor,
+    predictor: Predictor,
     needed: Sequence[str],
     inputs: Sequence[np.ndarray],
     examples: Sequence[Mapping],

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from xtr.evaluate.decoding import Decoding
-from xtr.evaluate.engine import Predictor
+from xtr.evaluate.predictor import Predictor
 from xtr.parallel.mesh import MeshConfig, make_mesh
 
 PAD, EOS = 3, 2
