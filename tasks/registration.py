@@ -10,10 +10,10 @@ from pathlib import Path
 import seqio
 
 from xtr import storage
-from xtr.errors import UserError, by_reason, did_you_mean
+from xtr.errors import DataError, UserError, by_reason, did_you_mean
 
 from . import benchmarks
-from .datasets import Dataset, Found, Sources, catalogue, finders
+from .datasets import Dataset, Found, Sources, catalogue, finders, task_name
 from .datasets.archives import sources
 from .datasets.builder import OfficialFilesSource
 from .formats import FORMATS, KINDS, Form, form_of, has_eos
@@ -174,7 +174,13 @@ class Catalog:
           group: the target whose languages are averaged.
           metrics: names of its metrics.
           style: a rendering of its own (see `formats.form_of`).
+
+        Raises:
+          DataError: there is one of this name already.
         """
+        if other := self.tasks.get(dataset.name):
+            first, second = (next(iter(d.splits.values())).files[0] for d in (other, dataset))
+            raise DataError(f"{first} and {second} would both be the task {dataset.name}: rename or remove one.")
         kind = KINDS[dataset.example_type]
         form = form_of(dataset.example_type, self.settings.format, style)
         if form is None:
@@ -210,7 +216,7 @@ class Catalog:
             self.add_task(dataset, stage="target", group=target, metrics=metrics, style=style)
         shared = {dataset.candidates for dataset in found.datasets}
         here = [dataset.name for dataset in found.datasets if dataset.name not in shared]
-        due = (f"{target}.{language}" for language in self.languages.get(target, ()))
+        due = (task_name(f"{target}.{language}") for language in self.languages.get(target, ()))
         names = [name for name in dict.fromkeys((*here, *found.absent, *due)) if name not in shared]
         for name in names:
             if name not in here:

@@ -57,12 +57,17 @@ class Split:
     read: Callable[[tuple[Path, ...], Counter], Iterator[Any]]
 
 
+def task_name(name: str) -> str:
+    """Returns a name as SeqIO has it: '_' for each of the characters that its names lack (`panx.zh_yue`)."""
+    return re.sub(r"[^\w.:#]", "_", name)
+
+
 @dataclass(frozen=True)
 class Dataset:
     """One data set in one language, found on disk.
 
     Attributes:
-      name: the task's name, `<data set>` or `<data set>.<language>`.
+      name: the task's name, `<data set>` or `<data set>.<language>`, see `task_name`.
       language: its ISO 639-1 code (639-3 where there is none).
       example_type: the canonical dataclass that its readers yield.
       splits: SeqIO's names: train, validation, test; queries and candidates for retrieval.
@@ -76,6 +81,9 @@ class Dataset:
     splits: Mapping[str, Split]
     label_names: tuple[str, ...] = ()
     candidates: str = ""
+
+    def __post_init__(self):
+        object.__setattr__(self, "name", task_name(self.name))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..examples import Classification
-from . import Dataset, Found, Sources, Split
+from . import Dataset, Found, Sources, Split, task_name
 from .files import bad, field, read_jsonl, read_lines, read_table, read_tsv, unique
 
 LABELS = ("entailment", "neutral", "contradiction")
@@ -152,7 +152,7 @@ def find_xnli(sources: Sources) -> Found:
     unlabelled = {}
     for path, match in sources.matching(rf"(?P<part>dev|test)-{_LANGUAGE}\.tsv", "xnli"):
         if match["part"] == "test" and not _labelled(path):
-            unlabelled[f"xnli.{match['language']}"] = f"{path} has no labels"
+            unlabelled[task_name(f"xnli.{match['language']}")] = f"{path} has no labels"
             continue
         splits.setdefault(match["language"], {})[match["part"]] = Split((path,), _read_xtreme)
     for part in _PARTS.values():

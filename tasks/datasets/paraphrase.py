@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..examples import Classification
-from . import Dataset, Found, Sources, Split
+from . import Dataset, Found, Sources, Split, task_name
 from .files import bad, field, read_lines, read_table, read_tsv, unique
 
 # As T5 and multilingual-t5 name the labels 0 and 1.
@@ -125,7 +125,7 @@ def find_pawsx(sources: Sources) -> Found:
     for path, match in sources.matching(rf"({'|'.join(names)})-({_LANGUAGE})\.tsv", "pawsx"):
         split, language = names[match[1]], match[2]
         if split == "test" and next((line.count("\t") == 1 for _, line in read_lines(path)), False):
-            unlabelled[f"pawsx.{language}"] = f"{path} has no labels"
+            unlabelled[task_name(f"pawsx.{language}")] = f"{path} has no labels"
         else:
             splits.setdefault(language, {}).setdefault(split, Split((path,), _read_xtreme))
     datasets = tuple(

@@ -56,7 +56,7 @@ def _udhr_language(path: Path) -> str | None:
 def find_text(sources: Sources) -> Found:
     """Finds `text.<corpus>.<language>` (split train), a corpus for each folder below text/.
 
-    A hyphen in a language (`de-en`: bilingual documents) becomes '_' in the task's name: SeqIO's names have no hyphens.
+    A language may be two (`de-en`: bilingual documents, the task `text.<corpus>.de_en`).
     """
     datasets = []
     for corpus in sources.folders("text"):
@@ -72,7 +72,6 @@ def find_text(sources: Sources) -> Found:
                 raise bad(corpus, f"language {language!r}", f"both {language}.txt and {paths[0].name} claim it.")
             splits[language] = Split(paths, read_udhr)
         for language, split in sorted(splits.items()):
-            name = f"text.{corpus.name}.{language}".replace("-", "_")
-            datasets.append(Dataset(name, language, Text, {"train": split}))
+            datasets.append(Dataset(f"text.{corpus.name}.{language}", language, Text, {"train": split}))
     absent = {} if datasets else {"text": sources.no_file("text/<corpus>/<language>.txt", "text/<corpus>/*.xml (UDHR)")}
     return Found(tuple(datasets), absent)

@@ -10,7 +10,7 @@ from xtr.errors import DataError, UserError, did_you_mean
 from xtr.progress import progress
 
 from .. import benchmarks
-from . import Dataset, Found, Sources, Split
+from . import Dataset, Found, Sources, Split, task_name
 from .archives import lying
 from .distributions import DISTRIBUTIONS, GROUPS, distributions
 from .download import difference, digests, has_text, records
@@ -100,7 +100,8 @@ def _archives(wanted: Sequence[str], sources: Sources) -> Iterator[Verdict]:
 def _missing(name: str, found: Found, sources: Sources) -> Iterator[Verdict]:
     """Yields what the data set should have and has not: itself, or languages of the benchmark."""
     here = {dataset.name for dataset in found.datasets}
-    due = {f"{name}.{language}": found.looked_for for language in benchmarks.languages(sources).get(name, ())}
+    languages = benchmarks.languages(sources).get(name, ())
+    due = {task_name(f"{name}.{language}"): found.looked_for for language in languages}
     for absent, why in {**due, **found.absent}.items():
         if absent not in here:
             yield Verdict(absent, absent.partition(".")[2], "", "missing", why=why)

@@ -6,7 +6,7 @@ import pytest
 import seqio
 
 import xtr.tasks
-from xtr.errors import UserError
+from xtr.errors import DataError, UserError
 from xtr.tasks import intermediate
 
 NLI = ["entailment", "neutral", "contradiction"]
@@ -114,6 +114,29 @@ def test_what_is_missing_is_said(register):
         for language in languages:
             name = f"{target}.{language}"
             assert name in catalog.tasks or catalog.absent[name]
+
+
+def _write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text.encode("utf-8"))
+
+
+def test_what_names_of_tasks_cannot_hold_becomes_an_underscore(register, tmp_path):
+    root = tmp_path / "data"
+    _write(root / "panx_dataset/zh-min-nan/test", "zh-min-nan:a\tO\n")
+    _write(root / "text/my corpus/zh-Hans.txt", "a\n")
+    _write(root / "translated/zh-CN/QQP/train.tsv", "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n")
+    catalog = register()
+    languages = {"panx.zh_min_nan": "zh-min-nan", "text.my_corpus.zh_Hans": "zh-Hans", "qqp.zh_CN": "zh-CN"}
+    assert {name: catalog.tasks[name].language for name in languages} == languages
+    assert "text.my_corpus" in catalog.mixtures
+
+
+def test_two_data_sets_of_one_name_are_an_error(register, tmp_path):
+    for corpus in ("a-b", "a_b"):
+        _write(tmp_path / f"data/text/{corpus}/en.txt", "a\n")
+    with pytest.raises(DataError, match=r"a-b/en\.txt and .*a_b/en\.txt would both be the task text\.a_b\.en"):
+        register()
 
 
 def test_a_fifth_is_text_of_the_targets_languages(register):
