@@ -51,8 +51,77 @@ _CLASSES = {
 }
 
 
+class OnBody:
+    """What a model with heads has from its `body`, the family's config."""
+
+    body: ModelConfig
+
+    @property
+    def vocab_size(self) -> int:
+        """The body's."""
+        return self.body.vocab_size
+
+    @property
+    def dtype(self) -> str:
+        """The body's compute dtype; a head's last linear map is f32 always."""
+        return self.body.dtype
+
+    @property
+    def dropout_rate(self) -> float:
+        """The body's, in heads too."""
+        return self.body.dropout_rate
+
+    @property
+    def family(self) -> str:
+        """The body's."""
+        return self.body.family
+
+    @property
+    def vocabulary_kind(self) -> str:
+        """The body's."""
+        return self.body.vocabulary_kind
+
+    @property
+    def pad_id(self) -> int:
+        """The body's."""
+        return self.body.pad_id
+
+    @property
+    def width(self) -> int:
+        """Size of a state."""
+        return self.body.width
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of the body's encoder."""
+        return self.body.num_layers
+
+    @property
+    def max_length(self) -> int | None:
+        """The body's."""
+        return self.body.max_length
+
+    @property
+    def causal(self) -> bool:
+        """The body's."""
+        return self.body.causal
+
+    def encoder(self) -> ModelConfig:
+        """The body's encoder, without heads."""
+        return self.body.encoder()
+
+    def body_specs(self) -> dict[str, Any]:
+        """The specs of the body's encoder; beside a head, Hugging Face's names of them have a prefix."""
+        body, prefix = self.encoder(), self.encoder().huggingface().base_prefix
+
+        def within(spec: ParamSpec) -> ParamSpec:
+            return spec if spec.hf.startswith(prefix) else dataclasses.replace(spec, hf=prefix + spec.hf)
+
+        return map_specs(within, body.param_specs())
+
+
 @dataclass(frozen=True)
-class WithHead:
+class WithHead(OnBody):
     """A model with a head on its encoder states; itself a `ModelConfig`.
 
     Attributes:
@@ -133,72 +202,13 @@ class WithHead:
         return pooling
 
     @property
-    def vocab_size(self) -> int:
-        """The body's."""
-        return self.body.vocab_size
-
-    @property
-    def dtype(self) -> str:
-        """The body's compute dtype; the last linear map is f32 always."""
-        return self.body.dtype
-
-    @property
-    def dropout_rate(self) -> float:
-        """The body's, in the head too."""
-        return self.body.dropout_rate
-
-    @property
-    def family(self) -> str:
-        """The body's."""
-        return self.body.family
-
-    @property
-    def vocabulary_kind(self) -> str:
-        """The body's."""
-        return self.body.vocabulary_kind
-
-    @property
-    def pad_id(self) -> int:
-        """The body's."""
-        return self.body.pad_id
-
-    @property
-    def width(self) -> int:
-        """Size of a state."""
-        return self.body.width
-
-    @property
-    def num_layers(self) -> int:
-        """Layers of the body's encoder."""
-        return self.body.num_layers
-
-    @property
-    def max_length(self) -> int | None:
-        """The body's."""
-        return self.body.max_length
-
-    @property
-    def causal(self) -> bool:
-        """The body's."""
-        return self.body.causal
-
-    @property
     def objectives(self) -> tuple[str, ...]:
         """A head is trained with the objective of its kind."""
         return (_OBJECTIVES.get(self.kind, self.kind),)
 
-    def encoder(self) -> ModelConfig:
-        """The body's encoder, without a head."""
-        return self.body.encoder()
-
     def param_specs(self) -> dict[str, Any]:
         """The specs of the body's encoder, and the head's below 'head', which checkpoints may lack."""
-        body, prefix = self.encoder(), self.encoder().huggingface().base_prefix
-
-        def within(spec: ParamSpec) -> ParamSpec:  # beside a head, Hugging Face's names of the body have a prefix
-            return spec if spec.hf.startswith(prefix) else dataclasses.replace(spec, hf=prefix + spec.hf)
-
-        return map_specs(within, body.param_specs()) | {HEAD: _head_specs(self)}
+        return self.body_specs() | {HEAD: head_specs(self)}
 
     def huggingface(self) -> HuggingFaceLayout:
         """The body's layout with the head's arrays; `architecture` is transformers' class with that very head where
@@ -210,7 +220,7 @@ class WithHead:
             and self.kind in _CLASSES
             and (bert or (self.family == "bloom" and self.kind in ("tag", "span")))
         )
-        own = {spec.hf for spec in flatten(_head_specs(self)).values()}
+        own = {spec.hf for spec in flatten(head_specs(self)).values()}
         labels = {"id2label": {str(i): f"LABEL_{i}" for i in range(self.num_labels)}} if self.num_labels else {}
         stem = re.sub(r"(For[A-Z]\w*|Model)$", "", layout.architecture)
         return dataclasses.replace(
@@ -234,7 +244,7 @@ def _is_bert(config: WithHead) -> bool:
 _logit_scale = jax.nn.initializers.constant(100.0)
 
 
-def _head_specs(config: WithHead) -> dict[str, Any]:
+def head_specs(config: WithHead) -> dict[str, Any]:
     """Specs of the head. Names are transformers' where it has such a head, XTREME's of a dual encoder."""
     width, labels = config.width, config.num_labels or {"choose": 1, "span": 2}.get(config.kind)
 
@@ -311,7 +321,8 @@ class LayerAttention(nnx.Module):
 class Headed(nnx.Module):
     """A body and a head over the nested dict of parameters; what all kinds share.
 
-    Inputs of every kind are those of `Encoder.encode`, without packing: one example a row.
+    Inputs of every kind are those of `Encoder.encode`: tokens, segment ids, positions, token types and a dropout key,
+    without packing: one example a row.
     """
 
     def __init__(self, config: WithHead, params: Mapping[str, Any], constrain: Constrain | None = None):
@@ -346,7 +357,12 @@ class Headed(nnx.Module):
         return self.out(x.astype(jnp.float32))
 
     def _pooled_logits(
-        self, tokens_BS: jax.Array, *, segment_ids_BS: jax.Array | None, dropout_key: jax.Array | None, **inputs
+        self,
+        tokens_BS: jax.Array,
+        *,
+        segment_ids_BS: jax.Array | None = None,
+        dropout_key: jax.Array | None = None,
+        **inputs,
     ) -> jax.Array:
         """f32 logits [B, C] of the vector that stands for each row. A row of padding alone gives finite ones."""
         body_key, key = (None, None) if dropout_key is None else jax.random.split(dropout_key)
@@ -374,23 +390,9 @@ def pool(x_BSD: jax.Array, real_BS: jax.Array, pooling: str) -> jax.Array:
 class Classifier(Headed):
     """A label for each text."""
 
-    def classify(
-        self,
-        tokens_BS: jax.Array,
-        *,
-        segment_ids_BS: jax.Array | None = None,
-        positions_BS: jax.Array | None = None,
-        token_types_BS: jax.Array | None = None,
-        dropout_key: jax.Array | None = None,
-    ) -> jax.Array:
+    def classify(self, tokens_BS: jax.Array, **inputs) -> jax.Array:
         """logits_BC, f32, C = num_labels."""
-        return self._pooled_logits(
-            tokens_BS,
-            segment_ids_BS=segment_ids_BS,
-            positions_BS=positions_BS,
-            token_types_BS=token_types_BS,
-            dropout_key=dropout_key,
-        )
+        return self._pooled_logits(tokens_BS, **inputs)
 
 
 class Chooser(Headed):
@@ -424,24 +426,10 @@ class Chooser(Headed):
 class Tagger(Headed):
     """A label for each token."""
 
-    def tag(
-        self,
-        tokens_BS: jax.Array,
-        *,
-        segment_ids_BS: jax.Array | None = None,
-        positions_BS: jax.Array | None = None,
-        token_types_BS: jax.Array | None = None,
-        dropout_key: jax.Array | None = None,
-    ) -> jax.Array:
+    def tag(self, tokens_BS: jax.Array, *, dropout_key: jax.Array | None = None, **inputs) -> jax.Array:
         """logits_BSC, f32, C = num_labels. Which tokens are read is the data's choice. Rows may be packed."""
         body_key, key = (None, None) if dropout_key is None else jax.random.split(dropout_key)
-        x_BSD = self._read(
-            tokens_BS,
-            segment_ids_BS=segment_ids_BS,
-            positions_BS=positions_BS,
-            token_types_BS=token_types_BS,
-            dropout_key=body_key,
-        )
+        x_BSD = self._read(tokens_BS, dropout_key=body_key, **inputs)
         (keep,) = self.context.masks(key, x_BSD.shape[0], x_BSD.shape[1] * x_BSD.shape[2])
         return self._linear(self.context.dropout(x_BSD, keep))
 
@@ -449,23 +437,9 @@ class Tagger(Headed):
 class SpanFinder(Headed):
     """The first and the last token of a span."""
 
-    def span(
-        self,
-        tokens_BS: jax.Array,
-        *,
-        segment_ids_BS: jax.Array | None = None,
-        positions_BS: jax.Array | None = None,
-        token_types_BS: jax.Array | None = None,
-        dropout_key: jax.Array | None = None,
-    ) -> jax.Array:
+    def span(self, tokens_BS: jax.Array, *, segment_ids_BS: jax.Array | None = None, **inputs) -> jax.Array:
         """logits_BS2, f32: of starting at a token and of ending at it; `layers.MASKED` at padding."""
-        x_BSD = self._read(
-            tokens_BS,
-            segment_ids_BS=segment_ids_BS,
-            positions_BS=positions_BS,
-            token_types_BS=token_types_BS,
-            dropout_key=dropout_key,
-        )
+        x_BSD = self._read(tokens_BS, segment_ids_BS=segment_ids_BS, **inputs)
         return jnp.where(self._real(tokens_BS, segment_ids_BS)[:, :, None], self._linear(x_BSD), MASKED)
 
 
@@ -476,23 +450,9 @@ class Embedder(Headed):
         super().__init__(config, params, constrain)
         self.logit_scale = nnx.Param(params[HEAD]["logit_scale"])
 
-    def embed(
-        self,
-        tokens_BS: jax.Array,
-        *,
-        segment_ids_BS: jax.Array | None = None,
-        positions_BS: jax.Array | None = None,
-        token_types_BS: jax.Array | None = None,
-        dropout_key: jax.Array | None = None,
-    ) -> jax.Array:
+    def embed(self, tokens_BS: jax.Array, *, segment_ids_BS: jax.Array | None = None, **inputs) -> jax.Array:
         """Vectors of norm 1, f32 [B, D]; a row of padding alone may have zeros in place of one."""
-        x_BSD = self._read(
-            tokens_BS,
-            segment_ids_BS=segment_ids_BS,
-            positions_BS=positions_BS,
-            token_types_BS=token_types_BS,
-            dropout_key=dropout_key,
-        )
+        x_BSD = self._read(tokens_BS, segment_ids_BS=segment_ids_BS, **inputs)
         pooled_BD = pool(x_BSD, self._real(tokens_BS, segment_ids_BS), self.config.pooling)
         if self.dense is not None:
             pooled_BD = jnp.tanh(self.dense(pooled_BD.astype(x_BSD.dtype)))

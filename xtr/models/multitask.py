@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from xtr.errors import UserError, did_you_mean
-from xtr.models.heads import HEAD, KINDS, WithHead
+from xtr.models.heads import HEAD, KINDS, OnBody, WithHead, head_specs
 from xtr.models.interface import ModelConfig
 from xtr.models.layers import Constrain
 from xtr.models.spec import HuggingFaceLayout, map_specs
@@ -21,7 +21,7 @@ _KINDS = (*(kind for kind in KINDS if kind != "embed"), MLM)
 
 
 @dataclass(frozen=True)
-class WithHeads:
+class WithHeads(OnBody):
     """A model with several heads; itself a `ModelConfig`.
 
     Attributes:
@@ -82,78 +82,22 @@ class WithHeads:
         return None
 
     @property
-    def vocab_size(self) -> int:
-        """The body's."""
-        return self.body.vocab_size
-
-    @property
-    def dtype(self) -> str:
-        """The body's compute dtype."""
-        return self.body.dtype
-
-    @property
-    def dropout_rate(self) -> float:
-        """The body's, in the heads too."""
-        return self.body.dropout_rate
-
-    @property
-    def family(self) -> str:
-        """The body's."""
-        return self.body.family
-
-    @property
-    def vocabulary_kind(self) -> str:
-        """The body's."""
-        return self.body.vocabulary_kind
-
-    @property
-    def pad_id(self) -> int:
-        """The body's."""
-        return self.body.pad_id
-
-    @property
-    def width(self) -> int:
-        """Size of a state."""
-        return self.body.width
-
-    @property
-    def num_layers(self) -> int:
-        """Layers of the body's encoder."""
-        return self.body.num_layers
-
-    @property
-    def max_length(self) -> int | None:
-        """The body's."""
-        return self.body.max_length
-
-    @property
-    def causal(self) -> bool:
-        """The body's."""
-        return self.body.causal
-
-    @property
     def objectives(self) -> tuple[str, ...]:
         """All of the heads' in one run."""
         return (MULTITASK,)
 
-    def encoder(self) -> ModelConfig:
-        """The body's encoder, without heads."""
-        return self.body.encoder()
-
     def param_specs(self) -> dict[str, Any]:
         """The specs of the body's encoder (with its head for masked tokens where that is used), and those of each head
         below 'head/<name>', which checkpoints may lack."""
-        with_head = WithHead(self.body, "span").param_specs()
-        body = {name: specs for name, specs in with_head.items() if name != HEAD}
-        if MLM in (kind for _, (kind, *_) in self.heads):
-            body = self.body.param_specs()
+        masked = MLM in (kind for _, (kind, *_) in self.heads)
+        body = self.body.param_specs() if masked else self.body_specs()
         own = {}
         for name, (kind, *_) in self.heads:
             if kind != MLM:
                 # Beside each other, heads of one kind would have one name.
                 own[name] = map_specs(
                     lambda spec, name=name: dataclasses.replace(spec, hf=f"heads.{name}.{spec.hf}"),
-                    self.head(name).param_specs()[HEAD],
+                    head_specs(self.head(name)),
                 )
         return body | ({HEAD: own} if own else {})
 
