@@ -24,17 +24,19 @@ def register_all(tokenise: bool = True):
 
     Raises:
       UserError: XTR_DATA_DIR, XTR_VOCABULARY_PATH or XTR_FORMAT is missing or wrong.
-      DataError: a file's language cannot be told.
+      DataError: a file cannot be read, or its language cannot be told.
     """
     global _catalog
     from . import intermediate, registration, text, xtreme, xtreme_r
+    from .datasets.files import readable
 
-    settings = registration.settings(tokenise)
-    if _catalog is not None:
-        _catalog.clear()
-    _catalog = registration.Catalog(settings)
-    for module in (text, intermediate, xtreme_r, xtreme):
-        module.register(_catalog, settings.sources)
+    with readable():
+        settings = registration.settings(tokenise)
+        if _catalog is not None:
+            _catalog.clear()
+        _catalog = registration.Catalog(settings)
+        for module in (text, intermediate, xtreme_r, xtreme):
+            module.register(_catalog, settings.sources)
     return _catalog
 
 

@@ -50,8 +50,8 @@ def languages(sources: Sources) -> Mapping[str, tuple[str, ...]]:
     if path := sources.file(OWN):
         try:
             own = json.loads(path.read_text(encoding="utf-8"))
-            if not all(isinstance(code, str) for codes in own.values() for code in codes):
-                raise ValueError("a language is not a string")
+            if not all(isinstance(codes, list) and all(isinstance(c, str) for c in codes) for codes in own.values()):
+                raise ValueError("a target has no list of strings")
             return {target: tuple(sorted(codes)) for target, codes in own.items()}
         except (ValueError, AttributeError, TypeError) as e:
             raise DataError(f'{path}: not a table like {{"xnli": ["en", "sw"]}} ({e}).') from e

@@ -65,7 +65,8 @@ def register(catalog: Catalog, sources: Sources) -> None:
 def _translations(name: str, sources: Sources) -> Iterator[Dataset]:
     """Translations of a data set in its official form: what lies below translated/<language>/."""
     for folder in sources.folders(TRANSLATIONS_FOLDER):
-        for dataset in finders.FINDERS[name](Sources((folder,))).datasets:
+        here = Sources(tuple(root / TRANSLATIONS_FOLDER / folder.name for root in sources.roots))
+        for dataset in finders.FINDERS[name](here).datasets:
             if dataset.language == "en":
                 name_here = f"{dataset.name}.{folder.name}"
                 yield dataclasses.replace(dataset, name=name_here, language=folder.name)

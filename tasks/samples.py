@@ -107,12 +107,15 @@ def _raw(task, split: str, count: int) -> Iterator[tuple[dict, Any]]:
     import tensorflow_datasets as tfds
 
     from .datasets.builder import OfficialFilesSource, tfds_features
+    from .datasets.files import readable
 
     if isinstance(task.source, OfficialFilesSource):
         dataset = task.source.dataset
         part = dataset.splits[split]
         spec = tfds.features.FeaturesDict(tfds_features(dataset.example_type)).get_tensor_spec()
-        for example in islice(part.read(part.files, Counter()), count):
+        with readable():
+            read = list(islice(part.read(part.files, Counter()), count))
+        for example in read:
             plain = dataclasses.asdict(example)
             encoded = _tensors(spec, plain)
             yield plain, tf.data.Dataset.from_generator(lambda one=encoded: iter([one]), output_signature=spec)

@@ -17,14 +17,16 @@ from xtr.errors import UserError
 
 from . import Sources
 from .distributions import File, archives
+from .files import readable
 from .unpack import unpack
 
 
+@readable()
 def sources(data_dir: Path, cache_dir: Path) -> Sources:
     """Returns where readers look: the data folder first, then TFDS's manual folders, then archives found in these.
 
     Raises:
-      DataError: a damaged archive.
+      DataError: a damaged archive, or a folder that cannot be read.
       UserError: an archive cannot be unpacked below `cache_dir`.
     """
     folders = (data_dir, *map(Path, rundir.manual_dirs()))

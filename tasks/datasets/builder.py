@@ -16,7 +16,10 @@ import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from xtr.errors import DataError
+
 from . import Dataset
+from .files import readable
 
 _VERSION = "1.0.0"
 
@@ -104,9 +107,14 @@ class OfficialFiles(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         tally: Counter = Counter()
         part = self.builder_config.dataset.splits[split]
         examples = 0
-        for index, example in enumerate(part.read(part.files, tally)):
-            examples += 1
-            yield index, dataclasses.asdict(example)
+        with readable():
+            for index, example in enumerate(part.read(part.files, tally)):
+                examples += 1
+                yield index, dataclasses.asdict(example)
+        if not examples:  # TFDS has no splits without examples.
+            dropped = ", ".join(f"{what} {number:,}" for what, number in tally.items())
+            name = f"split '{split}' of {self.builder_config.dataset.name}"
+            raise DataError(f"{part.files[0]}: {name} has no examples ({dropped or 'no rows'}).")
         self.info.metadata[split] = {**tally, "examples": examples}
 
 
@@ -114,7 +122,7 @@ def _digest(paths: Sequence[Path], detail: str) -> str:
     """Returns a hash of the names and bytes of files, and of a text."""
     digest = hashlib.sha256(detail.encode())
     for path in paths:
-        with open(path, "rb") as f:
+        with readable(), open(path, "rb") as f:
             digest.update(f"{path.name}\0{hashlib.file_digest(f, 'sha256').hexdigest()}\n".encode())
     return digest.hexdigest()
 

@@ -1,5 +1,6 @@
 """Reading official files without changing a byte of their text, and naming file, line and field when one is bad."""
 
+import contextlib
 import csv
 import json
 from collections import Counter
@@ -9,10 +10,31 @@ from typing import Any
 
 from xtr.errors import DataError
 
+_LONGEST = 600  # characters of what a message quotes from a file
+
 
 def bad(path: Path, where: str, problem: str) -> DataError:
-    """Returns the DataError for one bad place in a file: 'FILE, WHERE: PROBLEM'."""
+    """Returns the DataError for one bad place in a file: 'FILE, WHERE: PROBLEM', long quotations shortened."""
+    where, problem = (
+        text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} [...] {text[-_LONGEST // 2 :]}"
+        for text in (where, problem)
+    )
     return DataError(f"{path}, {where}: {problem}")
+
+
+@contextlib.contextmanager
+def readable() -> Iterator[None]:
+    """Makes a DataError of the operating system's refusal to read a file or a folder.
+
+    Raises:
+      DataError: naming it, with the system's reason.
+    """
+    try:
+        yield
+    except OSError as e:
+        if e.filename is None:
+            raise
+        raise DataError(f"{e.filename}: it cannot be read ({e.strerror}).") from e
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -101,8 +123,8 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_bytes().decode("utf-8"))
     except UnicodeDecodeError as e:
         raise bad(path, f"byte {e.start}", "not UTF-8.") from e
-    except json.JSONDecodeError as e:
-        raise bad(path, f"line {e.lineno}", f"not JSON ({e.msg} at column {e.colno}).") from e
+    except (ValueError, RecursionError) as e:
+        raise _not_json(path, getattr(e, "lineno", 1), e) from e
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict]]:
@@ -110,11 +132,17 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict]]:
     for number, line in read_lines(path):
         try:
             value = json.loads(line)
-        except json.JSONDecodeError as e:
-            raise bad(path, f"line {number}", f"not JSON ({e.msg} at column {e.colno}).") from e
+        except (ValueError, RecursionError) as e:
+            raise _not_json(path, number, e) from e
         if not isinstance(value, dict):
             raise bad(path, f"line {number}", f"expected a JSON object, found {type(value).__name__}.")
         yield number, value
+
+
+def _not_json(path: Path, line: int, error: Exception) -> DataError:
+    """Of what Python cannot read as JSON: bad syntax, numbers of thousands of digits, and values nested too deep."""
+    why = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
+    return bad(path, f"line {line}", f"not JSON ({why}).")
 
 
 def field(path: Path, where: str, record: Any, name: str, kind: type) -> Any:

@@ -172,7 +172,10 @@ def _by_language(sources: Sources, part: str) -> dict[str, Path]:
         )
     }  # fmt: skip
     if path := sources.file(f"{_FOLDER}/wikinews_mentions-{part}.jsonl"):
-        found |= {code.decode(): path for code in _LANGUAGE.findall(path.read_bytes())}
+        codes = {code.decode() for code in _LANGUAGE.findall(path.read_bytes())}
+        if not codes:
+            raise bad(path, "field 'language'", "no article has one.")
+        found |= dict.fromkeys(codes, path)
     return found
 
 

@@ -182,5 +182,9 @@ def _labelled(path: Path) -> bool:
 
 def _languages(path: Path) -> list[str]:
     """The languages that the rows of an official XNLI file are in."""
-    where = ((number, record) for number, record in _records(path, ("language", *_GOLD)))
-    return sorted({field(path, f"line {number}", record, "language", str) for number, record in where})
+    found: dict[str, int] = {}
+    for number, record in _records(path, ("language", *_GOLD)):
+        found.setdefault(field(path, f"line {number}", record, "language", str), number)
+    if "" in found:
+        raise bad(path, f"line {found['']}, field 'language'", "empty.")
+    return sorted(found)

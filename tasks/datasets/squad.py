@@ -10,6 +10,7 @@ from ..examples import Answer, SpanQA
 from . import Dataset, Found, Sources, Split
 from .files import bad, field, read_json, unique
 
+_OF_LANGUAGE = re.compile("[a-z]+-")  # how ids begin in a file of many languages
 _FIRST_ANSWER = re.compile(rb'"text"\s*:\s*"("?)')
 
 
@@ -80,6 +81,8 @@ def _read(files, tally, answers_of, beginning="", repeated_ids=False) -> Iterato
             for q, record in enumerate(field(path, place, paragraph, "qas", list)):
                 name = field(path, f"{place}.qas[{q}]", record, "id", str)
                 if not name.startswith(beginning):
+                    if not _OF_LANGUAGE.match(name):
+                        raise bad(path, f"question id {name!r}, field 'id'", "no language's name and '-' before it.")
                     continue
                 tally["rows"] += 1
                 where = f"question id {name!r}"

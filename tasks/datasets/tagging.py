@@ -2,6 +2,7 @@
 
 import functools
 import tarfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -58,7 +59,7 @@ def _member(archive: Path, name: str) -> Iterator[bytes]:
                 if entry.isfile() and PurePosixPath(entry.name).name == name:
                     yield from tar.extractfile(entry)
                     return
-    except (tarfile.TarError, EOFError, OSError) as e:
+    except (tarfile.TarError, zlib.error, EOFError, OSError) as e:
         raise bad(archive, f"member '{name}'", f"not a readable .tar.gz ({e}).") from e
     raise bad(archive, f"member '{name}'", "missing.")
 
@@ -163,7 +164,7 @@ def _found(
             for language in sorted(splits)
         ),
         {
-            f"{name}.{language}": f"{path} holds words without tags (XTREME withholds those of its test files)"
+            f"{name}.{language}": f"{path} holds words without tags (XTREME withholds those of its test files), or none"
             for language, path in untagged.items()
             if language not in splits
         },

@@ -60,11 +60,11 @@ def find_text(sources: Sources) -> Found:
     """
     datasets = []
     for corpus in sources.folders("text"):
-        folder = Sources((corpus,))
-        documents = folder.matching(r"(?P<language>[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*)\.txt", ".")
+        folder = f"text/{corpus.name}"
+        documents = sources.matching(r"(?P<language>[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*)\.txt", folder)
         splits = {match["language"]: Split((path,), read_documents) for path, match in documents}
         udhr: dict[str, tuple[Path, ...]] = {}
-        for path, _ in folder.matching(r".*\.xml", "."):
+        for path, _ in sources.matching(r".*\.xml", folder):
             if language := _udhr_language(path):
                 udhr[language] = (*udhr.get(language, ()), path)
         for language, paths in udhr.items():

@@ -9,6 +9,7 @@ import re
 
 from ..examples import SpanQA
 from . import Dataset, Found, Sources, Split
+from .files import bad
 from .squad import answers_removed, read_squad, why_removed
 
 # TyDiQA names languages in English, in names of files and at the front of ids.
@@ -29,6 +30,9 @@ def find_tydiqa(sources: Sources) -> Found:
     - XTREME's tydiqa/tydiqa-goldp-v1.1-{train,dev}/tydiqa.goldp.<code>.{train,dev}.json. Its preprocessing cuts the ids
       of training questions to a last number, which comes again: it is followed by '#2', '#3' ... then. It also takes
       the answers out of the dev files, which are of no use without them.
+
+    Raises:
+      DataError: a pooled file without a question whose language is known.
     """
     train, test = _of_part(sources, "train"), _of_part(sources, "dev")
     absent = {}
@@ -57,7 +61,10 @@ def _of_part(sources: Sources, part: str) -> dict[str, Split]:
         found[_code(m["name"])] = Split((path,), read_squad)
     # XTREME moves the pooled file into the folder of its parts.
     if pooled := sources.file(f"{folder}.json", f"{folder}/tydiqa-goldp-v1.1-{part}.json"):
-        for name in sorted({m.decode() for m in _ID.findall(pooled.read_bytes())}):
+        names = sorted({m.decode() for m in _ID.findall(pooled.read_bytes())})
+        if not names:
+            raise bad(pooled, "field 'id'", "no question's id begins with a language's name.")
+        for name in names:
             read = functools.partial(read_squad, beginning=f"{name}-")
             found[_code(name)] = Split((pooled,), read)
     return found

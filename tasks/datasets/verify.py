@@ -14,6 +14,7 @@ from . import Dataset, Found, Sources, Split, task_name
 from .archives import lying
 from .distributions import DISTRIBUTIONS, GROUPS, distributions
 from .download import difference, digests, has_text, records
+from .files import readable
 from .finders import FINDERS
 from .published import PUBLISHED, Count
 
@@ -61,7 +62,8 @@ def verify(names: Sequence[str], sources: Sources) -> list[Verdict]:
     with progress("reading data sets", len(wanted)) as bar:
         for name in wanted:
             try:
-                found = FINDERS[name](sources)
+                with readable():
+                    found = FINDERS[name](sources)
             except DataError as e:
                 out.append(Verdict(name, "", "", "unreadable", why=str(e)))
             else:
@@ -122,9 +124,10 @@ def _of_split(dataset: Dataset, split: str, part: Split, published: Sequence[Cou
     tally: Counter = Counter()
     counted: Counter = Counter()
     try:
-        for example in part.read(part.files, tally):
-            counted["examples"] += 1
-            counted["gold"] += len(getattr(example, "gold", ()))
+        with readable():
+            for example in part.read(part.files, tally):
+                counted["examples"] += 1
+                counted["gold"] += len(getattr(example, "gold", ()))
     except DataError as e:
         return verdict(verdict="unreadable", why=str(e))
     counted["rows"] = tally["rows"]

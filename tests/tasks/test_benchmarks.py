@@ -27,6 +27,7 @@ def test_data_may_bring_their_own_languages(tmp_path):
     assert set(benchmarks.languages(Sources((tmp_path,)))) == {*XTREME, *XTREME_R}
     (tmp_path / "languages.json").write_text('{"xnli": ["qab", "en"]}')
     assert benchmarks.languages(Sources((tmp_path,))) == {"xnli": ("en", "qab")}
-    (tmp_path / "languages.json").write_text('["en"]')
-    with pytest.raises(DataError, match="languages.json"):
-        benchmarks.languages(Sources((tmp_path,)))
+    for wrong in ('["en"]', '{"xnli": "en"}', '{"xnli": [1]}'):
+        (tmp_path / "languages.json").write_text(wrong)
+        with pytest.raises(DataError, match="languages.json"):
+            benchmarks.languages(Sources((tmp_path,)))

@@ -4,7 +4,8 @@ from collections import Counter
 import pytest
 
 from xtr.errors import DataError
-from xtr.tasks.datasets import Sources, nli, squad, tatoeba, text
+from xtr.tasks.datasets import Sources, files, nli, squad, tatoeba, text
+from xtr.tasks.datasets.builder import OfficialFilesSource
 from xtr.tasks.examples import Answer
 from xtr.tasks.languages import short_code
 
@@ -154,6 +155,53 @@ def test_bad_questions_are_named(tmp_path, questions, expected):
         read(squad.find_squad(Sources((tmp_path,))).datasets[0], "train")
     for part in [str(path), *expected]:
         assert part in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["[" * 200_000, "9" * 5000, "\ufeff{}"], ids=["deep", "digits", "bom"])
+def test_what_python_cannot_read_as_json_is_named(tmp_path, text):
+    path = tmp_path / "a.jsonl"
+    path.write_text("{}\n" + text, encoding="utf-8")
+    with pytest.raises(DataError, match=r"a\.jsonl, line 2: not JSON"):
+        list(files.read_jsonl(path))
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=r"a\.jsonl, line 1: not JSON"):
+        files.read_json(path)
+
+
+def test_a_message_quotes_no_whole_file():
+    message = str(files.bad("f", "line 1", f"start {'x' * 10**6} end"))
+    assert len(message) < 1000 and message.startswith("f, line 1: start") and message.endswith("end")
+
+
+def test_what_the_system_refuses_to_read_is_named(tmp_path):
+    with pytest.raises(DataError, match=f"{tmp_path}: it cannot be read"), files.readable():
+        files.read_json(tmp_path)
+
+
+def test_a_split_without_examples_is_named(tmp_path):
+    path = tmp_path / "snli_1.0/snli_1.0_train.jsonl"
+    path.parent.mkdir()
+    path.write_text('{"gold_label": "-", "sentence1": "a", "sentence2": "b"}\n')
+    (dataset,) = nli.find_snli(Sources((tmp_path,))).datasets
+    source = OfficialFilesSource(dataset, str(tmp_path / "cache"), [])
+    with pytest.raises(DataError, match=r"train\.jsonl: split 'train' of snli has no examples \(.*no gold label 1\)"):
+        source.num_input_examples("train")
+
+
+def test_a_row_of_no_language_is_named(tmp_path):
+    path = tmp_path / "XNLI-1.0/xnli.test.tsv"
+    path.parent.mkdir()
+    path.write_text("language\tgold_label\tsentence1\tsentence2\nsw\tneutral\ta\tb\n\n")
+    with pytest.raises(DataError, match=r"xnli\.test\.tsv, line 3, field 'language'"):
+        nli.find_xnli(Sources((tmp_path,)))
+
+
+def test_a_corpus_may_lie_in_several_folders(tmp_path):
+    roots = tuple(tmp_path / name for name in ("a", "b"))
+    for root, language in zip(roots, ("ka", "yo"), strict=True):
+        (root / "text/wiki").mkdir(parents=True)
+        (root / f"text/wiki/{language}.txt").write_text("a\n")
+    assert set(by_name(text.find_text(Sources(roots)))) == {"text.wiki.ka", "text.wiki.yo"}
 
 
 def test_language_codes():

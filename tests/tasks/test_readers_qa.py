@@ -218,3 +218,15 @@ def test_ids_of_the_published_tydiqa_are_unique(tmp_path):
 def test_what_is_not_there_was_looked_for(tmp_path, find, name):
     found = find(Sources((tmp_path,)))
     assert not found.datasets and str(tmp_path) in found.absent.get(name, found.looked_for)
+
+
+def test_questions_of_no_language_are_named(tmp_path):
+    path = tmp_path / "tydiqa/tydiqa-goldp-v1.1-dev.json"
+    path.parent.mkdir()
+    path.write_text(document(question("7-1")), encoding="utf-8")
+    with pytest.raises(DataError, match=r"v1\.1-dev\.json, field 'id'"):
+        tydiqa.find_tydiqa(Sources((tmp_path,)))
+    path.write_text(document(question("bengali-1"), question("7-1")), encoding="utf-8")
+    (dataset,) = tydiqa.find_tydiqa(Sources((tmp_path,))).datasets
+    with pytest.raises(DataError, match="question id '7-1', field 'id'"):
+        list(dataset.splits["test"].read(dataset.splits["test"].files, Counter()))

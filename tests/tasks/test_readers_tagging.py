@@ -163,3 +163,11 @@ def test_what_was_written_is_read_with_and_without_the_prefix(tmp_path_factory, 
     (dataset,) = tagging.find_panx(Sources((root,))).datasets
     examples, _ = read(dataset, "train")
     assert [list(zip(e.tokens, e.tags, strict=True)) for e in examples] == sentences
+
+
+def test_a_damaged_archive_is_named(tmp_path):
+    content = archive({"test": entities("ka:", times=2000)})
+    damaged = content[: len(content) // 2] + b"\xff" * 40 + content[len(content) // 2 + 40 :]
+    (dataset,) = tagging.find_panx(write(tmp_path, {"panx_dataset/ka.tar.gz": damaged})).datasets
+    with pytest.raises(DataError, match=r"ka\.tar\.gz"):
+        list(dataset.splits["test"].read(dataset.splits["test"].files, Counter()))
