@@ -11,11 +11,6 @@ from xtr.cli import tables
 from xtr.data.formats import ENCODER, FORMATS
 from xtr.errors import UserError
 
-_HEADS = {
-    "classification": "classify", "multiple_choice": "choose", "tagging": "tag", "span_qa": "span",
-    "pairs": "dual_encoder",
-}  # fmt: skip
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `xtr data stats`, besides --data_dir, --cache_dir and --json."""
@@ -93,7 +88,9 @@ def default_lengths(name: str, group: str, kind: str, format: str) -> tuple[dict
     """
     shipped = set(config.shipped_gin_files())
     if format == ENCODER and kind != "retrieval":
-        files = [f"targets/encoder/{group}.gin", f"heads/{_HEADS.get(kind)}.gin"]
+        from xtr.data.labelled import HEADS
+
+        files = [f"targets/encoder/{group}.gin", *(head.file for head in HEADS.values() if head.kind == kind)]
     else:
         files = [f"{folder}/{n}.gin" for n in (name, group) for folder in ("intermediate", "targets")]
     for file in (file for file in files if file in shipped):

@@ -10,6 +10,7 @@ Letters: N examples, R rows, S slots of a row, n tokens of one example.
 import functools
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,19 +19,37 @@ from xtr.data.framing import longest_first, room_of
 from xtr.data.packing import Pair
 from xtr.errors import DataError, UserError
 
-# Objective -> the head's file and the features of its examples. A kind of example is told by its first feature, which
-# is looked for in this order: choices have labels too.
-_HEADS = {
-    "choose": ("choose", ("choice_lengths", "inputs", "token_types", "text_spans", "label")),
-    "tag": ("tag", ("word_lengths", "inputs", "tags")),
-    "span": ("span", ("answer", "question", "inputs")),
-    "contrastive": (
-        "dual_encoder",
-        ("group", "inputs", "token_types", "text_spans", "targets", "target_text_spans"),
+
+@dataclass(frozen=True)
+class Head:
+    """What a head is trained on.
+
+    Attributes:
+      kind: of the tasks.
+      features: of their examples. The first one tells the kind.
+      file: the gin file that gives a model the head.
+    """
+
+    kind: str
+    features: tuple[str, ...]
+    file: str
+
+
+# By the head's objective. An example's kind is looked for in this order: choices have labels too.
+HEADS = {
+    "choose": Head(
+        "multiple_choice", ("choice_lengths", "inputs", "token_types", "text_spans", "label"), "heads/choose.gin"
     ),
-    "classify": ("classify", ("label", "inputs", "token_types", "text_spans")),
+    "tag": Head("tagging", ("word_lengths", "inputs", "tags"), "heads/tag.gin"),
+    "span": Head("span_qa", ("answer", "question", "inputs"), "heads/span.gin"),
+    "contrastive": Head(
+        "pairs",
+        ("group", "inputs", "token_types", "text_spans", "targets", "target_text_spans"),
+        "heads/dual_encoder.gin",
+    ),
+    "classify": Head("classification", ("label", "inputs", "token_types", "text_spans"), "heads/classify.gin"),
 }
-OBJECTIVES = tuple(_HEADS)
+OBJECTIVE_OF_KIND = {head.kind: objective for objective, head in HEADS.items()}
 _BLOCK = 4096
 
 
@@ -46,16 +65,16 @@ def check_examples(task: CachedTask, split: str, objective: str) -> dict:
       UserError: it is not of the kind that the head of this objective reads.
     """
     (first,) = task.examples(split).read([0])
-    file, features = _HEADS[objective]
-    kind = next((name for name, (_, marks) in _HEADS.items() if marks[0] in first), None)
-    missing = [name for name in features if name not in first]
-    if kind == objective and not missing:
+    head = HEADS[objective]
+    found = next((other for other in HEADS.values() if other.features[0] in first), head)
+    missing = [name for name in head.features if name not in first]
+    if found == head and not missing:
         return first
     hint = "tasks/formats/encoder.py says what the examples of such a task hold."
-    if kind not in (None, objective):
-        hint = f"Train on it with heads/{_HEADS[kind][0]}.gin."
-    why = f"lack {', '.join(missing)}" if missing else f"have {_HEADS[kind][1][0]}"
-    raise UserError(f"{task.name} is not for heads/{file}.gin: its examples of {split!r} {why}. {hint}")
+    if found != head:
+        hint = f"Train on it with {found.file}."
+    why = f"lack {', '.join(missing)}" if missing else f"have {found.features[0]}"
+    raise UserError(f"{task.name} is not for {head.file}: its examples of {split!r} {why}. {hint}")
 
 
 def lengths_of(task: CachedTask, split: str, objective: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -66,7 +85,7 @@ def lengths_of(task: CachedTask, split: str, objective: str) -> tuple[dict[str, 
       UserError: an example lacks a feature, or is of another kind (see `check_examples`).
     """
     check_examples(task, split, objective)
-    features = [name for name in _HEADS[objective][1] if name != "group"]
+    features = [name for name in HEADS[objective].features if name != "group"]
     raw, last = (dict(zip(features, table.astype(np.int64), strict=True)) for table in task.lengths(split, features))
     for name, lengths in raw.items():
         if (lengths < 0).any():
@@ -166,6 +185,17 @@ def label_names(task: CachedTask, split: str) -> tuple[str, ...]:
     if not names:
         raise UserError(f"{task.name}: the meta of its examples of {split!r} has no 'choices', the names of labels.")
     return names
+
+
+def num_labels(task: CachedTask, split: str, objective: str) -> int | None:
+    """How many labels or tags a task has; None where the objective has none. UserError where the task does not say."""
+    if objective == "classify":
+        return len(label_names(task, split))
+    if objective != "tag":
+        return None
+    if names := task.info.get("label_names"):
+        return len(names)
+    raise UserError(f"{task.name} does not say which tags it has: give its TaskInfo label_names.")
 
 
 def check_labels(task: CachedTask, split: str, num_labels: int) -> tuple[str, ...]:

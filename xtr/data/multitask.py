@@ -8,19 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from xtr.data.cached_task import CachedTask
-from xtr.data.labelled import label_names
+from xtr.data.labelled import OBJECTIVE_OF_KIND, num_labels
 from xtr.data.mixing import BlockMixture, normalized
 from xtr.data.pipeline import TrainBatches, TrainData, train_batches
 from xtr.errors import UserError
 
-# What a head is trained with on each kind of task.
-OBJECTIVES = {
-    "classification": "classify",
-    "multiple_choice": "choose",
-    "tagging": "tag",
-    "span_qa": "span",
-    "text": "mlm",
-}
+# What a head is trained with on each kind of task. A dual encoder has no heads beside its own.
+_OBJECTIVES = {kind: name for kind, name in OBJECTIVE_OF_KIND.items() if name != "contrastive"} | {"text": "mlm"}
 
 
 def tasks_of_heads(
@@ -40,14 +34,10 @@ def tasks_of_heads(
         if task.rate <= 0:
             continue
         kind = task.info.get("kind", "")
-        objective = OBJECTIVES.get(kind)
+        objective = _OBJECTIVES.get(kind)
         if objective is None:
             raise UserError(f"{task.name} is of the kind {kind!r}, which no head of several is for.")
-        labels = None
-        if objective == "classify":
-            labels = len(label_names(task, split))
-        elif objective == "tag":
-            labels = len(task.info.get("label_names", ()))
+        labels = num_labels(task, split, objective)
         head = head_for(objective, labels)
         if head is None:
             example = {task.name: objective if labels is None else (objective, labels)}

@@ -24,10 +24,10 @@ from xtr.data.vocabulary import Vocabulary, read_vocabulary
 from xtr.data.windows import DenoiseSource, Seq2SeqSource, Source, WindowStream, stable_hash
 from xtr.errors import UserError
 
-_OBJECTIVES = ("seq2seq", "denoise", "causal", "mlm", *labelled.OBJECTIVES)
-_TWO_FEATURES = ("seq2seq", "denoise", "causal", "contrastive")  # the others have 'inputs' alone
+_OBJECTIVES = ("seq2seq", "denoise", "causal", "mlm", *labelled.HEADS)
 # What the second side of a row is; the other objectives have one side, which counts as the encoder's.
-_SECOND_SIDE = {"seq2seq": "decoder", "denoise": "decoder", "contrastive": "target"}
+SECOND_SIDE = {"seq2seq": "decoder", "denoise": "decoder", "contrastive": "target"}
+_TWO_FEATURES = (*SECOND_SIDE, "causal")  # the others have 'inputs' alone
 # What a state counts, over the global batches delivered so far.
 _COUNTS = ("batches", "rows", "examples", "encoder_tokens", "decoder_tokens", "truncated_examples",
            "truncated_encoder_tokens", "truncated_decoder_tokens")  # fmt: skip
@@ -88,7 +88,7 @@ class TrainData:
         pairs = dict(self.lengths)
         if self.objective not in _TWO_FEATURES:
             pairs.pop("targets", None)
-        if self.objective in labelled.OBJECTIVES:
+        if self.objective in labelled.HEADS:
             object.__setattr__(self, "pack", False)
         object.__setattr__(self, "lengths", tuple(sorted((str(k), int(v)) for k, v in pairs.items())))
         sides = ["inputs", "targets"] if self.objective in _TWO_FEATURES else ["inputs"]
@@ -356,7 +356,7 @@ class TrainBatches:
         out["examples_by_task"] = dict(zip(self._stream.names, drawn.tolist(), strict=True))
         empty = {n: s.empty for n, s in zip(self._stream.names, self._stream.sources, strict=True) if s.empty}
         out["empty_documents"] = empty
-        second = _SECOND_SIDE.get(self._spec.objective)
+        second = SECOND_SIDE.get(self._spec.objective)
         return {
             name.replace("decoder", second or ""): value
             for name, value in out.items()

@@ -3,23 +3,17 @@
 All of it follows from the cache's tables of lengths, not from the tokens.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from xtr.data.cached_task import CachedTask
 from xtr.data.formats import CAUSAL, ENCODER
-from xtr.data.labelled import ragged
-from xtr.data.pipeline import TrainData, window_stream
+from xtr.data.labelled import OBJECTIVE_OF_KIND, num_labels, ragged
+from xtr.data.pipeline import SECOND_SIDE, TrainData, window_stream
 from xtr.errors import UserError
 
 PERCENTILES = (50, 90, 95, 99)
-_HEADS = {
-    "classification": "classify", "multiple_choice": "choose", "tagging": "tag", "span_qa": "span",
-    "pairs": "contrastive",
-}  # fmt: skip
-_SECOND_SIDE = ("seq2seq", "denoise", "contrastive")  # whose rows have targets of their own
 _WINDOWS = 8
 
 
@@ -29,7 +23,7 @@ def objective_of(format: str, kind: str) -> str:
     if kind == "retrieval":
         return ""
     if format == ENCODER:
-        return "mlm" if kind == "text" else _HEADS.get(kind, "")
+        return "mlm" if kind == "text" else OBJECTIVE_OF_KIND.get(kind, "")
     if format == CAUSAL:
         return "causal"
     return "denoise" if kind == "text" else "seq2seq"
@@ -44,21 +38,13 @@ def quantiles(lengths: np.ndarray) -> dict[str, int]:
 def token_lengths(task: CachedTask, split: str) -> dict[str, np.ndarray]:
     """Tokens of each of a split's token features, int [examples]; where an example has several sequences of choices,
     those of each choice, int [choices of all examples]. Features that no example has are left out."""
-    names = tuple(task.info["features"])
+    names = (*task.info["features"], "question")  # a span head's, which is none of SeqIO's features
     found, _ = task.lengths(split, names)
     out = {name: lengths for name, lengths in zip(names, found, strict=True) if (lengths > 0).any()}
     (choices,), _ = task.lengths(split, ("choice_lengths",))
     if "inputs" in out and len(choices) and (choices > 0).all():
         out["inputs"], _ = ragged(task, split, "choice_lengths")
     return out
-
-
-def num_labels(task: CachedTask, split: str) -> int | None:
-    """How many labels or tags a task has; None where its examples do not say."""
-    if names := task.info.get("label_names"):
-        return len(names)
-    (first,) = task.examples(split).read([0], ("meta",))
-    return len(json.loads(first.get("meta", b"{}")).get("choices", ())) or None
 
 
 def truncated(task: CachedTask, split: str, objective: str, lengths: Mapping[str, int]) -> dict:
@@ -82,7 +68,7 @@ def truncated(task: CachedTask, split: str, objective: str, lengths: Mapping[str
         prompted = len(own) == 2
         shares = {n: float((own[n] > lengths[n]).mean()) if prompted else 0.0 for n in own}
     else:
-        sides = ("inputs", "targets") if objective in _SECOND_SIDE else ("inputs",)
+        sides = ("inputs", "targets") if objective in SECOND_SIDE else ("inputs",)
         shares = {name: float((side > 0).mean()) for name, side in zip(sides, cut, strict=False)}
     return {"rows": len(source), "truncated": shares}
 
@@ -104,7 +90,7 @@ def packing(tasks: Sequence[CachedTask], split: str, objective: str, lengths: Ma
     plans = [stream.window(w) for w in range(min(stream.num_windows or _WINDOWS, _WINDOWS))]
     rows = sum(len(plan.rows) for plan in plans)
     tokens_2 = sum(plan.tokens_R2.sum(axis=0) for plan in plans)
-    sides = ("inputs", "targets") if objective in _SECOND_SIDE else ("inputs",)
+    sides = ("inputs", "targets") if objective in SECOND_SIDE else ("inputs",)
     slots = dict(zip(sides, spec.slots, strict=False))
     return {
         "slots": slots,
@@ -117,7 +103,7 @@ def packing(tasks: Sequence[CachedTask], split: str, objective: str, lengths: Ma
 def _data(
     tasks: Sequence[CachedTask], split: str, objective: str, lengths: Mapping[str, int], epochs: int | None = None
 ) -> TrainData:
-    labels = num_labels(tasks[0], split) if objective in ("classify", "tag") else None
+    labels = num_labels(tasks[0], split, objective)
     return TrainData(
         tuple(tasks), lengths, batch_size=1, split=split, objective=objective, num_labels=labels, epochs=epochs
     )
@@ -157,11 +143,11 @@ def mixture_packing(tasks: Sequence[CachedTask], lengths: Mapping[str, int]) -> 
     objectives = {objective_of(task.info["format"], task.info["kind"]) for task in trained}
     if objectives == {"seq2seq", "denoise"}:
         objectives = {"seq2seq"}
-    if len(trained) < 2 or "" in objectives or not lengths:
+    if len(trained) < 2 or "" in objectives:
         return None
     if len(objectives) > 1:
         return {"why": f"no one objective trains them all: {', '.join(sorted(objectives))}"}
-    return _or_why(packing, trained, "train", objectives.pop(), lengths)
+    return _or_why(packing, trained, "train", objectives.pop(), lengths) if lengths else None
 
 
 def _or_why(function, *arguments) -> dict:
