@@ -40,7 +40,7 @@ def exact_match(predictions: Sequence[str | None], golds: Sequence[Sequence[str]
     Raises:
       DataError: the lengths differ, there is no example, or an example has no gold answer.
     """
-    return _best_over_golds(predictions, golds, lambda a, b: float(normalize_answer(a) == normalize_answer(b)))
+    return best_over_golds(predictions, golds, lambda a, b: float(normalize_answer(a) == normalize_answer(b)))
 
 
 def f1(predictions: Sequence[str | None], golds: Sequence[Sequence[str]]) -> tuple[float, np.ndarray]:
@@ -49,10 +49,13 @@ def f1(predictions: Sequence[str | None], golds: Sequence[Sequence[str]]) -> tup
     Tokens are the white-space tokens of the normalised answers, compared as multisets. Two answers that both
     normalise to nothing have F1 0 in v1.1, although their exact match is 1.
     """
-    return _best_over_golds(predictions, golds, _token_f1)
+    return best_over_golds(
+        predictions, golds, lambda a, b: token_f1(normalize_answer(a).split(), normalize_answer(b).split())
+    )
 
 
-def _best_over_golds(predictions, golds, score: Callable[[str, str], float]) -> tuple[float, np.ndarray]:
+def best_over_golds(predictions, golds, score: Callable[[str, str], float]) -> tuple[float, np.ndarray]:
+    """Each prediction's best `score` (0..1) over its golds, in percent; arguments, result, errors as `exact_match`."""
     check_aligned(predictions, golds)
     contributions_N = np.zeros(len(golds))
     for n, (prediction, answers) in enumerate(zip(predictions, golds, strict=True)):
@@ -63,8 +66,8 @@ def _best_over_golds(predictions, golds, score: Callable[[str, str], float]) -> 
     return float(contributions_N.mean()), contributions_N
 
 
-def _token_f1(prediction: str, gold: str) -> float:
-    predicted, wanted = normalize_answer(prediction).split(), normalize_answer(gold).split()
+def token_f1(predicted: Sequence[str], wanted: Sequence[str]) -> float:
+    """F1 of two multisets of tokens, in 0..1; 0 where they have none in common, be it that both are empty."""
     common = sum((Counter(predicted) & Counter(wanted)).values())
     if common == 0:
         return 0.0
