@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Classification:
-    """A pair of texts with one label: `label` indexes `label_names`."""
+    """A pair of texts, or one text (`text_b` is '' then), with one label: `label` indexes `label_names`."""
 
     id: str
     text_a: str
@@ -85,3 +85,15 @@ class Text:
 
     id: str
     text: str
+
+
+# What each kind is called.
+KINDS = {
+    Classification: "classification",
+    MultipleChoice: "multiple_choice",
+    SpanQA: "span_qa",
+    Tagging: "tagging",
+    Retrieval: "retrieval",
+    Pair: "pairs",
+    Text: "text",
+}

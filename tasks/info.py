@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 from xtr.errors import UserError, did_you_mean
 
-KINDS = ("classification", "multiple_choice", "span_qa", "tagging", "retrieval", "pairs", "text", "text2text")
+from . import examples
+
+KINDS = (*examples.KINDS.values(), "text2text")
 PREDICTORS = ("rank", "generate", "score", "tag", "span", "embed", "none")
 UNDETERMINED = "und"  # ISO 639's code for a language that nobody told
 

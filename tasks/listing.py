@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from xtr.errors import UserError, did_you_mean
 
 from . import register_all, task_info
-from .info import TaskInfo
+from .info import KINDS, TaskInfo
 from .modules import import_task_module, import_tensorflow
 
 UNKNOWN = {"", "und"}  # languages
@@ -68,11 +68,9 @@ def _place(item: tuple[str, TaskInfo]) -> tuple:
 
 
 def _check(only: Only, infos: Iterable[TaskInfo], due: Mapping[str, Sequence[str]]) -> None:
-    from .formats import KINDS
-
     infos = list(infos)
     known = {
-        "kind": {*KINDS.values(), *(info.kind for info in infos)},
+        "kind": {*KINDS, *(info.kind for info in infos)},
         "language": {*(info.language for info in infos), *(code for codes in due.values() for code in codes)},
         "stage": {*STAGES, *(info.stage for info in infos)},
         "target": {*due, *(info.group for info in infos)},

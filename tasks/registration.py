@@ -16,7 +16,8 @@ from . import benchmarks
 from .datasets import Dataset, Found, Sources, catalogue, finders, task_name
 from .datasets.archives import sources
 from .datasets.builder import OfficialFilesSource
-from .formats import FORMATS, KINDS, Form, form_of, has_eos
+from .examples import KINDS
+from .formats import FORMATS, Form, form_of, has_eos
 from .info import TaskInfo, describe, forget
 from .vocabularies import TOKENISING_CODE, seqio_vocabulary
 

@@ -22,7 +22,7 @@ from xtr.errors import UserError, did_you_mean
 
 from .datasets import Dataset, Split
 from .datasets.mapped import Field, Layout, read_examples
-from .examples import Classification, MultipleChoice, Pair, Retrieval, SpanQA, Tagging, Text
+from .examples import KINDS
 from .info import TaskInfo, describe
 from .languages import CODES, short_code
 
@@ -31,20 +31,19 @@ from .languages import CODES, short_code
 class _Kind:
     """What a kind of example is made of: fields that must be named, fields that may be, and the default metrics."""
 
-    example_type: type
     required: tuple[str, ...]
     optional: tuple[str, ...]
     metrics: tuple[str, ...]
 
 
 _KINDS = {
-    "classification": _Kind(Classification, ("text_a", "label"), ("id", "text_b"), ("accuracy",)),
-    "multiple_choice": _Kind(MultipleChoice, ("choices", "label"), ("id", "context", "question"), ("accuracy",)),
-    "span_qa": _Kind(SpanQA, ("context", "question", "answers"), ("id",), ("em", "f1")),
-    "tagging": _Kind(Tagging, ("tokens", "tags"), ("id",), ("token_accuracy",)),
-    "retrieval": _Kind(Retrieval, ("text",), ("id", "gold"), ("accuracy",)),
-    "pairs": _Kind(Pair, ("query", "positive"), ("id", "group"), ()),
-    "text": _Kind(Text, ("text",), ("id",), ()),
+    "classification": _Kind(("text_a", "label"), ("id", "text_b"), ("accuracy",)),
+    "multiple_choice": _Kind(("choices", "label"), ("id", "context", "question"), ("accuracy",)),
+    "span_qa": _Kind(("context", "question", "answers"), ("id",), ("em", "f1")),
+    "tagging": _Kind(("tokens", "tags"), ("id",), ("token_accuracy",)),
+    "retrieval": _Kind(("text",), ("id", "gold"), ("accuracy",)),
+    "pairs": _Kind(("query", "positive"), ("id", "group"), ()),
+    "text": _Kind(("text",), ("id",), ()),
 }
 _SPLITS = ("train", "validation", "test")
 _RETRIEVAL_SPLITS = ("queries", "candidates")
@@ -131,17 +130,18 @@ def _register(name, layout: Layout, files, language, target, metrics, style, cal
     _check(name, layout, language)
     if style and style not in STYLES:
         raise UserError(f"{name}: there is no style {style!r}, but {', '.join(STYLES)}.{did_you_mean(style, STYLES)}")
-    kind, settings = _KINDS[layout.kind], catalog().settings
+    settings = catalog().settings
+    (example_type,) = (each for each, kind in KINDS.items() if kind == layout.kind)
     folder = calling_file.parent if calling_file else Path.cwd()
     read = functools.partial(read_examples, layout=layout)
     splits = {split: Split(_paths(name, named, folder), read) for split, named in _splits(name, layout.kind, files)}
     names = layout.label_names if layout.kind in ("classification", "tagging") else ()
-    dataset = Dataset(name, language, kind.example_type, splits, label_names=names)
+    dataset = Dataset(name, language, example_type, splits, label_names=names)
     if layout.kind == "classification" and not style:
-        called = (layout.fields["text_a"], layout.fields.get("text_b", "text_b"), layout.fields["label"])
+        called = (layout.fields["text_a"], layout.fields.get("text_b", ""), layout.fields["label"])
         form = labelled_form(settings.format, name, called)
     else:
-        form = form_of(kind.example_type, settings.format, style)
+        form = form_of(example_type, settings.format, style)
     if form is None:
         raise UserError(f"{name} cannot be had: {registration.no_form(style or layout.kind, settings.format)}.")
     task = registration.register(dataset, form, settings, detail=repr((layout, style)))

@@ -2,24 +2,15 @@
 
 import functools
 from dataclasses import dataclass
+from types import ModuleType
 
 from xtr.data.formats import CAUSAL, FORMATS
 
-from ..examples import Classification, MultipleChoice, Pair, Retrieval, SpanQA, Tagging, Text
+from ..examples import KINDS
 from . import causal, encoder, text2text
 from .rendering import Rendering, Strings, TokenIds
 
-__all__ = ["FORMATS", "KINDS", "STYLES", "Form", "form_of", "has_eos", "labelled_form"]
-
-KINDS = {
-    Classification: "classification",
-    MultipleChoice: "multiple_choice",
-    SpanQA: "span_qa",
-    Tagging: "tagging",
-    Retrieval: "retrieval",
-    Pair: "pairs",
-    Text: "text",
-}
+__all__ = ["FORMATS", "STYLES", "Form", "form_of", "has_eos", "labelled_form"]
 
 
 @dataclass(frozen=True)
@@ -40,31 +31,29 @@ class Form:
 _TEXT = Form(Strings(text2text.plain_text, ("inputs", "targets"), meta=False, without_eos=("inputs",)), "none")
 _RAW_RETRIEVAL = Form(Strings(text2text.retrieval, ("inputs",)), "embed")
 
+
+
+def _written(module: ModuleType) -> dict[str, Form]:
+    """The forms of a format whose models write."""
+    return {
+        "nli": Form(Strings(module.nli), "rank"),
+        "paws": Form(Strings(module.paws), "rank"),
+        "qqp": Form(Strings(module.qqp), "rank"),
+        "multiple_choice": Form(Strings(module.multiple_choice), "rank"),
+        "span_qa": Form(Strings(module.question_answering), "generate"),
+        "tagging": Form(Strings(module.tagging), "generate"),
+        "retrieval": _RAW_RETRIEVAL,
+        "text": _TEXT,
+    }
+
+
 # format -> kind (or a data set's own style) -> form.
 _FORMS = {
-    "text2text": {
-        "nli": Form(Strings(text2text.nli), "rank"),
-        "paws": Form(Strings(text2text.paws), "rank"),
-        "qqp": Form(Strings(text2text.qqp), "rank"),
-        "multiple_choice": Form(Strings(text2text.multiple_choice), "rank"),
-        "span_qa": Form(Strings(text2text.question_answering), "generate"),
-        "tagging": Form(Strings(text2text.tagging), "generate"),
-        "mt5_spans": Form(Strings(text2text.entity_texts), "generate"),
-        "retrieval": _RAW_RETRIEVAL,
-        "text": _TEXT,
-    },
-    "causal": {
-        "nli": Form(Strings(causal.nli), "rank"),
-        "paws": Form(Strings(causal.paws), "rank"),
-        "qqp": Form(Strings(causal.qqp), "rank"),
-        "multiple_choice": Form(Strings(causal.multiple_choice), "rank"),
-        "span_qa": Form(Strings(causal.question_answering), "generate"),
-        "tagging": Form(Strings(causal.tagging), "generate"),
-        "retrieval": _RAW_RETRIEVAL,
-        "text": _TEXT,
-    },
+    "text2text": _written(text2text) | {"mt5_spans": Form(Strings(text2text.entity_texts), "generate")},
+    "causal": _written(causal),
     "encoder": {
         "classification": Form(TokenIds(encoder.classification), "rank"),
+        "one_text": Form(TokenIds(encoder.one_text), "rank"),
         "multiple_choice": Form(TokenIds(encoder.multiple_choice), "rank"),
         "tagging": Form(TokenIds(encoder.tagging, label_names=True), "tag"),
         "span_qa": Form(TokenIds(encoder.span_qa), "span"),
@@ -82,11 +71,11 @@ def labelled_form(format: str, task: str, names: tuple[str, str, str]) -> Form:
     """The form of texts with labels of any task: its strings name the task, the texts and the label.
 
     Args:
-      names: what text_a, text_b and the label are called.
+      names: what text_a, text_b ('' where there are none) and the label are called.
     """
     functions = {"text2text": text2text.labelled, "causal": causal.labelled}
     if format not in functions:
-        return _FORMS[format]["classification"]
+        return _FORMS[format]["classification" if names[1] else "one_text"]
     return Form(Strings(functools.partial(functions[format], task=task, names=names)), "rank")
 
 

@@ -120,9 +120,19 @@ class QueryAndPositive(EncodedText):
 
 
 def classification(example: Classification, vocabulary: Vocabulary) -> Labelled:
-    """A pair and its label; `meta` names the labels, in the order of a head's logits."""
+    """A pair, its second text empty or not, and its label."""
+    return _labelled(example, _frame(vocabulary, example.text_a, example.text_b))
+
+
+def one_text(example: Classification, vocabulary: Vocabulary) -> Labelled:
+    """One text and its label, where a data set has no second texts."""
+    return _labelled(example, _frame(vocabulary, example.text_a))
+
+
+def _labelled(example: Classification, framed: dict[str, list[int]]) -> Labelled:
+    """`meta` names the labels, in the order of a head's logits."""
     meta = {"id": example.id, "choices": list(example.label_names), "label": example.label}
-    return Labelled(**_frame(vocabulary, example.text_a, example.text_b), label=example.label, meta=meta)
+    return Labelled(**framed, label=example.label, meta=meta)
 
 
 def multiple_choice(example: MultipleChoice, vocabulary: Vocabulary) -> Choices:

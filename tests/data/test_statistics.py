@@ -101,7 +101,7 @@ def test_what_cannot_be_trained_on_is_said_instead(task):
 
 
 def test_every_kind_has_an_objective_in_every_format():
-    from xtr.tasks.formats import KINDS
+    from xtr.tasks.examples import KINDS
 
     none = {(f, k) for f in FORMATS for k in KINDS.values() if not objective_of(f, k)}
     assert none == {(f, "retrieval") for f in FORMATS}

@@ -37,6 +37,18 @@ def rendered(a, b, vocabulary):
     return encoder.classification(Classification("7", a, b, 2, LABELS), vocabulary)
 
 
+def test_one_text_is_hugging_faces(kind, vocabulary, small_vocabularies, hugging_face):
+    theirs = hugging_face(kind, small_vocabularies[kind])
+    for text, _ in PAIRS[:3]:
+        ours = encoder.one_text(Classification("7", text, "", 1, LABELS), vocabulary)
+        if kind == "t5":
+            expected = [*theirs.convert_tokens_to_ids(theirs.tokenize(text)), 1]
+        else:
+            expected = theirs(text)["input_ids"]
+        assert ours.inputs == expected and not any(ours.token_types) and ours.label == 1
+        assert ours.inputs[slice(*ours.text_spans)] == vocabulary.encode(text)
+
+
 def test_a_pair_is_hugging_faces(kind, vocabulary, small_vocabularies, hugging_face):
     theirs = hugging_face(kind, small_vocabularies[kind])
     for a, b in PAIRS[:3]:

@@ -179,7 +179,8 @@ def test_a_task_has_all_that_xtrs_own_have(ask):
     assert example["inputs_pretokenized"] == "text: hello\nstars (one of bad, good):"
     assert example["targets_pretokenized"] == " good" and example["meta"]["choices"] == [" bad", " good"]
     (encoder,) = ask("add('simple_encoder')", "simple_encoder", form="encoder")
-    assert eval_examples(encoder, "train")[0]["meta"]["choices"] == ["bad", "good"]
+    first, _ = eval_examples(encoder, "train")
+    assert first["meta"]["choices"] == ["bad", "good"] and len(first["text_spans"]) == 2  # one text, not a pair
 
 
 def test_what_decides_the_examples_names_the_cache(ask):
