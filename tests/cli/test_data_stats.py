@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from xtr.cli import options as shared
 from xtr.cli.main import run
-from xtr.cli.stats import default_lengths, parse_lengths
+from xtr.cli.stats import default_lengths
 from xtr.data.cache import ensure_cached, eval_examples
 from xtr.errors import UserError
 
@@ -97,12 +98,12 @@ def test_wrong_use_is_one_message(options, argv, expected):
 
 
 def test_a_vocabulary_is_needed(options, world):
-    with pytest.raises(UserError, match="counted in tokens: give --vocabulary_path"):
+    with pytest.raises(UserError, match="no tokens without a vocabulary: give --vocabulary_path"):
         run(["data", "stats", "mnli", "--data_dir", str(world.directory)])
 
 
 def test_lengths_are_read_and_else_the_shipped_ones():
-    assert parse_lengths("inputs=512,targets=114") == {"inputs": 512, "targets": 114} and parse_lengths("") == {}
+    assert shared.lengths("inputs=512,targets=114") == {"inputs": 512, "targets": 114} and shared.lengths("") == {}
     assert default_lengths("mnli", "mnli", "classification", "text2text")[0] == {"inputs": 512, "targets": 16}
     assert default_lengths("xnli.sw", "xnli", "classification", "causal")[0] == {"inputs": 1024, "targets": 128}
     lengths, where = default_lengths("xnli.sw", "xnli", "classification", "encoder")

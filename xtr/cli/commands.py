@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from xtr import config, rundir
-from xtr.cli import tables
+from xtr.cli import options, tables
 from xtr.cli.convert import convert
 from xtr.cli.data import data
 from xtr.cli.show import show
@@ -166,27 +165,13 @@ def _models() -> list[dict]:
     return sorted(facts, key=lambda fact: (fact["family"], fact["parameters"]))
 
 
-def _modules(text: str) -> tuple[str, ...]:
-    return tuple(name for name in text.split(",") if name)
-
-
 def _registered(arguments: argparse.Namespace) -> tuple[list[dict], dict[str, str]]:
-    if arguments.data_dir:
-        os.environ["XTR_DATA_DIR"] = str(Path(arguments.data_dir).absolute())
-    if arguments.tfds_tasks:
-        os.environ["XTR_TFDS_TASKS"] = arguments.tfds_tasks
-    os.environ["XTR_FORMAT"] = arguments.format
+    options.set_environment(arguments)
+    from xtr.data.cache import as_names
     from xtr.tasks.listing import Only, listing
 
     only = Only(**{name: getattr(arguments, name) for name in _FILTERS})
-    return listing(arguments.what, _modules(arguments.task_modules), only)
-
-
-def _lengths(text: str) -> dict[str, int] | None:
-    pairs = [part.partition("=") for part in _modules(text)]
-    if not all(name and number.isdecimal() for name, _, number in pairs):
-        raise UserError(f"--task_feature_lengths is {text!r}; it must be like inputs=512,targets=114.")
-    return {name: int(number) for name, _, number in pairs} or None
+    return listing(arguments.what, as_names(arguments.task_modules), only)
 
 
 def cache(arguments: argparse.Namespace) -> int:
@@ -194,13 +179,13 @@ def cache(arguments: argparse.Namespace) -> int:
 
     found = ensure_cached(
         arguments.names,
-        task_modules=_modules(arguments.task_modules),
-        tfds_tasks=_modules(arguments.tfds_tasks),
-        vocabulary_path=arguments.vocabulary_path,
+        task_modules=arguments.task_modules,
+        tfds_tasks=arguments.tfds_tasks,
+        vocabulary_path=options.vocabulary_path(arguments),
         data_dir=rundir.data_dir(arguments.data_dir),
         cache_dir=rundir.cache_dir(arguments.cache_dir),
         format=arguments.format,
-        lengths=_lengths(arguments.task_feature_lengths),
+        lengths=options.lengths(arguments.lengths) or None,
     )
     tasks = {task.name: task for tasks in found.values() for task in tasks}
     facts = [

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from xtr import rundir
-from xtr.cli import stats
+from xtr.cli import options, stats
 from xtr.errors import UserError
 
 MIRROR = "XTR_DATA_MIRROR"
@@ -34,13 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser, parser_class: type[argparse.A
     check = actions.add_parser("verify", help="read and count every data set and compare with what is published")
     check.add_argument("names", nargs="*", metavar="NAME", help="data sets or groups as of download (default: all)")
     check.add_argument("--json", action="store_true", help="for scripts")
-    check.add_argument("--cache_dir", help="where archives are unpacked: $XTR_CACHE_DIR or ~/.cache/xtr")
+    options.add_cache_dir(check)
     lengths = actions.add_parser("stats", help="counts, lengths in tokens, what is cut off, how full rows become")
     stats.add_arguments(lengths)
-    lengths.add_argument("--json", action="store_true", help="for scripts")
-    lengths.add_argument("--cache_dir", help="tokenised tasks: $XTR_CACHE_DIR or ~/.cache/xtr")
-    for action in (get, check, lengths):
-        action.add_argument("--data_dir", help="folder of the official files (default: $XTR_DATA_DIR)")
+    for action in (get, check):
+        options.add_data_dir(action)
 
 
 def download(arguments: argparse.Namespace) -> int:

@@ -6,8 +6,7 @@ import re
 import sys
 from collections.abc import Sequence
 
-from xtr.cli import convert, data, show
-from xtr.data.formats import FORMATS
+from xtr.cli import convert, data, options, show
 from xtr.errors import Preempted, UserError, did_you_mean
 
 EXIT_DONE, EXIT_USAGE, EXIT_PREEMPTED = 0, 2, 42
@@ -50,13 +49,6 @@ def _gin_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "--gin.NAME=VALUE overrides a macro or binding; a bare string needs no quotes."
 
 
-def _data_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data_dir", help="official files (default: $XTR_DATA_DIR)")
-    parser.add_argument(
-        "--task_modules", default="", metavar="MODULE,FILE.py", help="modules that register your own tasks"
-    )
-
-
 def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="xtr", description=__doc__.split(".")[0] + ": does intermediate training help when models grow?"
@@ -76,14 +68,11 @@ def build_parser() -> argparse.ArgumentParser:
         ("target", "xnli, xquad, ..."),
     ):
         lists.add_argument(f"--{name}", default="", help=f"only tasks of this {name}: {text}")
-    lists.add_argument("--format", choices=FORMATS, default=FORMATS[0], help="of the tasks (default: %(default)s)")
-    lists.add_argument("--tfds_tasks", default="", metavar="NAME,NAME", help="data sets to read from TFDS, or: all")
     lists.add_argument("--json", action="store_true", help="for scripts")
-    _data_arguments(lists)
+    options.add_data_dir(lists)
+    options.add_tasks(lists)
 
-    show_command = commands.add_parser("show", help="a task's first examples: as read, as strings, as tokens")
-    show.add_arguments(show_command)
-    _data_arguments(show_command)
+    show.add_arguments(commands.add_parser("show", help="a task's first examples: as read, as strings, as tokens"))
 
     config = commands.add_parser("config", help="print a configuration, each value with its file and line")
     config.add_argument("--json", action="store_true", help="for scripts")
@@ -93,25 +82,12 @@ def build_parser() -> argparse.ArgumentParser:
 
     cache = commands.add_parser("cache", help="tokenise tasks or mixtures now instead of on first use")
     cache.add_argument("names", nargs="+", metavar="TASK_OR_MIXTURE")
-    cache.add_argument("--vocabulary_path", required=True, help="vocabulary file, or a Hugging Face folder")
-    cache.add_argument("--cache_dir", help="default: $XTR_CACHE_DIR or ~/.cache/xtr")
-    cache.add_argument(
-        "--format",
-        choices=FORMATS,
-        default=FORMATS[0],
-        help="causal: for BLOOM; encoder: for XLM-R, mBERT and models with a head (default: %(default)s)",
-    )
-    cache.add_argument(
-        "--task_feature_lengths",
-        default="",
-        metavar="inputs=N,targets=N",
-        help="for tasks of your own whose preprocessors ask for lengths",
-    )
-    cache.add_argument(
-        "--tfds_tasks", default="", metavar="NAME,NAME", help="data sets to read from TensorFlow Datasets, or: all"
-    )
+    options.add_lengths(cache, "TASK_FEATURE_LENGTHS, for tasks of your own whose preprocessors ask for lengths")
+    options.add_data_dir(cache)
+    options.add_cache_dir(cache)
+    options.add_tasks(cache)
+    options.add_vocabulary(cache)
     cache.add_argument("--json", action="store_true", help="for scripts")
-    _data_arguments(cache)
 
     for name, text in (
         ("train", "pretrain, intermediate-train or fine-tune"),

@@ -2,32 +2,26 @@
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.text import Text
 
-from xtr.cli import tables
-from xtr.data.formats import FORMATS
+from xtr.cli import options, tables
 from xtr.errors import UserError
 
 _MOST_CHARACTERS, _MOST_PIECES = 600, 120
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of `xtr show`, besides those that say where data are."""
+    """Adds the arguments of `xtr show`."""
     parser.add_argument("name", metavar="TASK_OR_MIXTURE")
     parser.add_argument("--n", type=int, metavar="N", help="examples of a task (default: 3; of each in a mixture 1)")
     parser.add_argument("--split", default="", help="default: train, or the first split of a task that has no train")
-    parser.add_argument("--format", choices=FORMATS, default=FORMATS[0], help="default: %(default)s")
-    parser.add_argument(
-        "--vocabulary_path", "--vocabulary", metavar="PATH",
-        help="file, or Hugging Face folder (default: $XTR_VOCABULARY_PATH); without one there are no tokens",
-    )  # fmt: skip
-    parser.add_argument("--tfds_tasks", default="", metavar="NAME,NAME", help="data sets to read from TFDS, or: all")
+    options.add_data_dir(parser)
+    options.add_tasks(parser)
+    options.add_vocabulary(parser)
     parser.add_argument("--json", action="store_true", help="for scripts; nothing is shortened")
 
 
@@ -35,16 +29,11 @@ def show(arguments: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
     if arguments.n is not None and arguments.n < 1:
         raise UserError(f"--n is {arguments.n}; it must be at least 1.")
-    for variable, path in (("XTR_DATA_DIR", arguments.data_dir), ("XTR_VOCABULARY_PATH", arguments.vocabulary_path)):
-        if path:
-            os.environ[variable] = path if "://" in path else str(Path(path).absolute())
-    os.environ["XTR_FORMAT"] = arguments.format
-    if arguments.tfds_tasks:
-        os.environ["XTR_TFDS_TASKS"] = arguments.tfds_tasks
+    options.set_environment(arguments)
+    from xtr.data.cache import as_names
     from xtr.tasks.samples import samples
 
-    modules = [name for name in arguments.task_modules.split(",") if name]
-    found = samples(arguments.name, arguments.n, arguments.split, modules)
+    found = samples(arguments.name, arguments.n, arguments.split, as_names(arguments.task_modules))
     if arguments.json:
         print(json.dumps(found, indent=1, ensure_ascii=False))
     else:

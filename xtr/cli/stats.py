@@ -2,40 +2,30 @@
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 
 from xtr import config, rundir
-from xtr.cli import tables
-from xtr.data.formats import ENCODER, FORMATS
+from xtr.cli import options, tables
+from xtr.data.formats import ENCODER
 from xtr.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of `xtr data stats`, besides --data_dir, --cache_dir and --json."""
+    """Adds the arguments of `xtr data stats`."""
     parser.add_argument("names", nargs="+", metavar="TASK_OR_MIXTURE")
-    parser.add_argument("--format", nargs="+", choices=FORMATS, default=[FORMATS[0]], help="default: %(default)s")
-    parser.add_argument(
-        "--lengths", default="", metavar="inputs=512,targets=114",
-        help="TASK_FEATURE_LENGTHS (default: those of the shipped gin file of each task in that format)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--vocabulary_path", "--vocabulary", metavar="PATH",
-        help="vocabulary file, or a Hugging Face folder (default: $XTR_VOCABULARY_PATH)",
-    )  # fmt: skip
-    parser.add_argument("--tfds_tasks", default="", metavar="NAME,NAME", help="data sets to read from TFDS, or: all")
-    parser.add_argument(
-        "--task_modules", default="", metavar="MODULE,FILE.py", help="modules that register your own tasks"
-    )
+    options.add_lengths(parser, "default: those of the shipped gin file of each task in that format")
+    options.add_data_dir(parser)
+    options.add_cache_dir(parser)
+    options.add_tasks(parser, several_formats=True)
+    options.add_vocabulary(parser)
+    parser.add_argument("--json", action="store_true", help="for scripts")
 
 
 def stats(arguments: argparse.Namespace) -> int:
     """Runs the command; returns the exit code. UserError where no format of any task could be had."""
-    lengths = parse_lengths(arguments.lengths)
-    vocabulary = arguments.vocabulary_path or os.environ.get("XTR_VOCABULARY_PATH")
-    if not vocabulary:
-        raise UserError("lengths are counted in tokens: give --vocabulary_path, or set XTR_VOCABULARY_PATH.")
+    lengths = options.lengths(arguments.lengths, ("inputs", "targets"))
+    vocabulary = options.vocabulary_path(arguments)
     from xtr.data.cache import ensure_cached
 
     cache_dir = rundir.cache_dir(arguments.cache_dir)
@@ -45,8 +35,8 @@ def stats(arguments: argparse.Namespace) -> int:
         try:
             cached = ensure_cached(
                 arguments.names,
-                task_modules=[name for name in arguments.task_modules.split(",") if name],
-                tfds_tasks=[name for name in arguments.tfds_tasks.split(",") if name],
+                task_modules=arguments.task_modules,
+                tfds_tasks=arguments.tfds_tasks,
                 vocabulary_path=vocabulary,
                 data_dir=rundir.data_dir(arguments.data_dir),
                 cache_dir=cache_dir,
@@ -67,17 +57,6 @@ def stats(arguments: argparse.Namespace) -> int:
     for format, why in failed.items():
         print(f"not there in the format {format}: {why}", file=sys.stderr)
     return 0
-
-
-def parse_lengths(text: str) -> dict[str, int]:
-    """{'inputs': 512, 'targets': 114} of 'inputs=512,targets=114'."""
-    lengths = {}
-    for part in filter(None, text.split(",")):
-        name, _, value = part.partition("=")
-        if name.strip() not in ("inputs", "targets") or not value.strip().isdecimal() or int(value) < 1:
-            raise UserError(f"--lengths has {part!r}; it must be like inputs=512,targets=114.")
-        lengths[name.strip()] = int(value)
-    return lengths
 
 
 def default_lengths(name: str, group: str, kind: str, format: str) -> tuple[dict[str, int], str]:
