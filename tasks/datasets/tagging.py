@@ -60,7 +60,8 @@ def _member(archive: Path, name: str) -> Iterator[bytes]:
                     yield from tar.extractfile(entry)
                     return
     except (tarfile.TarError, zlib.error, EOFError, OSError) as e:
-        raise bad(archive, f"member '{name}'", f"not a readable .tar.gz ({e}).") from e
+        why = " ".join(str(e).split())  # tarfile gives a line for each compression that it tried
+        raise bad(archive, f"member '{name}'", f"not a readable .tar.gz ({why}).") from e
     raise bad(archive, f"member '{name}'", "missing.")
 
 
