@@ -11,6 +11,7 @@ from ..examples import Tagging
 from . import Dataset, Found, Sources, Split
 from .conllu import SPLITS, UPOS, find_treebanks, no_treebanks
 from .files import bad, decode_lines, read_lines
+from .unpack import members
 
 # Both orders are XTREME's: it sorts the tags that it finds.
 ENTITY_TAGS = ("B-LOC", "B-ORG", "B-PER", "I-LOC", "I-ORG", "I-PER", "O")
@@ -53,16 +54,16 @@ def read_panx(files: tuple[Path, ...], tally: Counter, *, language: str, member:
 
 
 def _member(archive: Path, name: str) -> Iterator[bytes]:
+    missing = True
     try:
-        with tarfile.open(archive) as tar:
-            for entry in tar:
-                if entry.isfile() and PurePosixPath(entry.name).name == name:
-                    yield from tar.extractfile(entry)
-                    return
+        for path, content in members(archive):
+            if missing and PurePosixPath(path).name == name:
+                missing = False
+                yield from content
     except (tarfile.TarError, zlib.error, EOFError, OSError) as e:
-        why = " ".join(str(e).split())  # tarfile gives a line for each compression that it tried
-        raise bad(archive, f"member '{name}'", f"not a readable .tar.gz ({why}).") from e
-    raise bad(archive, f"member '{name}'", "missing.")
+        raise bad(archive, f"member '{name}'", f"not a readable .tar.gz ({e}).") from e
+    if missing:
+        raise bad(archive, f"member '{name}'", "missing.")
 
 
 def _sentences(path: Path, lines: Iterable[tuple[int, str]]) -> Iterator[_Sentence]:

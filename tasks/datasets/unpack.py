@@ -76,7 +76,7 @@ def _place(work: Path, folder: Path) -> None:
 
 def _write(archive: Path, top: str, folder: Path) -> Iterator[tuple[str, tuple[int, str]]]:
     """Writes an archive's files below `folder`; yields (path below it, (size, SHA-256))."""
-    for name, stream in _members(archive):
+    for name, stream in members(archive):
         path = _safe(archive, name)
         if path.parts[0] == _JUNK or (top and path.parts[0] != top):
             continue
@@ -92,8 +92,8 @@ def _write(archive: Path, top: str, folder: Path) -> Iterator[tuple[str, tuple[i
         yield path.as_posix(), (size, digest.hexdigest())
 
 
-def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    """Yields (name, content) of an archive's files."""
+def members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    """Yields (name, content) of an archive's files; to go on to the end compares the checksum."""
     if archive.suffix == ".zip":
         with zipfile.ZipFile(archive) as packed:
             for info in packed.infolist():
