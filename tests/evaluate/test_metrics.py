@@ -50,6 +50,10 @@ def test_squad_corner_cases():
         ("二十 。三", "在二十。三年", "二十。三"),
         ("", "anything", ""),
         (" . ", "no full stop here", "."),
+        ("Pompeii . [ 39 ] \u200b ", "at Pompeii.[39]\u200b It", "Pompeii.[39]\u200b"),
+        ("Pompeii . [ 39 ]", "at Pompeii.[39]\u200b It", "Pompeii.[39]"),
+        ("می \u200c خواهم", "او می‌خواهم گفت", "می‌خواهم"),
+        ("می خواهم", "او می‌خواهم گفت", "می‌خواهم"),
         ("nothing like it", "", "nothing like it"),
     ],
 )

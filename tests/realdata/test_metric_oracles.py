@@ -3,19 +3,36 @@
 import gzip
 import json
 import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from xtr.errors import DataError
-from xtr.evaluate.metrics import METRICS, accuracy, exact_match, f1, mining, mlqa, nearest, squad2, top_k, value_of_mean
+from xtr.evaluate.metrics import (
+    METRICS,
+    accuracy,
+    exact_match,
+    f1,
+    mining,
+    mlqa,
+    nearest,
+    squad2,
+    top_k,
+    unpad_answer,
+    value_of_mean,
+)
 from xtr.evaluate.metrics import benchmark as benchmarks
 from xtr.evaluate.metrics.labels import class_id, entity_text_f1, f1_with_invalid
 from xtr.evaluate.metrics.metric import precision_recall_f1
 from xtr.evaluate.metrics.rank import rank_classification
 from xtr.evaluate.metrics.retrieval import average_precision, map_at_20, reciprocal_rank
 from xtr.evaluate.metrics.tags import chunks, span_f1, token_accuracy
+from xtr.tasks.datasets import Sources
+from xtr.tasks.datasets import mlqa as mlqa_files
+from xtr.tasks.datasets import squad as squad_files
+from xtr.tasks.formats.text2text import pad_punctuation
 
 EXACT = 1e-9
 FLOAT32 = 1e-4
@@ -132,6 +149,44 @@ def test_squad_2_reports_what_the_official_script_does(load):
         assert_close(value, expected["no_na_prob_file"][key])
         wanted = [100 * expected["per_question_raw"][qa["id"]][key] for qa in asked]
         np.testing.assert_allclose(contributions_N, wanted, rtol=EXACT)
+
+
+@pytest.mark.parametrize("name", ["render_xquad", "render_squad", "render_tydiqa", "render_mlqa"])
+def test_a_perfect_padded_target_scores_as_its_gold(name, load):
+    record = load(name)
+    raw, rendered = record["inputs"]["examples_tfds"], record["expected"]["mt5_xquad"]
+    golds = [example["answers"]["text"] for example in raw]
+    for texts in (rendered, record["expected"].get("t5_squad", rendered)):
+        assert [example["id"] for example in texts] == [example["id"] for example in raw]
+        padded = [example["targets"] for example in texts]
+        predictions = [unpad_answer(text, example["context"]) for text, example in zip(padded, raw, strict=True)]
+        assert exact_match(predictions, golds)[0] == 100
+        assert f1(predictions, golds)[0] == 100
+        assert exact_match(padded, golds)[0] < 100
+
+
+@pytest.mark.parametrize("find", [squad_files.find_squad, squad_files.find_xquad, mlqa_files.find_mlqa])
+def test_perfect_padded_targets_of_the_official_files_score_as_their_golds(data_dir, find):
+    """In every language, which is 100 but for answers that are articles alone: F1 of nothing is 0, officially."""
+    seen = set()
+    for dataset in find(Sources((data_dir,))).datasets:
+        pair = "mlqa_" if dataset.name.startswith("mlqa") else ""
+        for name, split in dataset.splits.items():
+            if name == "train":
+                continue
+            examples = [example for example in split.read(split.files, Counter()) if example.answers]
+            golds = [[answer.text for answer in example.answers] for example in examples]
+            predictions = [
+                unpad_answer(pad_punctuation(example.answers[0].text), example.context) for example in examples
+            ]
+            assert METRICS[f"{pair}em"](predictions, golds, language=dataset.language)[0] == 100, dataset.name
+            first = METRICS[f"{pair}f1"]([texts[0] for texts in golds], golds, language=dataset.language)
+            assert METRICS[f"{pair}f1"](predictions, golds, language=dataset.language)[0] == first[0], dataset.name
+            seen.add(dataset.name)
+            if dataset.name in ("squad_v1", "xquad.zh", "mlqa.en"):
+                assert first[0] == 100
+    if not seen:
+        pytest.skip("no such files are there")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

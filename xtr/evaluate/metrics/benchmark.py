@@ -5,8 +5,8 @@ where it is listed; question answering is the mean of exact match and F1. Groups
 tasks, and are there only if all their tasks are.
 
 XTREME-R's ten-task mean is xtr's own: the official script asks for LAReQA but has neither languages nor a metric for
-it, so it never prints an overall score. LAReQA's score is here the mean over the languages of the questions, as for every
-other task; where each has as many questions, that is the pooled mAP@20.
+it, so it never prints an overall score. LAReQA's score is here the mean over the languages of the questions, as for
+every other task; where each has as many questions, that is the pooled mAP@20.
 """
 
 from collections.abc import Collection, Mapping

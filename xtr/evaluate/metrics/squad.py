@@ -79,11 +79,11 @@ def unpad_answer(prediction: str, context: str) -> str:
     """Gives a generated answer back the passage's own spelling: "U . S ." becomes "U.S." where the passage says so.
 
     mT5's question answering puts spaces round punctuation in passages and answers, which the official metric (raw
-    golds) would punish. The answer is looked up in the passage: first with both padded alike, then with no white space
-    at all; both compared after compatibility decomposition, since a vocabulary's normaliser may have rewritten
-    characters ("½", full-width forms). An occurrence that starts and ends at word borders is preferred, then the first.
-    What is not in the passage as a whole is split into the longest runs of tokens that are, each given its own
-    spelling; tokens found nowhere stay as they are.
+    golds) would punish. The answer is looked up in the passage: first with both padded alike, then without invisible
+    characters, which many a vocabulary's normaliser drops, then with no white space at all; all compared after
+    compatibility decomposition, since a normaliser may have rewritten characters ("½", full-width forms). An occurrence
+    that starts and ends at word borders is preferred, then the first. What is not in the passage as a whole is split
+    into the longest runs of tokens that are, each given its own spelling; tokens found nowhere stay as they are.
 
     Args:
       prediction: decoded model output.
@@ -92,14 +92,19 @@ def unpad_answer(prediction: str, context: str) -> str:
     Returns:
       The answer to score; only its white space and its character forms can differ from `prediction`.
     """
+    exact = _key(prediction, invisible=True)[0].strip(" ")
     tokens = _key(prediction)[0].split()
-    whole = _find(" ".join(tokens), context, spaces=True) or _find("".join(tokens), context, spaces=False)
+    whole = (
+        _find(exact, context, invisible=True)
+        or _find(" ".join(tokens), context)
+        or _find("".join(tokens), context, spaces=False)
+    )
     if whole is not None or not tokens:
         return whole or prediction.strip()
     pieces, start = [], 0
     while start < len(tokens):
         for end in range(len(tokens), start, -1):
-            piece = _find(" ".join(tokens[start:end]), context, spaces=True, borders=True)
+            piece = _find(" ".join(tokens[start:end]), context, borders=True)
             if piece is not None:
                 break
         else:
@@ -109,11 +114,12 @@ def unpad_answer(prediction: str, context: str) -> str:
     return " ".join(pieces)
 
 
-def _key(text: str) -> tuple[str, list[int]]:
+def _key(text: str, invisible: bool = False) -> tuple[str, list[int]]:
     """Padded, decomposed form of `text`, and for each of its characters the index of its source character (-1: none).
 
-    Letters, marks and numbers stay; white space, control and format characters become one space; every other
-    character stands between spaces. Decomposition works character by character, so the way back is exact.
+    Letters, marks and numbers stay; white space and control characters become one space, as do format characters and
+    the like unless `invisible`; every other character stands between spaces. Decomposition works character by
+    character, so the way back is exact.
     """
     out: list[str] = []
     source: list[int] = []
@@ -129,7 +135,7 @@ def _key(text: str) -> tuple[str, list[int]]:
             kind = unicodedata.category(character)
             if kind[0] in "LMN":
                 put(character, index)
-            elif kind[0] in "ZC":
+            elif kind[0] in "ZC" and (kind[0] == "Z" or kind == "Cc" or not invisible):
                 put(" ", -1)
             else:
                 put(" ", -1)
@@ -139,19 +145,21 @@ def _key(text: str) -> tuple[str, list[int]]:
 
 
 @functools.lru_cache(maxsize=512)
-def _passage_key(context: str, spaces: bool) -> tuple[str, list[int]]:
-    text, source = _key(context)
+def _passage_key(context: str, spaces: bool, invisible: bool) -> tuple[str, list[int]]:
+    text, source = _key(context, invisible)
     if spaces:
         return text, source
     kept = [(c, s) for c, s in zip(text, source, strict=True) if c != " "]
     return "".join(c for c, _ in kept), [s for _, s in kept]
 
 
-def _find(needle: str, context: str, spaces: bool, borders: bool = False) -> str | None:
+def _find(
+    needle: str, context: str, *, spaces: bool = True, invisible: bool = False, borders: bool = False
+) -> str | None:
     """The passage's text whose key is `needle`, or None; `borders` demands word borders at both ends."""
     if not needle:
         return None
-    text, source = _passage_key(context, spaces)
+    text, source = _passage_key(context, spaces, invisible)
     first = None
     at = text.find(needle)
     while at >= 0:

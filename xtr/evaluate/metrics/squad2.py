@@ -80,13 +80,15 @@ def best_threshold(
       null_N: how sure the model is that there is none: a probability, or a difference of scores.
 
     Returns:
-      (the best mean in percent, the threshold; 0 where giving no answer at all is best).
+      (the best mean in percent, the threshold). Where giving no answer at all is best, that is 0 as officially, which
+      supposes probabilities, or -inf where some `null` is not above 0.
     """
     answerable_N = np.asarray(answerable_N, bool)
     gain_N = np.where(answerable_N, contributions_N, -100.0 * np.asarray(answered_N, bool))
     order_N = np.argsort(null_N, kind="stable")
     # Summed one by one, from "no answers", as officially: rounding decides between sums that are equal on paper.
-    best, threshold, total = 100.0 * (~answerable_N).sum(), 0.0, 100.0 * (~answerable_N).sum()
+    best = total = 100.0 * (~answerable_N).sum()
+    threshold = 0.0 if np.min(null_N) > 0 else -np.inf
     for n in order_N:
         total += gain_N[n]
         if total > best:
