@@ -163,6 +163,26 @@ class Catalog:
         """Finds a data set (see `datasets.finders`) where the settings say that it is read from."""
         return finders.find(name, self.settings.sources, self.settings.tfds_tasks)
 
+    def provider(self, name: str) -> seqio.Task | seqio.Mixture:
+        """A registered task or mixture, a user's own too.
+
+        Raises:
+          UserError: there is none; it says why, or which name is nearest and what there is.
+        """
+        for registry in (seqio.MixtureRegistry, seqio.TaskRegistry):
+            if name in registry.names():
+                return registry.get(name)
+        if why := self.absent.get(name) or self.absent.get(name.partition(".")[0]):
+            raise UserError(f"{name} cannot be had: {why}.")
+        known = {*seqio.MixtureRegistry.names(), *seqio.TaskRegistry.names()}
+        singles = (task for task in self.tasks if task.rpartition(".")[0] not in self.mixtures)
+        there = ", ".join(sorted({*self.mixtures, *singles})) or "nothing"
+        raise UserError(
+            f"No task or mixture is named {name!r}.{did_you_mean(name, known)} Below {os.environ['XTR_DATA_DIR']} are "
+            f"files for: {there}. A task or mixture of your own is registered with SeqIO in a Python file or module "
+            "that TASK_MODULES names; `xtr list` shows all names."
+        )
+
     def add_task(
         self, dataset: Dataset, *, stage: str, group: str, metrics: Sequence[str] = (), style: str = ""
     ) -> None:

@@ -44,18 +44,10 @@ def samples(name: str, n: int | None = None, split: str = "", task_modules: Sequ
     catalog = register_all(tokenise=False)
     for module in task_modules:
         import_task_module(module, catalog.absent)
-    if name in seqio.MixtureRegistry.names():
-        tasks, count = seqio.MixtureRegistry.get(name).tasks, 1 if n is None else n
-    elif name in seqio.TaskRegistry.names():
-        tasks, count = [seqio.TaskRegistry.get(name)], 3 if n is None else n
-    else:
-        why = catalog.absent.get(name) or catalog.absent.get(name.partition(".")[0])
-        known = {*seqio.MixtureRegistry.names(), *seqio.TaskRegistry.names()}
-        raise UserError(
-            f"{name} cannot be had: {why}."
-            if why
-            else f"no task or mixture is named {name!r}.{did_you_mean(name, known)} `xtr list tasks` shows them."
-        )
+    provider = catalog.provider(name)
+    several = isinstance(provider, seqio.Mixture)
+    tasks = provider.tasks if several else [provider]
+    count = (1 if several else 3) if n is None else n
     if split and not any(split in task.splits for task in tasks):
         known = dict.fromkeys(s for task in tasks for s in task.splits)
         raise UserError(f"{name} has no split {split!r}; it has {', '.join(known)}.{did_you_mean(split, known)}")
@@ -182,25 +174,33 @@ def _made(task, info, raw: dict, rendered: dict, features: dict) -> dict:
     choices = meta.get("choices", [])
     if choices and texts:
         out["strings"] = texts | {"choices": choices}
-    for name in names:
+    vocabularies = {name: feature.vocabulary for name, feature in task.output_features.items()}
+    is_span = {"question", "answer", "starts", "ends"} <= others.keys() and "inputs" in vocabularies
+    if is_span:  # its question has tokens too, but is none of SeqIO's features
+        vocabularies = {"question": vocabularies["inputs"], **vocabularies}
+        del others["question"]
+    for name, vocabulary in vocabularies.items():
         sequences = {name: features.get(name)}
         if name == "inputs" and "choice_lengths" in features:
             ends = np.cumsum([0, *features["choice_lengths"]]).tolist()
             parts = zip(ends, ends[1:], strict=False)
             sequences = {f"inputs, choice {i}": features[name][a:b] for i, (a, b) in enumerate(parts)}
         for part, ids in sequences.items():
+            if ids == []:  # a feature that the kind does not have
+                continue
             if isinstance(ids, list) and all(isinstance(i, int) for i in ids):
-                pieces, text = _read(task.output_features[name].vocabulary, ids)
+                pieces, text = _read(vocabulary, ids)
                 out["tokens"][part] = {"ids": ids, "pieces": pieces, "text": text}
             elif ids is not None:
                 others[name] = ids
     if isinstance(label := others.get("label", meta.get("label")), int):
         called = raw.get("label_names") or raw.get("choices") or choices
         out["label"] = [label, called[label]] if 0 <= label < len(called) else [label]
+    pieces = out["tokens"].get("inputs", {}).get("pieces", [])
     if "word_lengths" in others and "tags" in others:
-        out["words"] = _words(raw, info, others, out["tokens"]["inputs"]["pieces"])
-    if len(others.get("answer", ())) == 2 and "starts" in others:
-        out["answer"] = _answer(raw, others, out["tokens"]["inputs"]["pieces"])
+        out["words"] = _words(raw, info, others, pieces)
+    if is_span:
+        out["answer"] = _answer(raw, others, pieces)
     return out | {"others": others}
 
 

@@ -81,7 +81,7 @@ def jsonl_task(
           "answer_start": [...]}; or the names of two fields, of one answer's text and start). No answers: unanswerable.
         tagging: tokens, tags (lists).
         retrieval: text; gold (an id of the other side, or a list).
-        pairs: query, positive; group (of positives that are one).
+        pairs: query, positive; group (of positives that are one; default: those of the same text).
         text: text.
         Each has an optional id; default the number of the row from 0.
 

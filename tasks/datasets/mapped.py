@@ -200,7 +200,8 @@ def _retrieval(name: str, row: _Row) -> Retrieval:
 
 
 def _pair(name: str, row: _Row) -> Pair:
-    return Pair(name, row.text("query"), row.text("positive"), row.text("group", name))
+    positive = row.text("positive")
+    return Pair(name, row.text("query"), positive, row.text("group", positive))
 
 
 def _text(name: str, row: _Row) -> Text:

@@ -94,6 +94,8 @@ def test_a_span_in_the_encoder_format(world, capsys):
         (made,) = example["made"]
         first, last = made["answer"]["tokens"]
         assert made["answer"]["pieces"] == made["tokens"]["inputs"]["pieces"][first : last + 1]
+        read = {name: " ".join(made["tokens"][name]["text"].split()) for name in ("question", "inputs")}
+        assert read == {"question": example["raw"]["question"], "inputs": example["raw"]["context"]}
         gold = example["raw"]["answers"][0]["text"]
         assert made["answer"]["gold"] == gold and gold in made["answer"]["covers"]
     assert run(["show", "squad_v1", "--n", "1", *map(str, options)]) == 0
@@ -120,11 +122,11 @@ def test_a_users_own_task_also_where_one_example_becomes_none_or_several(world, 
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
-        (["xnli.em"], "no task or mixture is named 'xnli.em'. Did you mean xnli.en"),
+        (["xnli.em"], "No task or mixture is named 'xnli.em'. Did you mean xnli.en"),
         (["xnli.en", "--split", "tests"], "no split 'tests'; it has validation, test. Did you mean test"),
         (["xnli.en", "--n", "0"], "--n is 0"),
         (["xnli.en", "--vocabulary", "/nowhere/x.model"], "/nowhere/x.model, which is not there"),
-        (["panx"], "panx cannot be had|no task or mixture"),
+        (["panx"], "panx cannot be had|No task or mixture"),
     ],
 )
 def test_wrong_use_is_one_message(world, argv, expected):

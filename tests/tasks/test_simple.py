@@ -95,7 +95,7 @@ def test_the_other_kinds(tmp_path):
     found = read(tmp_path, "retrieval", rows, {"text": "s", "id": "n", "gold": "g"})
     assert found == [Retrieval("q1", "x", ("c1", "c2")), Retrieval("q2", "y", ("5",)), Retrieval("c1", "z", ())]
     pair = {"query": "q", "positive": "p"}
-    assert read(tmp_path, "pairs", [{"q": "a", "p": "b"}], pair) == [Pair("0", "a", "b", "0")]
+    assert read(tmp_path, "pairs", [{"q": "a", "p": "b"}], pair) == [Pair("0", "a", "b", "b")]
     found = read(tmp_path, "pairs", [["q", "p", "g"], ["a", "b", "k"]], pair | {"group": "g"})
     assert found == [Pair("0", "a", "b", "k")]
     assert read(tmp_path, "text", [{"t": "a\nb"}], {"text": "t"}) == [Text("0", "a\nb")]

@@ -30,17 +30,13 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 
 from xtr.data import fingerprint
 from xtr.data.vocabulary import vocabulary_file, vocabulary_sha256
-from xtr.errors import UserError, did_you_mean
+from xtr.errors import UserError
 from xtr.progress import progress
 
 # A record a group: any example is read without its neighbours.
 _RECORD_OPTIONS = "group_size:1"
 _EXAMPLES_PER_SHARD = 1 << 17
 _FETCH = 128
-_REGISTER_HELP = (
-    "A task or mixture of your own is registered with SeqIO in a Python file or module that TASK_MODULES names; "
-    "`xtr list` shows all names."
-)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -145,21 +141,10 @@ class _Writer:
         """Returns the tasks of a mixture or task."""
         import seqio
 
-        if name in seqio.MixtureRegistry.names():
-            mixture = seqio.MixtureRegistry.get(name)
-            return _Members(list(mixture.tasks), functools.partial(_rate, mixture))
-        if name in seqio.TaskRegistry.names():
-            return _Members([seqio.TaskRegistry.get(name)], lambda task: 1.0)
-        if name in self.catalog.absent:
-            raise UserError(f"{name} cannot be had: {self.catalog.absent[name]}.")
-        target = name.partition(".")[0]
-        if target in self.catalog.absent:
-            raise UserError(f"{name} cannot be had: {self.catalog.absent[target]}.")
-        known = {*seqio.MixtureRegistry.names(), *seqio.TaskRegistry.names()}
-        raise UserError(
-            f"No task or mixture is named '{name}'.{did_you_mean(name, known)} "
-            f"Below {self.data_dir} are files for: {', '.join(_summary(self.catalog)) or 'nothing'}. {_REGISTER_HELP}"
-        )
+        provider = self.catalog.provider(name)
+        if isinstance(provider, seqio.Mixture):
+            return _Members(list(provider.tasks), functools.partial(_rate, provider))
+        return _Members([provider], lambda task: 1.0)
 
     def _write_task(self, task) -> tuple[Path, int | None]:
         """Returns a task's cache directory, and how many examples were written (None: it was there already)."""
@@ -263,12 +248,6 @@ def _components(name: str) -> dict[str, dict[str, float]]:
         for task, rate in rates.items():
             components.setdefault(task, {})[member] = rate / sum(rates.values())
     return components
-
-
-def _summary(catalog) -> list[str]:
-    """Returns the registered mixtures, and the tasks that are in none by their names' first part."""
-    singles = (name for name in catalog.tasks if name.rpartition(".")[0] not in catalog.mixtures)
-    return sorted({*catalog.mixtures, *singles})
 
 
 def _as_json(value: object) -> dict:
