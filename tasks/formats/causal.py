@@ -12,7 +12,8 @@ from xtr.data.formats import UNANSWERABLE
 from xtr.data.tag_text import number_words, render_tags
 
 from ..examples import Classification, MultipleChoice, SpanQA, Tagging
-from .text2text import Rendered, choice, prompt, qa_meta, tagging_meta
+from .shared import prompt, qa_meta, tagging_meta
+from .text2text import Rendered, choice
 
 _ENTAILED = (" Yes", " Maybe", " No")  # entailment, neutral, contradiction
 _SAME = (" No", " Yes")

@@ -19,7 +19,7 @@ from xtr.data.vocabulary import Vocabulary
 from xtr.errors import DataError
 
 from ..examples import Classification, MultipleChoice, Pair, Retrieval, SpanQA, Tagging
-from .text2text import prompt, qa_meta, retrieval_meta
+from .shared import prompt, qa_meta, retrieval_meta
 
 NO_ANSWER = [-1, -1]
 

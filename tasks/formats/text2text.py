@@ -15,6 +15,7 @@ from xtr.data.formats import UNANSWERABLE
 from xtr.data.tag_text import NOTHING, number_words, render_tags
 
 from ..examples import Classification, MultipleChoice, Retrieval, SpanQA, Tagging, Text
+from .shared import prompt, qa_meta, retrieval_meta, tagging_meta
 
 # RE2's \s: U+000B, U+0085, U+00A0 and every other Unicode space are no white space to it.
 _SPACE = " \t\n\f\r"
@@ -107,11 +108,6 @@ def labelled(example: Classification, *, task: str, names: tuple[str, str, str])
     return choice(" ".join([task, *texts]), example, example.label_names)
 
 
-def prompt(example: MultipleChoice) -> str:
-    """Returns context and question with a space between them, or the one that there is."""
-    return " ".join(part for part in (example.context, example.question) if part)
-
-
 def multiple_choice(example: MultipleChoice) -> Rendered:
     """Renders 'choose choice1: A choice2: B prompt: P' -> 'choice1' | 'choice2' | ..., after T5's COPA.
 
@@ -137,25 +133,9 @@ def question_answering(example: SpanQA) -> Rendered:
     )
 
 
-def qa_meta(example: SpanQA) -> dict:
-    """Returns what the official metrics need: the gold answers and where each begins in the raw context."""
-    return {
-        "id": example.id,
-        "answers": [answer.text for answer in example.answers],
-        "answer_starts": [answer.start for answer in example.answers],
-        "context": example.context,
-        "answerable": example.answerable,
-    }
-
-
 def tagging(example: Tagging) -> Rendered:
     """Renders 'tag: 1: Ada 2: lives 3: in 4: Paris' -> '1 B-PER 4 B-LOC' (see `xtr.data.tag_text`)."""
     return Rendered(f"tag: {number_words(example.tokens)}", render_tags(example.tags), tagging_meta(example))
-
-
-def tagging_meta(example: Tagging) -> dict:
-    """Returns the words and their tags."""
-    return {"id": example.id, "tokens": list(example.tokens), "tags": list(example.tags)}
 
 
 def entity_texts(example: Tagging) -> Rendered:
@@ -179,12 +159,6 @@ def entity_texts(example: Tagging) -> Rendered:
 def retrieval(example: Retrieval) -> Rendered:
     """Renders the raw text, to be embedded."""
     return Rendered(inputs=example.text, meta=retrieval_meta(example))
-
-
-def retrieval_meta(example: Retrieval) -> dict:
-    """Returns the ids of what is to be found, a bare one where it is one."""
-    gold = example.gold[0] if len(example.gold) == 1 else list(example.gold)
-    return {"id": example.id, "gold": gold}
 
 
 def plain_text(example: Text) -> Rendered:
