@@ -10,7 +10,7 @@ from xtr.data.tag_text import parse_tags
 from xtr.data.vocabulary import read_vocabulary
 from xtr.tasks.datasets import Sources, copa, multiple_choice, paraphrase, tagging
 from xtr.tasks.examples import Answer, Classification, MultipleChoice, SpanQA, Tagging
-from xtr.tasks.formats import causal, text2text
+from xtr.tasks.formats import causal, shared, text2text
 
 
 def oracle(folder, name):
@@ -64,7 +64,7 @@ def test_wikiann_is_rendered_as_multilingual_t5_does(oracles):
 
 def assert_choices(example: MultipleChoice, prompt: str, choices: list[str]):
     """Both formats hold the very strings of prompt and choices, in order."""
-    assert text2text.prompt(example) == prompt and list(example.choices) == choices
+    assert shared.prompt(example) == prompt and list(example.choices) == choices
     listed = "".join(f"choice{i}: {text} " for i, text in enumerate(choices, 1))
     assert text2text.multiple_choice(example).inputs == f"choose {listed}prompt: {prompt}"
     letters = "".join(f"{letter}. {text}\n" for letter, text in zip("ABCDE", choices, strict=False))
