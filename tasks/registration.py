@@ -184,7 +184,14 @@ class Catalog:
         )
 
     def add_task(
-        self, dataset: Dataset, *, stage: str, group: str, metrics: Sequence[str] = (), style: str = ""
+        self,
+        dataset: Dataset,
+        *,
+        stage: str,
+        group: str,
+        metrics: Sequence[str] = (),
+        style: str = "",
+        languages: Sequence[str] | None = None,
     ) -> None:
         """Registers one data set as a SeqIO task under its own name, rendered in the format of the settings.
 
@@ -195,6 +202,7 @@ class Catalog:
           group: the target whose languages are averaged.
           metrics: names of its metrics.
           style: a rendering of its own (see `formats.form_of`).
+          languages: those that the group should have; None: those of the benchmark.
 
         Raises:
           DataError: there is one of this name already.
@@ -208,12 +216,13 @@ class Catalog:
             self.absent[dataset.name] = no_form(style or kind, self.settings.format)
             return
         register(dataset, form, self.settings)
-        languages = self.languages.get(group, ())
+        if languages is None:
+            languages = self.languages.get(group, ())
         describe(
             dataset.name,
             TaskInfo(
                 kind, dataset.language, group, form.predictor, tuple(metrics), dataset.label_names, dataset.candidates,
-                languages, stage,
+                tuple(languages), stage,
             ),
         )  # fmt: skip
         self.tasks[dataset.name] = dataset

@@ -24,15 +24,28 @@ def register(catalog: Catalog, sources: Sources) -> None:
     catalog.add_target("udpos", catalog.find("udpos"), ("span_f1", "token_accuracy"))
     catalog.add_target("panx", catalog.find("panx"), ("span_f1",))
     catalog.add_target("xquad", catalog.find("xquad"), QA)
-    mlqa = catalog.find("mlqa")
-    pairs = tuple(dataset for dataset in mlqa.datasets if "_" in dataset.name)
-    alone = tuple(dataset for dataset in mlqa.datasets if dataset not in pairs)
-    catalog.add_target("mlqa", dataclasses.replace(mlqa, datasets=alone), MLQA)
-    for dataset in pairs:
-        catalog.add_task(dataset, stage="target", group="mlqa_pairs", metrics=MLQA)
-    catalog.add_mixture("mlqa_pairs", [dataset.name for dataset in mlqa.datasets])
+    _register_mlqa(catalog)
     catalog.add_target("tydiqa", catalog.find("tydiqa"), QA)
     catalog.add_target("tatoeba", catalog.find("tatoeba"), ("accuracy",))
     for target, training in (("lareqa", "lareqa_squad"), ("mewslix", "mewslix_pairs")):
         catalog.add_training(target, catalog.find(training))
         catalog.add_target(target, catalog.find(target), ("map@20",))
+
+
+def _register_mlqa(catalog: Catalog) -> None:
+    mlqa = catalog.find("mlqa")
+    pairs = {dataset.name: dataset for dataset in mlqa.datasets if "_" in dataset.name}
+    alone = tuple(dataset for dataset in mlqa.datasets if dataset.name not in pairs)
+    catalog.add_target("mlqa", dataclasses.replace(mlqa, datasets=alone), MLQA)
+    due = catalog.languages.get("mlqa", ())
+    for name, dataset in pairs.items():
+        # A mean is over the languages of contexts, for questions in one language.
+        question = name.rpartition("_")[2]
+        contexts = [language for language in due if language != question]
+        group = f"mlqa_{question}"
+        catalog.add_task(dataset, stage="target", group=group, metrics=MLQA, languages=contexts)
+    names = [f"mlqa.{c}" if c == q else f"mlqa.{c}_{q}" for c in due for q in due]
+    for name in names:
+        if name not in catalog.tasks:
+            catalog.absent.setdefault(name, mlqa.looked_for)
+    catalog.add_mixture("mlqa_pairs", dict.fromkeys((*names, *pairs), 1.0), some=True)

@@ -238,10 +238,11 @@ def evaluate(run: EvaluateRun, gin_texts: Mapping[str, str] | None = None) -> li
             truncated += cut
             if guessing is not None:
                 chance[task.info["language"]] = guessing
-    targets = found[names[0]]
-    due = sorted({code for task in targets for code in (task.info["language"], *task.info.get("languages", ()))})
-    if len(due) > 1:
-        rows += mean_rows([row for row in rows if row.split == run.split and row.language in due], due)
+    due = _languages_due(run, found[names[0]])
+    for target, languages in due.items():
+        if len(languages) > 1:
+            own_rows = [r for r in rows if (r.target, r.split) == (target, run.split) and r.language in languages]
+            rows += mean_rows(own_rows, languages)
     store.append(rows)
     seconds = round(time.monotonic() - started, 3)
     rundir.mark_done(
@@ -257,6 +258,15 @@ def evaluate(run: EvaluateRun, gin_texts: Mapping[str, str] | None = None) -> li
         },
     )
     return rows
+
+
+def _languages_due(run: EvaluateRun, tasks: Sequence[CachedTask]) -> dict[str, list[str]]:
+    """Target -> every language that it should have, found or not, sorted."""
+    due: dict[str, set[str]] = {}
+    for task in tasks:
+        languages = due.setdefault(run.target or task.info["group"], set())
+        languages.update((task.info["language"], *task.info.get("languages", ())))
+    return {target: sorted(languages) for target, languages in due.items()}
 
 
 def _splits(task: CachedTask, split: str) -> tuple[str, ...]:

@@ -58,7 +58,7 @@ def collect(spec: StudySpec, jobs: Sequence[Job], cells: Sequence[Cell]) -> Coll
             continue
         directories[job.run.run_id] = job.directory
         chance.setdefault(cell.target, {}).update(summary["chance"])
-        languages.setdefault(cell.target, set()).update(summary["languages"])
+        languages.setdefault(cell.target, set()).update(*summary["languages"].values())
         for values in ResultStore(job.directory).read().to_dict("records"):
             rows.append(ResultRow(**(values | {"seed": cell.seed})))
             if rows[-1].split == job.run.split and not is_mean(rows[-1].language):
