@@ -38,6 +38,7 @@ def example(number, a, b):
     }
 
 
+INFO = {"metrics": ["accuracy"], "language": "en"}
 EXAMPLES = [example(i, a, b) for i, (a, b) in enumerate([(3, 2), (20, 4), (1, 1), (9, 9), (0, 5), (4, 14), (12, 2)])]
 
 
@@ -58,7 +59,7 @@ def predictor(made):
 
 def scores(predictor, length=32):
     run = EvaluateRun(predictor.config, "c", "xnli", "e", "v")
-    records, values = engine.classify(predictor, EXAMPLES, run, length, ("accuracy",), lambda n: None)
+    records, values = engine.classify(predictor, EXAMPLES, run, length, INFO, lambda n: None)
     return np.array([record["scores"] for record in records]), records, values
 
 
@@ -87,7 +88,7 @@ def test_token_types_are_read_where_the_family_has_them(predictor, made):
     whole, *_ = scores(predictor((32,), 4096))
     flat = [dict(e, token_types=np.zeros_like(e["token_types"])) for e in EXAMPLES]
     run = EvaluateRun(made[0], "c", "xnli", "e", "v")
-    records, _ = engine.classify(predictor((32,), 4096), flat, run, 32, ("accuracy",), lambda n: None)
+    records, _ = engine.classify(predictor((32,), 4096), flat, run, 32, INFO, lambda n: None)
     same = np.allclose([r["scores"] for r in records], whole, atol=1e-6)
     assert same == (made[0].family != "mbert")
 

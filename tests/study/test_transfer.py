@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from xtr.errors import DataError, UserError
+from xtr.evaluate.results import ResultRow, ResultStore
 from xtr.study import transfer
 from xtr.study.statistics import crossed_bootstrap, crossed_bootstrap_mean
 from xtr.study.transfer import AVERAGE, GAP, NONE, POOLED, WITHOUT_OVERLAPS, WITHOUT_RETRIEVAL, ZERO_SHOT
@@ -200,3 +201,41 @@ def test_the_mean_of_intermediates_leaves_out_those_with_nothing_to_average(buil
     assert table.cell(model, "mnli", WITHOUT_OVERLAPS) is None
     pooled, single = (table.cell(model, name, WITHOUT_OVERLAPS) for name in (POOLED, "squad_v1"))
     assert pooled.score.value == single.score.value == table.cell(model, "squad_v1", AVERAGE).score.value
+
+
+def test_a_metric_of_counts_is_resampled_as_its_value():
+    """With as many tokens in every sentence, (right, wrong, wrong) has accuracy as its micro F1, in every resample."""
+    right_KN = np.random.default_rng(0).integers(0, 11, (2, 50))
+    counts = np.stack([right_KN, 10 - right_KN, 10 - right_KN], axis=-1).astype(float)
+    panels = [
+        transfer._Panel("udpos", {"de": tuple(map(str, range(50)))}, {"de": v}, {}) for v in (right_KN * 10.0, counts)
+    ]
+    for panel in panels:
+        panel.resample(20, seed=3)
+    np.testing.assert_allclose(panels[0].scores("de"), panels[1].scores("de"))
+    np.testing.assert_allclose(panels[0].draws["de"], panels[1].draws["de"])
+
+
+def test_tags_are_scored_by_their_counts(tmp_path):
+    store = ResultStore(tmp_path)
+    rows, counts = [], {"none": {"en": (8, 2, 2), "de": (5, 5, 5)}, "mnli": {"en": (8, 2, 2), "de": (6, 4, 4)}}
+    for intermediate, of_language in counts.items():
+        for language, (tp, fp, fn) in of_language.items():
+            run = f"run-{intermediate}"
+            records = [
+                {"id": "0", "prediction": [], "gold": [], "contributions": {"span_f1": [tp, fp, fn]}},
+                {"id": "1", "prediction": [], "gold": [], "contributions": {"span_f1": [tp, fp, fn]}},
+            ]
+            store.write_predictions(run, "panx", language, "test", records)
+            rows.append(
+                ResultRow(
+                    run_id=run, family="mt5", model="m", parameters=1, stage="target", intermediate=intermediate,
+                    target="panx", language=language, split="test", seed=0, step=1, metric="span_f1",
+                    value=100.0 * 2 * tp / (2 * tp + fp + fn), n=2,
+                )
+            )  # fmt: skip
+    store.append(rows)
+    table = transfer.build(store.read(), store.contributions, {"panx": ["de", "en"]}, resamples=50)
+    cell = table.cell(table.models[0], "mnli", "panx", transfer.ZERO_SHOT)
+    assert table.metrics["panx"] == ("span_f1",)
+    assert (cell.score.value, cell.gain.value) == pytest.approx((60.0, 10.0))

@@ -10,9 +10,10 @@ import numpy as np
 from xtr import rundir
 from xtr.data.cache import as_names, ensure_cached
 from xtr.data.cached_task import CachedTask, eval_examples
-from xtr.data.formats import ENCODER, format_of
+from xtr.data.formats import ENCODER, UNANSWERABLE, format_of
 from xtr.data.framing import longest_first
 from xtr.data.labelled import check_labels
+from xtr.data.tag_text import parse_tags
 from xtr.errors import UserError, did_you_mean
 from xtr.evaluate import own_metrics
 from xtr.evaluate.metrics import METRICS, nearest, unpad_answer
@@ -24,6 +25,7 @@ from xtr.models.interface import ModelConfig
 from xtr.progress import progress
 
 SPLITS_OF_RETRIEVAL = ("queries", "candidates")
+_RANKED = ("map@20", "bucc_f1")  # metrics of ranked or mined lists
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -43,17 +45,19 @@ def _inputs(
     ]
 
 
-def _score(records: list[dict], metric_names: Sequence[str], predictions, golds) -> dict[str, float]:
-    """Adds each example's contribution to the records; returns the metrics' values."""
+def _score(records: list[dict], info: Mapping, predictions, golds) -> dict[str, float]:
+    """Adds each example's contribution to the records; returns the values of the task's metrics."""
     values = {}
-    for name in metric_names:
-        values[name], contributions = METRICS[name](predictions, golds)
-        for record, contribution in zip(records, contributions, strict=True):
-            record["contributions"][name] = float(contribution)
+    for name in info["metrics"]:
+        values[name], contributions = METRICS[name](
+            predictions, golds, language=info["language"], no_answer=UNANSWERABLE
+        )
+        for record, contribution in zip(records, contributions.tolist(), strict=True):
+            record["contributions"][name] = contribution
     return values
 
 
-def classify(predictor: Predictor, examples, run: EvaluateRun, length: int, metrics, advance):
+def classify(predictor: Predictor, examples, run: EvaluateRun, length: int, info, advance):
     """The labels' scores by the head, where the model has one; else by ranking the label strings."""
     choices = [example["meta"]["choices"] for example in examples]
     inputs = _inputs(predictor, examples, length)
@@ -73,23 +77,29 @@ def classify(predictor: Predictor, examples, run: EvaluateRun, length: int, metr
         }
         for example, texts, p, gold, scores in zip(examples, choices, predicted_N, golds, scores_NC, strict=True)
     ]
-    return records, _score(records, metrics, [int(p) for p in predicted_N], golds)
+    return records, _score(records, info, [int(p) for p in predicted_N], golds)
 
 
-def answer(predictor: Predictor, examples, run: EvaluateRun, length: int, metrics, advance):
-    """Generated answers. Those to a passage are matched back into it (mT5's rendering pads punctuation) and scored
-    officially; those of any other text-to-text task are compared with the target as it is."""
+def answer(predictor: Predictor, examples, run: EvaluateRun, length: int, info, advance):
+    """Generated answers. Those to a passage are matched back into it (mT5's rendering pads punctuation), tags are read
+    out of their text, and both are scored officially; any other text is compared with the target as it is."""
     inputs = _inputs(predictor, examples, length)
     best = [found[0] for found in predictor.generate_tokens(inputs, run.max_decode_length, run.decoding, advance)]
     texts = [predictor.vocabulary.decode(tokens.tolist()) for tokens, _ in best]
-    answers, golds = [], []
+    answers, golds, illegal = [], [], []
     for text, example in zip(texts, examples, strict=True):
-        if "answers" in example["meta"]:
-            answers.append(unpad_answer(text, example["meta"]["context"]))
-            golds.append(example["meta"]["answers"])
+        meta, counts = example["meta"], None
+        if "answers" in meta:
+            answers.append(text if text == UNANSWERABLE else unpad_answer(text, meta["context"]))
+            golds.append(meta["answers"])
+        elif "tags" in meta:
+            tags, counts = parse_tags(text, len(meta["tokens"]), info["label_names"])
+            answers.append(list(tags))
+            golds.append(meta["tags"])
         else:
             answers.append(text)
             golds.append([predictor.vocabulary.decode(example["targets"].tolist())])
+        illegal.append({} if counts is None else {"illegal": dict(counts)})
     records = [
         {
             "id": example["meta"].get("id", str(number)),
@@ -98,21 +108,22 @@ def answer(predictor: Predictor, examples, run: EvaluateRun, length: int, metric
             "raw_prediction": raw,
             "log_prob": log_prob,
             "tokens": tokens,
+            **wrong,
             "contributions": {},
         }
-        for number, (example, text, gold, raw, (tokens, log_prob)) in enumerate(
-            zip(examples, answers, golds, texts, best, strict=True)
+        for number, (example, text, gold, raw, (tokens, log_prob), wrong) in enumerate(
+            zip(examples, answers, golds, texts, best, illegal, strict=True)
         )
     ]
-    return records, _score(records, metrics, answers, golds)
+    return records, _score(records, info, answers, golds)
 
 
-def score_targets(predictor: Predictor, examples, run: EvaluateRun, length: int, metrics, advance):
+def score_targets(predictor: Predictor, examples, run: EvaluateRun, length: int, info, advance):
     """The log-probability of each target, for tasks whose own metrics read nothing else."""
     return own_metrics.scored(predictor, _inputs(predictor, examples, length), examples, run, advance), {}
 
 
-def retrieve(predictor: Predictor, queries, candidates, run: EvaluateRun, length: int, metrics, advance):
+def retrieve(predictor: Predictor, queries, candidates, run: EvaluateRun, length: int, info, advance):
     """Nearest candidate by cosine of mean-pooled states; every layer is scored, one layer makes the prediction."""
     query_LQD = predictor.embed(_inputs(predictor, queries, length), advance)
     candidate_LCD = predictor.embed(_inputs(predictor, candidates, length), advance)
@@ -128,8 +139,8 @@ def retrieve(predictor: Predictor, queries, candidates, run: EvaluateRun, length
                 {"id": example["meta"]["id"], "prediction": hit, "gold": gold, "contributions": {}}
                 for example, hit, gold in zip(queries, found, golds, strict=True)
             ]
-            values |= _score(records, metrics, found, golds)
-        for name in metrics:
+            values |= _score(records, info, found, golds)
+        for name in info["metrics"]:
             values[f"{name}/layer_{layer}"] = METRICS[name](found, golds)[0]
     return records, values
 
@@ -158,6 +169,8 @@ def check_can_do(model: ModelConfig, task: CachedTask, split: str) -> None:
         )
     if predictor not in _METHODS:
         raise UserError(f"{task.name} is not evaluated by prediction (its predictor is {predictor!r}).")
+    if later := [name for name in task.info["metrics"] if name in _RANKED]:
+        raise UserError(f"{task.name} is scored by {', '.join(later)}, for which xtr eval cannot rank candidates yet.")
     if unknown := [name for name in task.info["metrics"] if name not in METRICS]:
         hint = did_you_mean(unknown[0], METRICS)
         raise UserError(f"{task.name} is scored by {', '.join(unknown)}, which xtr eval cannot compute.{hint}")
@@ -299,8 +312,7 @@ def _evaluate_task(
     longest = predictor.length_buckets[-1]
     length = min((run.task_feature_lengths or {}).get("inputs", longest), longest)
     cut = sum(len(example["inputs"]) > length for side in sides for example in side)
-    metrics = task.info["metrics"]
-    records, values = _METHODS[task.info["predictor"]](predictor, *sides, run, length, metrics, advance)
+    records, values = _METHODS[task.info["predictor"]](predictor, *sides, run, length, task.info, advance)
     if needed := own_metrics.needed(task):
         inputs = _inputs(predictor, sides[0], length)
         outputs = own_metrics.model_outputs(predictor, needed, inputs, sides[0], records, run)

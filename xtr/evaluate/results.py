@@ -150,7 +150,8 @@ class ResultStore:
     ) -> Path:
         """Writes one JSON object an example, in one go, replacing an older file.
 
-        Each record holds `id`, `prediction`, `gold` and `contributions` {metric: float}; more fields are kept.
+        Each record holds `id`, `prediction`, `gold` and `contributions` {metric: a percentage, or [tp, fp, fn]}; more
+        fields are kept.
 
         Raises:
           DataError: a record lacks a field, or two have one id. Nothing is written then.
@@ -192,8 +193,8 @@ class ResultStore:
             records.append(record)
         return records
 
-    def contributions(self, key: ContributionKey) -> dict[str, float]:
-        """Each example's contribution to one metric: {id as text: 0..100}.
+    def contributions(self, key: ContributionKey) -> dict[str, float | tuple[float, float, float]]:
+        """Each example's contribution to one metric: {id as text: 0..100, or counts of tp, fp, fn}.
 
         Raises:
           DataError: the file is missing, or an example has no contribution to that metric.
@@ -201,7 +202,8 @@ class ResultStore:
         values = {}
         for record in self.read_predictions(key.run_id, key.target, key.language, key.split):
             try:
-                values[str(record["id"])] = float(record["contributions"][key.metric])
+                own = record["contributions"][key.metric]
+                values[str(record["id"])] = tuple(map(float, own)) if isinstance(own, list) else float(own)
             except (KeyError, TypeError, ValueError):
                 path = self.predictions_path(key.run_id, key.target, key.language, key.split)
                 raise DataError(f"{path}, id {record['id']!r}: no number for contributions[{key.metric!r}]") from None

@@ -245,7 +245,7 @@ def _languages(table: TransferTable, model: Model, target: str) -> str:
 
 
 def _metric(table: TransferTable, target: str) -> str:
-    return "(EM + F1) / 2" if table.metrics[target] == ("em", "f1") else table.metrics[target][0]
+    return "(EM + F1) / 2" if len(table.metrics[target]) == 2 else table.metrics[target][0]
 
 
 def _folded(title: str, small: str, content: str) -> str:

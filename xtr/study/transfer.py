@@ -16,6 +16,8 @@ import numpy as np
 import pandas as pd
 
 from xtr.errors import DataError, UserError
+from xtr.evaluate.metrics import value_of_mean
+from xtr.evaluate.metrics.benchmark import SCORES
 from xtr.evaluate.results import ContributionKey
 from xtr.study.statistics import Estimate, estimate, example_draws, holm, seed_weights
 
@@ -167,7 +169,8 @@ def build(
     Args:
       rows: results with the columns of `ResultRow`, one run for each (model, intermediate, target, language, seed):
         the final evaluations of the study. Rows of targets that are not expected are left aside.
-      load_contributions: gives {example id: contribution 0..100} for a key; `ResultStore.contributions` does.
+      load_contributions: gives {example id: contribution 0..100, or counts} for a key; `ResultStore.contributions`
+        does.
       expected_languages: target -> languages that ought to be there; a mean over fewer says so.
       chance: target -> score of guessing in percent, the same for all languages or for each.
       overlaps: intermediate -> targets whose training data it contains.
@@ -227,7 +230,7 @@ def build(
 
 
 def _score_metrics(target: str, found: set[str]) -> tuple[str, ...]:
-    for choice in (("em", "f1"), ("accuracy",)):
+    for choice in dict.fromkeys(SCORES.values()):
         if found.issuperset(choice):
             return choice
     if len(found) == 1:
@@ -247,9 +250,9 @@ class _Panel:
     Attributes:
       target: its name.
       ids: language -> example ids, in the order of the values.
-      values: language -> [K, N] contributions; one row a distinct run.
+      values: language -> contributions [K, N] or, of a metric of counts, [K, N, 3]; one row a distinct run.
       column: language -> (intermediate, seed) -> row of `values`.
-      draws: language -> [R, K] means over resampled examples.
+      draws: language -> [R, K] the metric over resampled examples.
     """
 
     target: str
@@ -260,9 +263,18 @@ class _Panel:
 
     def resample(self, resamples: int, seed: int) -> None:
         """Resamples examples; languages with the same ids (translations of one test set) share their draw."""
-        for language, values_KN in self.values.items():
+        for language, values in self.values.items():
             group = zlib.crc32("\n".join((self.target, *self.ids[language])).encode())
-            self.draws[language] = example_draws(values_KN, resamples, np.random.default_rng([seed, group]))
+            vectors = np.moveaxis(values, 1, -1)
+            draws = example_draws(
+                vectors.reshape(-1, vectors.shape[-1]), resamples, np.random.default_rng([seed, group])
+            )
+            self.draws[language] = value_of_mean(draws.reshape(resamples, *vectors.shape[:-1]), values.ndim == 3)
+
+    def scores(self, language: str) -> np.ndarray:
+        """[K] the metric over all examples."""
+        values = self.values[language]
+        return value_of_mean(values.mean(axis=1), values.ndim == 3)
 
     def languages(self, intermediate: str) -> set[str]:
         return {lang for lang, column in self.column.items() if any(name == intermediate for name, _ in column)}
@@ -298,7 +310,8 @@ def _load(rows: pd.DataFrame, load_contributions, metrics: tuple[str, ...], lang
 
 
 def _vector(rows: pd.DataFrame, load_contributions, ids: dict[str, tuple[str, ...]], language: str) -> np.ndarray:
-    """[N] contributions of one run, averaged over the score's metrics, after comparing them with the rows."""
+    """[N] contributions of one run (of counts [N, 3]), averaged over the score's metrics, after comparing them with the
+    rows."""
     vectors = []
     for row in rows.to_dict("records"):
         key = ContributionKey(*(row[name] for name in ContributionKey._fields))
@@ -310,13 +323,14 @@ def _vector(rows: pd.DataFrame, load_contributions, ids: dict[str, tuple[str, ..
                 f"{where}: {len(by_id)} predictions for other examples than the {len(known)} of the first run:"
                 " evaluate all runs on the same examples"
             )
-        values_N = np.array([by_id[i] for i in known])
-        if abs(values_N.mean() - row["value"]) > 1e-3:
+        values = np.array([by_id[i] for i in known])
+        value = float(value_of_mean(values.mean(axis=0), values.ndim == 2))
+        if abs(value - row["value"]) > 1e-3:
             raise DataError(
-                f"{where}: the row says {row['value']:.4f}, its predictions {values_N.mean():.4f}: they come from"
+                f"{where}: the row says {row['value']:.4f}, its predictions {value:.4f}: they come from"
                 " different evaluations; evaluate this run again"
             )
-        vectors.append(values_N)
+        vectors.append(values)
     return np.mean(vectors, axis=0)
 
 
@@ -488,7 +502,7 @@ class _Maker:
         draws_RS = np.zeros((self.resamples, len(seeds)))
         for panel, language, name, weight in terms:
             rows_S = [panel.column[language][name, s] for s in seeds]
-            value_S += weight * panel.values[language][rows_S].mean(axis=1)
+            value_S += weight * panel.scores(language)[rows_S]
             draws_RS += weight * panel.draws[language][:, rows_S]
         # One draw of seeds for all languages and targets: a seed names one chain of trainings.
         rng = np.random.default_rng([self.seed, len(seeds)])
