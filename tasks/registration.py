@@ -29,10 +29,17 @@ _COMMON_CODE = (
 
 
 def _code(function: Callable) -> set[Path]:
-    """The file of a reader or a rendering, and those of the functions that it takes from other modules."""
-    others = (value for value in vars(inspect.getmodule(function)).values() if inspect.isfunction(value))
-    ours = (other for other in others if other.__module__.partition(".")[0] == "xtr")
-    return {Path(inspect.getfile(f)) for f in (function, *ours)}
+    """The file of a reader or a rendering, those of the functions that it takes from other modules, and so on through
+    the modules of tasks."""
+    todo, files = [inspect.getmodule(function)], {}
+    while todo:
+        module = todo.pop()
+        if module.__name__ in files or module.__name__.partition(".")[0] != "xtr":
+            continue
+        files[module.__name__] = Path(inspect.getfile(module))
+        if module.__name__.startswith("xtr.tasks."):
+            todo += [inspect.getmodule(value) for value in vars(module).values() if inspect.isfunction(value)]
+    return set(files.values())
 
 
 @dataclass(frozen=True)

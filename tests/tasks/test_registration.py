@@ -7,7 +7,8 @@ import seqio
 
 import xtr.tasks
 from xtr.errors import DataError, UserError
-from xtr.tasks import intermediate
+from xtr.tasks import intermediate, registration
+from xtr.tasks.datasets import lareqa
 
 NLI = ["entailment", "neutral", "contradiction"]
 
@@ -186,3 +187,8 @@ def test_a_rate_without_a_size_is_refused():
 
     with pytest.raises(UserError, match="'train' examples of foreign is unknown"):
         intermediate.STUDY_RATE(Task())
+
+
+def test_the_code_behind_a_reader_is_followed():
+    names = {path.name for path in registration._code(lareqa.read_pairs)}
+    assert {"lareqa.py", "sentences.py", "squad.py", "files.py"} <= names
