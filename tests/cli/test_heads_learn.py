@@ -23,8 +23,7 @@ jsonl_task("tiny_choices", kind="multiple_choice", files=of("choices"), language
 jsonl_task("tiny_tags", kind="tagging", files=of("tags"), language="en", label_names=["A", "B", "C"],
            tokens="tokens", tags="tags")
 jsonl_task("tiny_spans", kind="span_qa", files=of("spans"), language="en",
-           context="context", question="question", answers="answers")
-
+           context="context", question="question", answers="answers", metrics=["squad2_em"])
 jsonl_task("tiny_pairs", kind="pairs", files=of("pairs"), language="en",
            query="query", positive="positive", group="group")
 jsonl_task("tiny_search", kind="retrieval", files={"queries": "queries.jsonl", "candidates": "candidates.jsonl"},
@@ -35,8 +34,10 @@ HEADS = {
     "choose": ("tiny_choices", {"inputs": 40}, (), 40),
     "tag": ("tiny_tags", {"inputs": 16}, ("--gin.NUM_LABELS=3",), 40),
     "span": ("tiny_spans", {"inputs": 24}, ("--gin.DOC_STRIDE=8", "--gin.MAX_QUERY_LENGTH=8"), 60),
-    "dual_encoder": ("tiny_pairs", {"inputs": 12, "targets": 16}, (), 40),
+    "dual_encoder": ("tiny_pairs", {"inputs": 12, "targets": 16}, ("--gin.HEAD_POOLER=True",), 40),
 }
+SCORED = {"tiny_pairs": "tiny_search"}
+METRICS = {"choose": "accuracy", "tag": "token_accuracy", "span": "squad2_em", "dual_encoder": "accuracy"}
 LEARNT = 0.9
 
 
@@ -129,6 +130,21 @@ def scalars(directory):
     return found
 
 
+def evaluated(tiny, directory, files, task, lengths, *more):
+    """The values of the metrics of the run below a directory; nothing was cut."""
+    where = directory / f"eval{len(files)}"
+    arguments = [
+        *("eval", *tiny[1], "--gin_file=runs/eval.gin", *files, *more, f"--gin.MIXTURE_OR_TASK_NAME={task}"),
+        *(f"--gin.CHECKPOINT_PATH={directory / 'run'}", f"--gin.EVAL_OUTPUT_DIR={where}"),
+        *("--gin.evaluate.split='validation'", f"--gin.TASK_FEATURE_LENGTHS={lengths}"),
+        f"--gin.LENGTH_BUCKETS=({max(lengths.values())},)",
+    ]
+    assert run(arguments) == 0
+    assert json.loads((where / "DONE").read_text())["truncated"] == 0
+    rows = pd.read_parquet(where / "results.parquet")
+    return dict(zip(rows["metric"], rows["value"], strict=True))
+
+
 @pytest.mark.parametrize("head", [h if h != "choose" else pytest.param(h, marks=pytest.mark.slow) for h in HEADS])
 def test_a_head_learns(tiny, head, tmp_path):
     task, lengths, more, steps = HEADS[head]
@@ -138,18 +154,16 @@ def test_a_head_learns(tiny, head, tmp_path):
     assert found["validation/accuracy"] > LEARNT
     done = json.loads((tmp_path / "run" / "DONE").read_text())["data"]
     assert done["examples"] == done["rows"] == 32 * steps and done["truncated_examples"] == 0
-    if head == "dual_encoder":  # what was learnt is what retrieval reads, with the head's file and without
-        for number, files in enumerate(((), ("--gin_file=heads/dual_encoder.gin",))):
-            where = tmp_path / str(number)
-            arguments = [
-                *("eval", *tiny[1], "--gin_file=runs/eval.gin", *files, "--gin.MIXTURE_OR_TASK_NAME=tiny_search"),
-                *(f"--gin.CHECKPOINT_PATH={tmp_path / 'run'}", f"--gin.EVAL_OUTPUT_DIR={where}"),
-                "--gin.LENGTH_BUCKETS=(16,)",
-            ]
-            assert run(arguments) == 0
-            rows = pd.read_parquet(where / "results.parquet")
-            (value,) = rows[rows["metric"] == "accuracy"]["value"]
-            assert value > 100 * LEARNT
+    # What was learnt is what `xtr eval` reads.
+    values = evaluated(tiny, tmp_path, (f"--gin_file=heads/{head}.gin",), SCORED.get(task, task), lengths, *more)
+    print(values)
+    assert list(values) == [METRICS[head]] and values[METRICS[head]] > 100 * LEARNT
+    if head in ("choose", "tag"):
+        assert values[METRICS[head]] == pytest.approx(100 * found["validation/accuracy"], abs=1e-3)
+    if head == "dual_encoder":  # without the head's file all layers are read
+        values = evaluated(tiny, tmp_path, (), "tiny_search", lengths)
+        assert list(values) == ["accuracy", "accuracy/layer_0", "accuracy/layer_1"]
+        assert values["accuracy"] > 100 * LEARNT
 
 
 def test_a_task_under_anothers_head(tiny, tmp_path):

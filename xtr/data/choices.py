@@ -7,7 +7,7 @@ padding alone.
 Letters: R rows, C choices, S slots of a text, n tokens of all texts of one example.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -18,6 +18,15 @@ from xtr.data.packing import Pair
 from xtr.errors import DataError
 
 _FEATURES = ("inputs", "token_types", "text_spans", "choice_lengths", "label")
+
+
+def cut_texts(example: Mapping[str, np.ndarray], length: int) -> list[np.ndarray]:
+    """The texts of an example's choices, each cut to `length` by itself: tokens beside their types, [n, 2] each."""
+    sizes = example["choice_lengths"]
+    tokens_n2 = np.stack([example["inputs"], example["token_types"]], axis=1)
+    spans_C = example["text_spans"].reshape(len(sizes), -1)
+    whole_C = np.split(tokens_n2, np.cumsum(sizes)[:-1])
+    return [text[longest_first(spans, len(text), length)] for text, spans in zip(whole_C, spans_C, strict=True)]
 
 
 class ChoiceSource:
@@ -62,16 +71,9 @@ class ChoiceSource:
         `occurrences` plays no part."""
         pairs = []
         for example in self._task.examples(self._split).read(numbers, _FEATURES):
-            sizes = example["choice_lengths"]
-            choice_n = np.repeat(np.arange(len(sizes)), sizes)
-            tokens_n3 = np.stack([example["inputs"], example["token_types"], choice_n], axis=1)
-            spans_C = example["text_spans"].reshape(len(sizes), -1)
-            starts = np.cumsum(sizes) - sizes
-            places = [
-                start + longest_first(spans, size, self._length)
-                for start, spans, size in zip(starts.tolist(), spans_C, sizes.tolist(), strict=True)
-            ]
-            pairs.append((tokens_n3[np.concatenate(places)], example["label"]))
+            texts = cut_texts(example, self._length)
+            choice_n = np.repeat(np.arange(len(texts)), [len(text) for text in texts])
+            pairs.append((np.column_stack([np.concatenate(texts), choice_n]), example["label"]))
         return pairs
 
 

@@ -13,6 +13,7 @@ Letters: R rows, S slots of a row, n tokens of one window.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -69,6 +70,41 @@ class Windowing:
         return 1 + np.maximum(0, -(-(context_lengths - room) // stride))
 
 
+class Window(NamedTuple):
+    """A row of a question and a piece of its context.
+
+    Attributes:
+      tokens: int32 [n, 2], tokens beside their types.
+      start, end: the piece's first context token and the one behind its last.
+      offset: the place of the piece's first token in the row.
+    """
+
+    tokens: np.ndarray
+    start: int
+    end: int
+    offset: int
+
+
+def frame_window(
+    windowing: Windowing, vocabulary: Vocabulary, question: np.ndarray, context: np.ndarray, start: int, end: int
+) -> Window:
+    """The row of a question, cut, and of the context tokens [start, end)."""
+    question = question[: windowing.max_query_length].tolist()
+    tokens, types, (_, _, offset, _) = frame(vocabulary, question, context[start:end].tolist())
+    return Window(np.stack([tokens, types], axis=1).astype(np.int32), start, end, offset)
+
+
+def windows_of(windowing: Windowing, vocabulary: Vocabulary, question: np.ndarray, context: np.ndarray) -> list[Window]:
+    """All windows of one example, at least one. UserError where rows have no room for its context."""
+    size, special = np.array([len(context)]), len(frame(vocabulary, [], [])[0])
+    room = windowing.room(np.array([len(question)]), special)
+    starts = np.arange(*windowing.counts(size, room)) * windowing.stride(room)
+    return [
+        frame_window(windowing, vocabulary, question, context, start, min(start + int(room[0]), len(context)))
+        for start in starts.tolist()
+    ]
+
+
 class SpanSource:
     """The windows of a task's contexts with the answers in them.
 
@@ -121,11 +157,10 @@ class SpanSource:
                     f"{self._task.name}: example {number} of {self._split!r} has the answer [{first}, {last}] in a "
                     f"context of {len(context)} tokens."
                 )
-            question = question[: self._windowing.max_query_length].tolist()
-            tokens, types, (_, _, offset, _) = frame(self._vocabulary, question, context[start:end].tolist())
+            window = frame_window(self._windowing, self._vocabulary, question, context, start, end)
             inside = start <= first and last < end
-            answer = np.array([first, last]) - start + offset if inside else np.zeros(2, np.int64)
-            pairs.append((np.stack([tokens, types], axis=1).astype(np.int32), answer))
+            answer = np.array([first, last]) - start + window.offset if inside else np.zeros(2, np.int64)
+            pairs.append((window.tokens, answer))
         return pairs
 
 

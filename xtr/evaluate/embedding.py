@@ -1,4 +1,4 @@
-"""Sentence embeddings: the mean of an encoder layer's vectors over the real tokens.
+"""Sentence embeddings: the mean of an encoder layer's vectors over the real tokens, or a dual encoder's own vectors.
 
 Axes: B batch, S length, D embedding, L layers.
 """
@@ -9,7 +9,13 @@ import jax
 import jax.numpy as jnp
 
 from xtr.errors import UserError
+from xtr.models.heads import Embedder
 from xtr.models.interface import Encoder
+
+
+def own_vectors(model: Embedder, tokens_BS: jax.Array) -> jax.Array:
+    """A dual encoder's vector of each text, f32 [B, D]."""
+    return model.embed(tokens_BS)
 
 
 def mean_pooled(model: Encoder, tokens_BS: jax.Array, layer: int | Literal["all"] | None = None) -> jax.Array:

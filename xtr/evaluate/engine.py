@@ -12,13 +12,12 @@ from xtr.data.cache import as_names, ensure_cached
 from xtr.data.cached_task import CachedTask, eval_examples
 from xtr.data.formats import ENCODER, UNANSWERABLE, format_of
 from xtr.data.framing import longest_first
-from xtr.data.labelled import check_labels
 from xtr.data.tag_text import parse_tags
 from xtr.errors import UserError, did_you_mean
-from xtr.evaluate import own_metrics
+from xtr.evaluate import heads, own_metrics
 from xtr.evaluate.metrics import METRICS, nearest, unpad_answer
 from xtr.evaluate.predictor import Predictor, open_predictor
-from xtr.evaluate.results import ResultRow, ResultStore, mean_rows
+from xtr.evaluate.results import ResultRow, ResultStore, mean_rows, score_records
 from xtr.evaluate.run import EvaluateRun, InferRun
 from xtr.models import spec
 from xtr.models.interface import ModelConfig
@@ -45,18 +44,6 @@ def _inputs(
     ]
 
 
-def _score(records: list[dict], info: Mapping, predictions, golds) -> dict[str, float]:
-    """Adds each example's contribution to the records; returns the values of the task's metrics."""
-    values = {}
-    for name in info["metrics"]:
-        values[name], contributions = METRICS[name](
-            predictions, golds, language=info["language"], no_answer=UNANSWERABLE
-        )
-        for record, contribution in zip(records, contributions.tolist(), strict=True):
-            record["contributions"][name] = contribution
-    return values
-
-
 def classify(predictor: Predictor, examples, run: EvaluateRun, length: int, info, advance):
     """The labels' scores by the head, where the model has one; else by ranking the label strings."""
     choices = [example["meta"]["choices"] for example in examples]
@@ -77,7 +64,7 @@ def classify(predictor: Predictor, examples, run: EvaluateRun, length: int, info
         }
         for example, texts, p, gold, scores in zip(examples, choices, predicted_N, golds, scores_NC, strict=True)
     ]
-    return records, _score(records, info, [int(p) for p in predicted_N], golds)
+    return records, score_records(records, info, [int(p) for p in predicted_N], golds)
 
 
 def answer(predictor: Predictor, examples, run: EvaluateRun, length: int, info, advance):
@@ -115,7 +102,7 @@ def answer(predictor: Predictor, examples, run: EvaluateRun, length: int, info, 
             zip(examples, answers, golds, texts, best, illegal, strict=True)
         )
     ]
-    return records, _score(records, info, answers, golds)
+    return records, score_records(records, info, answers, golds, UNANSWERABLE)
 
 
 def score_targets(predictor: Predictor, examples, run: EvaluateRun, length: int, info, advance):
@@ -124,28 +111,56 @@ def score_targets(predictor: Predictor, examples, run: EvaluateRun, length: int,
 
 
 def retrieve(predictor: Predictor, queries, candidates, run: EvaluateRun, length: int, info, advance):
-    """Nearest candidate by cosine of mean-pooled states; every layer is scored, one layer makes the prediction."""
-    query_LQD = predictor.embed(_inputs(predictor, queries, length), advance)
-    candidate_LCD = predictor.embed(_inputs(predictor, candidates, length), advance)
-    layers = range(len(query_LQD))
-    chosen = layers[run.embedding_layer]
+    """Nearest candidate by cosine: of a dual encoder's vectors, else of mean-pooled states, of which every layer is
+    scored and one layer makes the prediction."""
+    query_inputs = _inputs(predictor, queries, length)
+    candidate_inputs = _inputs(predictor, candidates, _candidate_length(predictor, run, length))
     ids = [example["meta"]["id"] for example in candidates]
     golds = [example["meta"]["gold"] for example in queries]
-    values: dict[str, float] = {}
-    for layer in layers:
-        found = [ids[i] for i in nearest(query_LQD[layer], candidate_LCD[layer])]
-        if layer == chosen:
-            records = [
-                {"id": example["meta"]["id"], "prediction": hit, "gold": gold, "contributions": {}}
-                for example, hit, gold in zip(queries, found, golds, strict=True)
-            ]
-            values |= _score(records, info, found, golds)
-        for name in info["metrics"]:
-            values[f"{name}/layer_{layer}"] = METRICS[name](found, golds)[0]
+
+    def found_by(query_QD: np.ndarray, candidate_CD: np.ndarray) -> list:
+        return [ids[i] for i in nearest(query_QD, candidate_CD)]
+
+    by_layer = []
+    if _is_dual(predictor.config):
+        found = found_by(predictor.vectors(query_inputs, advance), predictor.vectors(candidate_inputs, advance))
+    else:
+        query_LQD, candidate_LCD = (predictor.embed(side, advance) for side in (query_inputs, candidate_inputs))
+        by_layer = [found_by(*sides) for sides in zip(query_LQD, candidate_LCD, strict=True)]
+        found = by_layer[run.embedding_layer]
+    records = [
+        {"id": example["meta"]["id"], "prediction": hit, "gold": gold, "contributions": {}}
+        for example, hit, gold in zip(queries, found, golds, strict=True)
+    ]
+    values = score_records(records, info, found, golds)
+    for layer, hits in enumerate(by_layer):
+        values |= {f"{name}/layer_{layer}": METRICS[name](hits, golds)[0] for name in info["metrics"]}
     return records, values
 
 
-_METHODS = {"rank": classify, "generate": answer, "score": score_targets, "embed": retrieve}
+def _candidate_length(predictor: Predictor, run: EvaluateRun, length: int) -> int:
+    """Tokens of a candidate: a dual encoder is trained on positives (`targets`) that may be longer than queries."""
+    positives = (run.task_feature_lengths or {}).get("targets", 0) if _is_dual(predictor.config) else 0
+    return max(length, min(positives, predictor.length_buckets[-1]))
+
+
+def _is_dual(model: ModelConfig) -> bool:
+    return "contrastive" in model.objectives
+
+
+_METHODS = {
+    "rank": classify,
+    "generate": answer,
+    "score": score_targets,
+    "embed": retrieve,
+    "tag": heads.tag,
+    "span": heads.span,
+}
+
+
+def _method(model: ModelConfig, info: Mapping):
+    chooses = info["predictor"] == "rank" and "choose" in model.objectives
+    return heads.choose if chooses else _METHODS[info["predictor"]]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -162,11 +177,6 @@ def check_can_do(model: ModelConfig, task: CachedTask, split: str) -> None:
       split: the split that is scored.
     """
     predictor, writes = task.info["predictor"], format_of(model.objectives) != ENCODER
-    if predictor in ("tag", "span") or (task.info["kind"] == "multiple_choice" and not writes):
-        raise UserError(
-            f"{task.name} ({task.info['kind']}) would be answered by a head, and xtr eval cannot score that yet: it "
-            "scores classification heads, retrieval, and what mT5 and BLOOM write."
-        )
     if predictor not in _METHODS:
         raise UserError(f"{task.name} is not evaluated by prediction (its predictor is {predictor!r}).")
     if later := [name for name in task.info["metrics"] if name in _RANKED]:
@@ -187,13 +197,8 @@ def check_can_do(model: ModelConfig, task: CachedTask, split: str) -> None:
             f"{task.name} cannot be evaluated by text: it lacks the feature {' and '.join(lacking)}; it has "
             f"{', '.join(task.info['features'])}."
         )
-    if predictor == "rank" and not writes:
-        if "classify" not in model.objectives:
-            raise UserError(
-                f"{task.name} needs a classification head, which this {model.family} lacks: give heads/classify.gin "
-                "after the target's file, and the checkpoint of a run that was trained with it."
-            )
-        check_labels(task, split, model.num_labels)
+    if predictor in ("rank", "tag", "span") and not writes:
+        heads.check_head(model, task, split)
 
 
 def _select(tasks: Sequence[CachedTask], languages: Sequence[str] | None, name: str) -> list[CachedTask]:
@@ -236,8 +241,9 @@ def evaluate(run: EvaluateRun, gin_texts: Mapping[str, str] | None = None) -> li
     for task, split in work:
         check_can_do(run.model, task, split)
     _check_apart(run, work)
-    # Retrieval reads no head, and published checkpoints have none.
-    headless = run.format == ENCODER and all(task.info["predictor"] == "embed" for task, _ in work)
+    # Retrieval reads no head but a dual encoder's, and published checkpoints have none.
+    retrieval = all(task.info["predictor"] == "embed" for task, _ in work)
+    headless = run.format == ENCODER and retrieval and not _is_dual(run.model)
     total = sum(_count(task, split, run.limit) for task, split in work)
     predictor, step = open_predictor(run, run.model.encoder() if headless else run.model)
     rundir.create(run.eval_output_dir, rundir.identity(run), gin_texts or {})
@@ -311,8 +317,13 @@ def _evaluate_task(
     sides = [eval_examples(task, name)[: run.limit] for name in _splits(task, split)]
     longest = predictor.length_buckets[-1]
     length = min((run.task_feature_lengths or {}).get("inputs", longest), longest)
-    cut = sum(len(example["inputs"]) > length for side in sides for example in side)
-    records, values = _METHODS[task.info["predictor"]](predictor, *sides, run, length, task.info, advance)
+    lengths = (length, _candidate_length(predictor, run, length))
+    cut = sum(
+        heads.is_cut(predictor, example, run, longest_kept)
+        for side, longest_kept in zip(sides, lengths, strict=False)
+        for example in side
+    )
+    records, values = _method(predictor.config, task.info)(predictor, *sides, run, length, task.info, advance)
     if needed := own_metrics.needed(task):
         inputs = _inputs(predictor, sides[0], length)
         outputs = own_metrics.model_outputs(predictor, needed, inputs, sides[0], records, run)

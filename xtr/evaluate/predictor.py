@@ -23,11 +23,15 @@ from xtr.parallel.sharding import DEFAULT_RULES, batch_sharding, tree_shardings
 
 @functools.lru_cache(maxsize=64)
 def compiled(config: ModelConfig, purpose: str, **static) -> Callable:
-    """A jitted `f(params, tokens_BS, ...)` for 'rank', 'classify', 'generate' or 'embed'; `static` goes to what it
-    calls."""
+    """A jitted `f(params, tokens_BS, ...)` for 'rank', 'generate', 'embed' or what a head does; `static` goes to what
+    it calls."""
     functions = {
         "rank": scoring.rank_scores,
         "classify": scoring.label_scores,
+        "choose": scoring.choice_logits,
+        "tag": scoring.best_tags,
+        "span": scoring.span_scores,
+        "vectors": embedding.own_vectors,
         "generate": decoding.decode,
         "embed": embedding.mean_pooled,
     }
@@ -116,6 +120,21 @@ class Predictor:
         scores = self._run(compiled(self.config, "classify"), inputs, [], advance, aligned=[token_types])
         return np.stack([s for (s,) in scores])
 
+    def choose(self, inputs: Sequence[np.ndarray], token_types: Sequence[np.ndarray], advance) -> np.ndarray:
+        """The logit of each text that stands for a choice, by itself: float32 [N]."""
+        logits = self._run(compiled(self.config, "choose"), inputs, [], advance, aligned=[token_types])
+        return np.array([logit for (logit,) in logits], np.float32)
+
+    def tag(self, inputs: Sequence[np.ndarray], advance) -> list[np.ndarray]:
+        """The best tag at each token: int [S], longer than the input where its row is."""
+        return [tags for (tags,) in self._run(compiled(self.config, "tag"), inputs, [], advance)]
+
+    def span(self, inputs: Sequence[np.ndarray], token_types: Sequence[np.ndarray], advance) -> list[np.ndarray]:
+        """Log-probabilities that a span starts and that it ends at each token: float32 [S, 2], longer than the input
+        where its row is."""
+        scores = self._run(compiled(self.config, "span"), inputs, [], advance, aligned=[token_types])
+        return [s for (s,) in scores]
+
     def generate(
         self, inputs: Sequence[np.ndarray], max_length: int, how: decoding.Decoding, advance
     ) -> list[list[tuple[str, float]]]:
@@ -150,6 +169,10 @@ class Predictor:
             targets_N1T[n, 0, : len(tokens)] = tokens
         scores = np.stack([s for (s,) in self._run(compiled(self.config, "rank"), inputs, [targets_N1T], advance)])
         return np.where((targets_N1T == self.config.pad_id).all(-1), 0, scores)[:, 0]
+
+    def vectors(self, inputs: Sequence[np.ndarray], advance) -> np.ndarray:
+        """A dual encoder's vectors: float32 [N, D]."""
+        return np.stack([v for (v,) in self._run(compiled(self.config, "vectors"), inputs, [], advance)])
 
     def embed(self, inputs: Sequence[np.ndarray], advance) -> np.ndarray:
         """Mean-pooled encoder states of every layer: float32 [L+1, N, D]."""

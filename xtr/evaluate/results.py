@@ -21,6 +21,7 @@ import pandas as pd
 
 from xtr import rundir
 from xtr.errors import DataError, UserError
+from xtr.evaluate.metrics import METRICS
 
 KEY = ("run_id", "stage", "intermediate", "target", "language", "split", "seed", "step", "metric")
 
@@ -111,6 +112,23 @@ class ContributionKey(NamedTuple):
     language: str
     split: str
     metric: str
+
+
+def score_records(
+    records: Sequence[dict], info: Mapping, predictions: Sequence, golds: Sequence, no_answer: str = ""
+) -> dict[str, float]:
+    """Adds each example's contribution to its record; returns the values of the metrics of a task.
+
+    Args:
+      info: the task's `metrics` and `language`.
+      no_answer: the text by which the model says that there is no answer.
+    """
+    values = {}
+    for name in info["metrics"]:
+        values[name], contributions = METRICS[name](predictions, golds, language=info["language"], no_answer=no_answer)
+        for record, contribution in zip(records, contributions.tolist(), strict=True):
+            record["contributions"][name] = contribution
+    return values
 
 
 class ResultStore:

@@ -31,7 +31,12 @@ class EvaluateRun:
       tokens_per_batch: encoder tokens of a batch (batch size = this over the bucket's length).
       length_buckets: encoder lengths that are compiled for; an example goes into the shortest that holds it.
         Lengths above the model's `max_length` count as that.
-      embedding_layer: layer that retrieval reads (0 = embeddings, -1 = after the final norm).
+      embedding_layer: layer that retrieval reads (0 = embeddings, -1 = after the final norm); a dual encoder's head
+        reads its own.
+      doc_stride, max_query_length: how contexts and questions are cut for a span head, see `xtr.data.spans.Windowing`.
+      n_best, max_answer_length: a span is made of the so many likeliest starts and ends of a window, and has no more
+        than so many tokens.
+      null_threshold: by how much the log-probability of no answer must exceed that of the best span.
       languages: score only these (None: all found).
       limit: score only the first examples of each split (a test of the setup; rows say n).
       run_id, stage, intermediate, seed: what the rows say of the model's history.
@@ -53,6 +58,11 @@ class EvaluateRun:
     tokens_per_batch: int = 16_384
     length_buckets: tuple[int, ...] = (32, 64, 128, 256, 512, 1024)
     embedding_layer: int = -1
+    doc_stride: int = 128
+    max_query_length: int = 64
+    n_best: int = 20
+    max_answer_length: int = 30
+    null_threshold: float = 0.0
     languages: tuple[str, ...] | None = None
     limit: int | None = None
     run_id: str = "run"
@@ -69,6 +79,10 @@ class EvaluateRun:
     def __post_init__(self):
         if list(self.length_buckets) != sorted(set(self.length_buckets)) or not self.length_buckets:
             raise UserError(f"evaluate.length_buckets {self.length_buckets} must be rising lengths.")
+        for name in ("doc_stride", "max_query_length", "n_best", "max_answer_length"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise UserError(f"evaluate.{name} is {value!r}; it must be a positive whole number.")
         if self.limit is not None and self.limit < 1:
             raise UserError(f"evaluate.limit is {self.limit}; it must be a positive whole number.")
 

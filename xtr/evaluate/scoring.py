@@ -1,4 +1,4 @@
-"""Log-probabilities of given targets, of a set of choices for one input (rank classification), and of a head's labels.
+"""Log-probabilities of given targets, of a set of choices for one input (rank classification), and what heads say.
 
 Axes: B batch, S input length, T target length, C choices, N = B*C rows, D embedding, V vocabulary.
 
@@ -9,7 +9,7 @@ padding (no z-loss, no length normalisation), f32, and independent of the other 
 import jax
 import jax.numpy as jnp
 
-from xtr.models.heads import Classifier
+from xtr.models.heads import Chooser, Classifier, SpanFinder, Tagger
 from xtr.models.interface import Generator
 
 
@@ -24,6 +24,22 @@ def label_scores(model: Classifier, tokens_BS: jax.Array, token_types_BS: jax.Ar
       f32 [B, C].
     """
     return jax.nn.log_softmax(model.classify(tokens_BS, token_types_BS=token_types_BS), axis=-1)
+
+
+def choice_logits(model: Chooser, tokens_BS: jax.Array, token_types_BS: jax.Array) -> jax.Array:
+    """The logit of each text that stands for one choice, f32 [B]; arguments as `label_scores`."""
+    return model.choose(tokens_BS[:, None], token_types_BCS=token_types_BS[:, None])[:, 0]
+
+
+def best_tags(model: Tagger, tokens_BS: jax.Array) -> jax.Array:
+    """The tag with the highest logit at each token, int [B, S]; what stands at padding means nothing."""
+    return jnp.argmax(model.tag(tokens_BS), axis=-1)
+
+
+def span_scores(model: SpanFinder, tokens_BS: jax.Array, token_types_BS: jax.Array) -> jax.Array:
+    """Log-probabilities of starting and of ending at each token of its row, f32 [B, S, 2]; arguments as
+    `label_scores`."""
+    return jax.nn.log_softmax(model.span(tokens_BS, token_types_BS=token_types_BS), axis=1)
 
 
 def shift_right(targets_BT: jax.Array) -> jax.Array:

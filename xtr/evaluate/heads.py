@@ -1,0 +1,177 @@
+"""What heads answer: one of several texts, tags of words, spans of a context.
+
+Each function takes a task's examples to records and values of metrics, whatever the rows that they are read in: a
+choice is a row, a long sentence several pieces, a long context several windows.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from xtr.data.cached_task import CachedTask
+from xtr.data.choices import cut_texts
+from xtr.data.labelled import HEADS, OBJECTIVE_OF_KIND, check_labels
+from xtr.data.spans import Window, Windowing, windows_of
+from xtr.data.tagged import check_tags
+from xtr.data.tagging import Frame, align, tags_of_words
+from xtr.errors import UserError
+from xtr.evaluate.predictor import Predictor
+from xtr.evaluate.results import score_records
+from xtr.evaluate.run import EvaluateRun
+from xtr.models.interface import ModelConfig
+
+_NAMES = {"classify": "classification", "choose": "multiple-choice", "tag": "tagging", "span": "span"}
+
+
+def check_head(model: ModelConfig, task: CachedTask, split: str) -> None:
+    """Raises UserError where a model lacks the head that a task is answered by, or its number of labels."""
+    objective = OBJECTIVE_OF_KIND[task.info["kind"]]
+    if objective not in model.objectives:
+        raise UserError(
+            f"{task.name} needs a {_NAMES[objective]} head, which this {model.family} lacks: give "
+            f"{HEADS[objective].file} after the target's file, and the checkpoint of a run that was trained with it."
+        )
+    if objective == "classify":
+        check_labels(task, split, model.num_labels)
+    if objective == "tag":
+        check_tags(task, split, model.num_labels)
+
+
+def is_cut(predictor: Predictor, example: Mapping, run: EvaluateRun, length: int) -> bool:
+    """Whether the rows of an example for a head, of `length` tokens, lack some of its tokens."""
+    objectives = predictor.config.objectives
+    if "choose" in objectives:
+        return bool(max(example["choice_lengths"]) > length)
+    if "tag" in objectives:
+        return bool(max(example["word_lengths"], default=0) > Frame(predictor.vocabulary, length).room)
+    if "span" in objectives:
+        return len(example["question"]) > run.max_query_length
+    return len(example["inputs"]) > length
+
+
+def choose(predictor: Predictor, examples, run: EvaluateRun, length: int, info, advance):
+    """The choice whose text has the highest logit; scores are log-probabilities over an example's choices."""
+    texts = [cut_texts(example, length) for example in examples]
+    rows = [text for own in texts for text in own]
+    logits_N = predictor.choose([r[:, 0] for r in rows], [r[:, 1] for r in rows], _counted(advance, texts))
+    scores = [own - np.logaddexp.reduce(own) for own in _split(logits_N.astype(np.float64), texts)]
+    predicted = [int(own.argmax()) for own in scores]
+    golds = [int(example["meta"]["label"]) for example in examples]
+    records = [
+        {
+            "id": example["meta"]["id"],
+            "prediction": example["meta"]["choices"][p],
+            "gold": example["meta"]["choices"][gold],
+            "scores": own.tolist(),
+            "contributions": {},
+        }
+        for example, p, gold, own in zip(examples, predicted, golds, scores, strict=True)
+    ]
+    return records, score_records(records, info, predicted, golds)
+
+
+def tag(predictor: Predictor, examples, run: EvaluateRun, length: int, info, advance):
+    """The tag of each word, where the model reads it."""
+    names = info.get("label_names") or tuple(map(str, range(predictor.config.num_labels)))
+    pieces = [
+        align(
+            predictor.vocabulary, example["inputs"], example["word_lengths"], causal=predictor.config.causal,
+            max_length=length,
+        )
+        for example in examples
+    ]  # fmt: skip
+    found = predictor.tag([piece.tokens for own in pieces for piece in own], _counted(advance, pieces))
+    predictions = [
+        [names[t] for t in tags_of_words(own, tags)] for own, tags in zip(pieces, _split(found, pieces), strict=True)
+    ]
+    golds = [[names[t] for t in example["tags"]] for example in examples]
+    records = [
+        {"id": example["meta"]["id"], "prediction": tags, "gold": gold, "contributions": {}}
+        for example, tags, gold in zip(examples, predictions, golds, strict=True)
+    ]
+    return records, score_records(records, info, predictions, golds)
+
+
+def span(predictor: Predictor, examples, run: EvaluateRun, length: int, info, advance):
+    """The likeliest span of all windows of a context; none, where that is likelier by more than `run.null_threshold`
+    and the task has questions without an answer."""
+    windowing = Windowing(length, run.doc_stride, run.max_query_length)
+    windows = [windows_of(windowing, predictor.vocabulary, e["question"], e["inputs"]) for e in examples]
+    rows = [window.tokens for own in windows for window in own]
+    found = predictor.span([r[:, 0] for r in rows], [r[:, 1] for r in rows], _counted(advance, windows))
+    may_lack = not all(example["meta"]["answerable"] for example in examples)
+    records = []
+    for example, own, scores in zip(examples, windows, _split(found, windows), strict=True):
+        best = best_span(own, scores, run.n_best, run.max_answer_length)
+        null = min(float(scores_S2[0].sum()) for scores_S2 in scores)
+        context, text = example["meta"]["context"], ""
+        if best is not None:
+            text = context[example["starts"][best.first] : example["ends"][best.last]]
+        log_prob = -np.inf if best is None else best.log_prob
+        records.append(
+            {
+                "id": example["meta"]["id"],
+                "prediction": "" if may_lack and null - log_prob > run.null_threshold else text,
+                "gold": example["meta"]["answers"],
+                "span": text,
+                "log_prob": None if best is None else best.log_prob,
+                "null_log_prob": null,
+                "contributions": {},
+            }
+        )
+    predictions, golds = ([record[side] for record in records] for side in ("prediction", "gold"))
+    return records, score_records(records, info, predictions, golds)
+
+
+class Span(NamedTuple):
+    """The first and the last context token of an answer, and the sum of its ends' log-probabilities."""
+
+    first: int
+    last: int
+    log_prob: float
+
+
+def best_span(
+    windows: Sequence[Window], scores: Sequence[np.ndarray], n_best: int, max_answer_length: int
+) -> Span | None:
+    """The likeliest span of context tokens in any of an example's windows, the earliest of equals.
+
+    As in BERT's SQuAD, a span is made of the `n_best` likeliest starts and ends of its window and has no more than
+    `max_answer_length` tokens; only the tokens of the context count among them. None where no start has an end.
+
+    Args:
+      scores: of each window the log-probabilities of starting and of ending at its tokens, [S, 2]; S may be longer.
+    """
+    best = None
+    for window, scores_S2 in zip(windows, scores, strict=True):
+        own_n2 = scores_S2[window.offset : window.offset + window.end - window.start].astype(np.float64)
+        # A stable sort, so that of equals the earlier ones stay.
+        first_k, last_k = np.sort(np.argsort(-own_n2, axis=0, kind="stable")[:n_best], axis=0).T
+        size_kk = last_k - first_k[:, None] + 1
+        sum_kk = own_n2[first_k, 0][:, None] + own_n2[last_k, 1]
+        sum_kk = np.where((size_kk >= 1) & (size_kk <= max_answer_length), sum_kk, -np.inf)
+        if not np.isfinite(sum_kk).any():
+            continue
+        a, b = np.unravel_index(sum_kk.argmax(), sum_kk.shape)
+        if best is None or sum_kk[a, b] > best.log_prob:
+            best = Span(int(first_k[a]) + window.start, int(last_k[b]) + window.start, float(sum_kk[a, b]))
+    return best
+
+
+def _split(rows: Sequence, groups: Sequence[Sequence]) -> list[Sequence]:
+    """What belongs to each group of rows that were predicted one behind the other."""
+    ends = np.cumsum([len(group) for group in groups]).tolist()
+    return [rows[end - len(group) : end] for end, group in zip(ends, groups, strict=True)]
+
+
+def _counted(advance: Callable[[int], None], groups: Sequence[Sequence]) -> Callable[[int], None]:
+    """`advance` for rows, where progress counts examples."""
+    rows, done = sum(map(len, groups)), 0
+
+    def by_rows(n: int) -> None:
+        nonlocal done
+        before, done = done, done + n
+        advance(done * len(groups) // rows - before * len(groups) // rows)
+
+    return by_rows
