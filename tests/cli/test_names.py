@@ -23,6 +23,11 @@ def in_this_process(monkeypatch):
         monkeypatch.setenv(f"XTR_{name}", "")
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(cache, "_run_writer", cache_writer.write)
+    yield
+    if "seqio" in sys.modules:  # what a module registered here is nothing for the tests that follow
+        seqio = sys.modules["seqio"]
+        for name in [name for name in seqio.TaskRegistry.names() if name.startswith("own_")]:
+            seqio.TaskRegistry.remove(name)
 
 
 @pytest.fixture
