@@ -1,13 +1,17 @@
-"""Classification heads at evaluation: the same scores for every batch size, bucket and padding, on every family."""
+"""Heads at evaluation: the same answers for every batch size, bucket and padding, on every family."""
 
 import dataclasses
+import itertools
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 
 from xtr.data.framing import longest_first
-from xtr.evaluate import engine
+from xtr.data.spans import Window
+from xtr.errors import UserError
+from xtr.evaluate import engine, heads
 from xtr.evaluate.predictor import Predictor, open_predictor
 from xtr.evaluate.run import EvaluateRun
 from xtr.models.bert import BertConfig
@@ -117,3 +121,303 @@ def test_buckets_end_at_the_models_longest_text(monkeypatch):
     assert predictor.length_buckets == (8, 32) and step == 5
     plain = dataclasses.replace(run, model=WithHead(BODIES["mt5"], "classify", 3))
     assert open_predictor(plain, plain.model)[0].length_buckets == (8, 64, 128)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Choices, tags, spans, vectors: against a plain computation, a row at a time and without padding
+# ---------------------------------------------------------------------------------------------------------------------
+
+# What stands before, between and behind texts.
+FRAMES = {"xlmr": ([0], [2, 2], [2]), "mbert": ([2], [3], [3]), "mt5": ([], [1], [1]), "bloom": ([], [], [])}
+WAYS = [((32,), 4096), ((8, 16, 32), 32), ((24, 32), 128)]
+FAMILIES = ("mbert", "bloom", "mt5")
+NEWLINE = 5
+
+
+def framed(family, first, second=None):
+    """A text or a pair with its special tokens, and the types of mBERT."""
+    before, between, behind = FRAMES[family]
+    tokens = [*before, *first, *behind] if second is None else [*before, *first, *between, *second, *behind]
+    second_one = 0 if second is None else len(second) + len(behind)
+    return tokens, [0] * (len(tokens) - second_one) + [int(family == "mbert")] * second_one
+
+
+def vocabulary_of(family):
+    return SimpleNamespace(
+        with_special_tokens=lambda a, b=None: framed(family, a, b), encode=lambda text: [NEWLINE], eos_id=1
+    )
+
+
+def with_head(family, kind, *labels, **settings):
+    """A network with a head, its parameters, and a function: (buckets, tokens of a batch) -> a predictor."""
+    config = WithHead(BODIES[family], kind, *labels, **settings)
+    params = init_params(config.param_specs(), jax.random.key(0))
+    params |= {"head": jax.tree.map(lambda x: x * 30, params["head"])}
+    mesh = make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])
+    made = lambda how: Predictor(config, params, vocabulary_of(family), mesh, *how)  # noqa: E731
+    return config.network(params), EvaluateRun(config, "c", "t", "e", "v"), made
+
+
+def alone(network, method):
+    """A function: a row's tokens and types -> the head's answer to it, the row alone in a batch."""
+    compiled = jax.jit(method)
+
+    def answer(tokens, types):
+        rows = np.full((1, 32), network.config.pad_id), np.zeros((1, 32), int)
+        for row, values in zip(rows, (tokens, types), strict=True):
+            row[0, : len(values)] = values
+        return np.asarray(compiled(*rows)[0])
+
+    return answer
+
+
+def answers(method, made, examples, run, length=32, info=INFO):
+    """The records in every way of batching."""
+    return [method(made(how), examples, run, length, info, lambda n: None) for how in WAYS]
+
+
+def choice_example(family, number, prompt, choices):
+    """A question of so many tokens, and so many of each choice."""
+    prompt = RNG.integers(6, 60, prompt).tolist()
+    pairs = [(prompt, RNG.integers(6, 60, n).tolist()) for n in choices]
+    rows, before, between = [framed(family, *pair) for pair in pairs], *map(len, FRAMES[family][:2])
+    spans = [[before, before + len(a), before + len(a) + between, before + len(a) + between + len(b)] for a, b in pairs]
+    return {
+        "inputs": np.concatenate([tokens for tokens, _ in rows]).astype(np.int32),
+        "token_types": np.concatenate([types for _, types in rows]).astype(np.int32),
+        "choice_lengths": np.array([len(tokens) for tokens, _ in rows], np.int32),
+        "text_spans": np.array(spans, np.int32).reshape(-1),
+        "meta": {"id": str(number), "choices": [f"choice {c}" for c in range(len(pairs))], "label": number % 2},
+    }
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_choices(family):
+    network, run, made = with_head(family, "choose")
+    shapes = [(3, [2, 5]), (9, [1, 12, 3]), (1, [1, 1, 2, 7]), (14, [4, 3])]
+    examples = [choice_example(family, i, *shape) for i, shape in enumerate(shapes)]
+    (records, values), *others = answers(heads.choose, made, examples, run)
+    choose = alone(network, lambda t, u: network.choose(t[:, None], token_types_BCS=u[:, None])[:, 0])
+    right = 0
+    for n, (example, record) in enumerate(zip(examples, records, strict=True)):
+        ends = np.cumsum(example["choice_lengths"])
+        logits = [
+            choose(*text)
+            for text in zip(*(np.split(example[x], ends[:-1]) for x in ("inputs", "token_types")), strict=True)
+        ]
+        expected = np.asarray(jax.nn.log_softmax(np.array(logits)))
+        np.testing.assert_allclose(record["scores"], expected, atol=5e-6)
+        assert np.ptp(expected) > 1e-4
+        assert record["prediction"] == f"choice {expected.argmax()}" and record["gold"] == f"choice {n % 2}"
+        right += expected.argmax() == n % 2
+        for other, _ in others:
+            np.testing.assert_allclose(other[n]["scores"], record["scores"], atol=5e-6)
+    assert values == {"accuracy": 25.0 * right}
+
+
+def test_a_long_choice_is_cut_by_itself():
+    _, run, made = with_head("mbert", "choose")
+    whole = choice_example("mbert", 0, 9, [2, 15])
+    (records, _), *_ = answers(heads.choose, made, [whole], run, length=16)
+    ends = np.cumsum(whole["choice_lengths"])
+    kept = [
+        start + longest_first(spans, end - start, 16)
+        for start, end, spans in zip([0, ends[0]], ends, whole["text_spans"].reshape(2, 4), strict=True)
+    ]
+    assert [len(places) for places in kept] == [14, 16]
+    cut = {name: whole[name][np.concatenate(kept)] for name in ("inputs", "token_types")}
+    cut |= {"choice_lengths": np.array([14, 16]), "text_spans": np.zeros(8, int), "meta": whole["meta"]}
+    (found, _), *_ = answers(heads.choose, made, [cut], run)
+    np.testing.assert_allclose(records[0]["scores"], found[0]["scores"], atol=5e-6)
+    assert [heads.is_cut(made(WAYS[0]), whole, run, length) for length in (25, 26, 27)] == [True, True, False]
+
+
+TAG_NAMES = ["B-PER", "I-PER", "O"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tags(family):
+    """Each word's tag is that at its first sub-token, a causal model's at its last, of the row that the word is in."""
+    network, run, made = with_head(family, "tag", 3)
+    words = [[1, 2, 1], [3, 3, 2, 1, 1, 2, 3], [], [1] * 30, [20, 2]]
+    examples = [
+        {
+            "inputs": RNG.integers(6, 60, sum(own)).astype(np.int32),
+            "word_lengths": np.array(own, np.int32),
+            "tags": RNG.integers(0, 3, len(own)).astype(np.int32),
+            "meta": {"id": str(number)},
+        }
+        for number, own in enumerate(words)
+    ]
+    info = {"metrics": ["span_f1", "token_accuracy"], "language": "en", "label_names": TAG_NAMES}
+    (records, values), *others = answers(heads.tag, made, examples, run, length=16, info=info)
+    for other in others:
+        assert other == (records, values)
+    special, tag = len(framed(family, [])[0]), alone(network, lambda t, u: network.tag(t, token_types_BS=u))
+    right, seen = 0, set()
+    for example, own, record in zip(examples, words, records, strict=True):
+        assert record["gold"] == [TAG_NAMES[t] for t in example["tags"]]
+        ends, row, expected = np.cumsum([0, *own]).tolist(), [], []
+        texts = [example["inputs"][a:b].tolist() for a, b in itertools.pairwise(ends)]
+        if family == "bloom":
+            texts = [text[-16:] for text in texts]
+        texts = [text[: 16 - special] for text in texts]
+        while texts:  # as many whole words as fit
+            row = [texts.pop(0)]
+            while texts and sum(map(len, row)) + len(texts[0]) + special <= 16:
+                row.append(texts.pop(0))
+            tokens, types = framed(family, sum(row, []))
+            tags = tag(tokens, types).argmax(axis=-1)
+            at = len(FRAMES[family][0])
+            for text in row:
+                expected.append(TAG_NAMES[tags[at + len(text) - 1 if family == "bloom" else at]])
+                at += len(text)
+        assert record["prediction"] == expected
+        right += sum(a == b for a, b in zip(expected, record["gold"], strict=True))
+        seen.update(expected)
+    assert len(seen) > 1 and set(values) == {"span_f1", "token_accuracy"}
+    assert values["token_accuracy"] == pytest.approx(100 * right / sum(map(len, words)))
+    cut = [heads.is_cut(made(WAYS[0]), example, run, 16) for example in examples]
+    assert cut == [False, False, False, False, True]
+
+
+def span_example(number, question, context, answerable=True):
+    """Every token but the first is of three characters, with one between them."""
+    starts = np.arange(context) * 4
+    text = "".join(chr(0x1F600 + i % 60) for i in range(4 * context))
+    return {
+        "question": RNG.integers(6, 60, question).astype(np.int32),
+        "inputs": RNG.integers(6, 60, context).astype(np.int32),
+        "starts": starts,
+        "ends": starts + 3,
+        "meta": {
+            "id": str(number), "context": text, "answers": [text[:3]] if answerable else [], "answerable": answerable
+        },
+    }  # fmt: skip
+
+
+def plain_span(span, family, example, run, length):
+    """The best span, its log-probability and the null score, by loops over windows and spans."""
+    question, context = example["question"][: run.max_query_length].tolist(), example["inputs"].tolist()
+    joint = [NEWLINE] if family == "bloom" else []
+    room = length - len(question) - len(framed(family, [], joint)[0])
+    best, null, start = (-np.inf, None), np.inf, 0
+    while True:
+        tokens, types = framed(family, question + joint, context[start : start + room])
+        scores = np.asarray(jax.nn.log_softmax(span(tokens, types)[: len(tokens)], axis=0), np.float64)
+        null = min(null, scores[0].sum())
+        offset = len(framed(family, question + joint, [])[0]) - len(FRAMES[family][2])
+        size = min(room, len(context) - start)
+        for i in range(size):
+            for j in range(i, min(i + run.max_answer_length, size)):
+                score = scores[offset + i, 0] + scores[offset + j, 1]
+                best = max(best, (score, (start + i, start + j)), key=lambda found: found[0])
+        if start + room >= len(context):
+            return best[1], best[0], null
+        start += min(run.doc_stride, room)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_spans(family):
+    network, run, made = with_head(family, "span")
+    run = dataclasses.replace(run, doc_stride=6, max_query_length=5, n_best=100, max_answer_length=4)
+    examples = [span_example(i, *sizes) for i, sizes in enumerate([(3, 5), (7, 12), (4, 40), (1, 19), (2, 1), (0, 26)])]
+    info = {"metrics": ["em", "squad2_f1"], "language": "en"}
+    (records, values), *others = answers(heads.span, made, examples, run, length=20, info=info)
+    span = alone(network, lambda t, u: network.span(t, token_types_BS=u))
+    for n, (example, record) in enumerate(zip(examples, records, strict=True)):
+        (first, last), log_prob, null = plain_span(span, family, example, run, 20)
+        assert record["prediction"] == record["span"] == example["meta"]["context"][4 * first : 4 * last + 3]
+        found = record["log_prob"], record["null_log_prob"]
+        np.testing.assert_allclose(found, (log_prob, null), atol=1e-5)
+        for other, same in others:
+            assert other[n]["prediction"] == record["prediction"] and same == values
+            np.testing.assert_allclose((other[n]["log_prob"], other[n]["null_log_prob"]), found, atol=1e-5)
+    assert len({record["log_prob"] for record in records}) == 6
+    cut = [heads.is_cut(made(WAYS[0]), example, run, 20) for example in examples]
+    assert cut == [False, True, False, False, False, False]
+
+
+def test_no_answer_is_for_tasks_that_have_questions_without_one():
+    _, run, made = with_head("mbert", "span")
+    predictor = made(WAYS[0])
+    sizes = [(3, 5), (7, 12), (4, 40), (1, 19)]
+    examples = [span_example(i, *size, answerable=i != 2) for i, size in enumerate(sizes)]
+    info = {"metrics": ["squad2_em"], "language": "en"}
+
+    def predictions(examples, threshold):
+        own = dataclasses.replace(run, null_threshold=threshold)
+        return heads.span(predictor, examples, own, 20, info, lambda n: None)
+
+    records, _ = predictions(examples, 1e9)
+    assert all(record["prediction"] == record["span"] != "" for record in records)
+    differences = [record["null_log_prob"] - record["log_prob"] for record in records]
+    middle = float(np.mean(sorted(differences)[1:3]))
+    records, _ = predictions(examples, middle)
+    assert [record["prediction"] == "" for record in records] == [d > middle for d in differences]
+    records, values = predictions(examples, -1e9)
+    assert [record["prediction"] for record in records] == [""] * 4 and values == {"squad2_em": 25.0}
+    records, _ = predictions(examples[:2], -1e9)
+    assert [record["prediction"] for record in records] == [record["span"] for record in records]
+
+
+def test_a_span_is_made_of_the_likeliest_ends():
+    windows = [Window(None, 0, 6, 2), Window(None, 4, 8, 1), Window(None, 8, 8, 3)]
+    scores = [np.full((12, 2), -9.0), np.full((12, 2), -9.0), np.zeros((3, 2))]
+    scores[0][[0, 1, 8]] = 0.0  # not of the context
+    scores[0][2 + 5, 0], scores[0][2 + 1, 1] = -1.0, -1.0  # an end before its start
+    assert heads.best_span(windows[:1], scores[:1], 1, 30) is None
+    assert heads.best_span(windows[:1], scores[:1], 2, 30) == (0, 1, -10.0)
+    assert heads.best_span(windows[:1], scores[:1], 6, 30) == (0, 1, -10.0)
+    assert heads.best_span(windows, scores, 1, 30) == (4, 4, -18.0)
+    scores[1][1 + 1, 0], scores[1][1 + 3, 1] = -1.0, -2.0
+    assert heads.best_span(windows, scores, 1, 3) == (5, 7, -3.0)
+    assert heads.best_span(windows, scores, 6, 2) == (0, 1, -10.0)
+    assert heads.best_span(windows[2:], scores[2:], 20, 30) is None
+
+
+@pytest.mark.parametrize("settings", [{"pooling": "mean", "pooler": True}, {"pooling": "last", "read": 0}])
+def test_a_dual_encoder_retrieves_by_its_own_vectors(settings):
+    network, run, made = with_head("mbert", "embed", **settings)
+
+    def text(number, size, gold=None):
+        inputs = np.array(framed("mbert", RNG.integers(6, 60, size))[0], np.int32)
+        return {"inputs": inputs, "text_spans": np.array([1, 1 + size]), "meta": {"id": str(number), "gold": gold}}
+
+    queries = [text(i, size, "3") for i, size in enumerate([1, 9, 4, 12])]
+    candidates = [text(i, size) for i, size in enumerate([5, 2, 13, 7, 20])]
+    run = dataclasses.replace(run, task_feature_lengths={"inputs": 10, "targets": 17})
+    found = [engine.retrieve(made(how), queries, candidates, run, 10, INFO, lambda n: None) for how in WAYS]
+
+    embed = alone(network, lambda t, u: network.embed(t, token_types_BS=u))
+
+    def vector(example, length):
+        places = longest_first(example["text_spans"], len(example["inputs"]), length)
+        return embed(example["inputs"][places], [])
+
+    query_QD, candidate_CD = (np.stack([vector(e, n) for e in side]) for side, n in ((queries, 10), (candidates, 17)))
+    cosines = query_QD @ candidate_CD.T
+    expected = cosines.argmax(axis=1)
+    assert np.diff(np.sort(cosines, axis=1))[:, -1].min() > 1e-5
+    for records, values in found:
+        assert [r["prediction"] for r in records] == [str(c) for c in expected]
+        assert values == {"accuracy": 25.0 * (expected == 3).sum()}
+
+
+@pytest.mark.parametrize(
+    ("kind", "has", "message"),
+    [
+        ("classification", ("tag", 3), "t needs a classification head, which this xlmr lacks: give heads/classify.gin"),
+        ("multiple_choice", ("classify", 3), "t needs a multiple-choice head, .* heads/choose.gin after the target's"),
+        ("tagging", ("span",), "t needs a tagging head, .* heads/tag.gin"),
+        ("tagging", ("tag", 2), r"t has 3 tags \(B-PER, I-PER, O\), but the head has 2: set NUM_LABELS=3"),
+        ("span_qa", ("choose",), "t needs a span head, .* heads/span.gin"),
+    ],
+)
+def test_a_model_without_the_head(kind, has, message):
+    predictor = {"tagging": "tag", "span_qa": "span"}.get(kind, "rank")
+    first = {"word_lengths": [1], "inputs": [9], "tags": [0]}
+    info = {"kind": kind, "predictor": predictor, "metrics": ["accuracy"], "features": [], "label_names": TAG_NAMES}
+    task = SimpleNamespace(name="t", info=info, examples=lambda split: SimpleNamespace(read=lambda numbers: [first]))
+    with pytest.raises(UserError, match=message):
+        engine.check_can_do(WithHead(BODIES["xlmr"], *has), task, "test")
