@@ -62,6 +62,11 @@ def test_the_settings_of_spans_and_of_a_dual_encoder():
     run = build(files, ["HEAD_POOLING=first", "HEAD_POOLER=True"])
     assert (run.model.pooling, run.model.pooler) == ("first", True)
     assert run.task_feature_lengths == {"inputs": 96, "targets": 256}
+    places = ["CHECKPOINT_PATH=/c", "EVAL_OUTPUT_DIR=/e", *PLACES[1:3], "NULL_THRESHOLD=-1.5", "DOC_STRIDE=64"]
+    config.load(["models/xlmr/base.gin", "runs/eval.gin", "heads/span.gin"], places, entry="evaluate")
+    scored = config.build("evaluate")
+    assert (scored.doc_stride, scored.max_query_length, scored.null_threshold) == (64, 64, -1.5)
+    assert (scored.n_best, scored.max_answer_length) == (20, 30)
     for file in ("span", "dual_encoder"):
         places = ["CHECKPOINT_PATH=/c", "EVAL_OUTPUT_DIR=/e", *PLACES[1:3]]
         config.load(["models/xlmr/base.gin", "runs/eval.gin", f"heads/{file}.gin"], places, entry="evaluate")

@@ -76,3 +76,4 @@ def test_a_target_of_an_encoder_has_the_reference_settings(name):
     assert run.schedule.warmup_steps < run.train_steps and isinstance(run.optimizer, AdamWConfig)
     scored = evaluation("xlmr/large", file)
     assert (scored.mixture_or_task_name, scored.model.kind) == (name, run.model.kind)
+    assert (scored.doc_stride, scored.max_query_length) == (run.doc_stride, run.max_query_length) == (128, 64)
