@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 
+import pandas as pd
 import pytest
 
 from xtr.checkpoints.manager import read_index
@@ -22,6 +23,7 @@ jsonl_task("mt_choices", kind="multiple_choice", files={"train": "choices.jsonl"
 jsonl_task("mt_spans", kind="span_qa", files={"train": "spans.jsonl"}, language="en",
            context="context", question="question", answers="answers")
 seqio.MixtureRegistry.add("mt_all", [("mt_nli", 2.0), ("mt_choices", 1.0), ("mt_spans", 1.0), ("text.corpus", 1.0)])
+seqio.MixtureRegistry.add("mt_scored", ["mt_nli", "mt_choices", "mt_spans"], default_rate=1.0)
 """
 HEADS = "{'nli': ('classify', 2), 'choice': 'choose', 'span': 'span', 'text': 'mlm'}"
 STEPS = 10
@@ -91,6 +93,25 @@ def test_a_run_goes_on_to_the_same_bits(arguments, trained, tmp_path):
     )
     ends = [read_index(path / "checkpoints" / "10")[0] for path in (trained, directory)]
     assert ends[0] == ends[1]
+
+
+def test_each_task_is_scored_by_its_own_head(arguments, trained, tmp_path):
+    evaluation = [
+        *("eval", *arguments[1:-1], "--gin_file=runs/eval.gin", "--gin_file=heads/multitask.gin"),
+        *("--gin.MIXTURE_OR_TASK_NAME=mt_scored", "--gin.evaluate.split='train'", f"--gin.HEADS={HEADS}"),
+        *("--gin.bert.BertConfig.mlm_head=True", f"--gin.CHECKPOINT_PATH={trained}", "--gin.LENGTH_BUCKETS=(24,)"),
+        *(f"--gin.EVAL_OUTPUT_DIR={tmp_path}", "--gin.TASK_FEATURE_LENGTHS={'inputs': 24}", "--gin.MAX_QUERY_LENGTH=8"),
+    ]
+    assert run(evaluation) == 0
+    rows = pd.read_parquet(tmp_path / "results.parquet")
+    found = dict(zip(zip(rows["target"], rows["metric"], strict=True), rows["value"], strict=True))
+    print(found)
+    assert set(found) == {
+        *(("mt_nli", "accuracy"), ("mt_choices", "accuracy"), ("mt_spans", "em"), ("mt_spans", "f1"))
+    }
+    with pytest.raises(UserError, match=r"no head for mt_spans: add one like \{'mt_spans': 'span'\} to HEADS"):
+        lacking = "{'nli': ('classify', 2), 'choice': 'choose', 'text': 'mlm'}"
+        run([*evaluation, f"--gin.HEADS={lacking}", f"--gin.EVAL_OUTPUT_DIR={tmp_path / 'none'}"])
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from xtr.data.cached_task import CachedTask
 from xtr.data.framing import longest_first
 from xtr.data.spans import Window
 from xtr.errors import UserError
@@ -18,6 +19,7 @@ from xtr.models.bert import BertConfig
 from xtr.models.bloom import BloomConfig
 from xtr.models.heads import WithHead
 from xtr.models.mt5 import MT5Config
+from xtr.models.multitask import WithHeads
 from xtr.models.spec import init_params
 from xtr.parallel.mesh import MeshConfig, make_mesh
 
@@ -402,6 +404,22 @@ def test_a_dual_encoder_retrieves_by_its_own_vectors(settings):
     for records, values in found:
         assert [r["prediction"] for r in records] == [str(c) for c in expected]
         assert values == {"accuracy": 25.0 * (expected == 3).sum()}
+
+
+def test_of_several_heads_the_tasks_own_answers():
+    config = WithHeads(BODIES["mbert"], {"other": ("tag", 2), "names": ("tag", 3), "choice": "choose"})
+    params = init_params(config.param_specs(), jax.random.key(0))
+    task = CachedTask("t", 0.0, "/t", {"kind": "tagging", "predictor": "tag", "label_names": TAG_NAMES})
+    own = heads.for_task(config, task, "test")
+    inputs = RNG.integers(6, 60, (1, 8))
+    single = config.head("names"), params | {"head": params["head"]["names"]}
+    found = [c.network(p).tag(inputs) for c, p in ((own, params), single)]
+    np.testing.assert_array_equal(*found)
+    assert found[0].shape == (1, 8, 3) and own.objectives == ("tag",)
+    search = dataclasses.replace(task, info={"kind": "retrieval", "predictor": "embed"})
+    assert heads.for_task(config, search, "test") is config and heads.for_task(single[0], task, "test") is single[0]
+    with pytest.raises(UserError, match="no head for t: add one like {'t': 'span'}"):
+        heads.for_task(config, dataclasses.replace(task, info={"kind": "span_qa", "predictor": "span"}), "test")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The evaluation engine: one checkpoint on every language of a target -> rows and predictions."""
 
+import dataclasses
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -197,7 +198,7 @@ def check_can_do(model: ModelConfig, task: CachedTask, split: str) -> None:
             f"{task.name} cannot be evaluated by text: it lacks the feature {' and '.join(lacking)}; it has "
             f"{', '.join(task.info['features'])}."
         )
-    if predictor in ("rank", "tag", "span") and not writes:
+    if predictor in heads.PREDICTORS and not writes:
         heads.check_head(model, task, split)
 
 
@@ -239,7 +240,7 @@ def evaluate(run: EvaluateRun, gin_texts: Mapping[str, str] | None = None) -> li
     if run.dev_task_name:
         work += [(task, run.dev_split) for task in found[run.dev_task_name]]
     for task, split in work:
-        check_can_do(run.model, task, split)
+        check_can_do(heads.for_task(run.model, task, split), task, split)
     _check_apart(run, work)
     # Retrieval reads no head but a dual encoder's, and published checkpoints have none.
     retrieval = all(task.info["predictor"] == "embed" for task, _ in work)
@@ -314,6 +315,7 @@ def _check_apart(run: EvaluateRun, work: Sequence[tuple[CachedTask, str]]) -> No
 def _evaluate_task(
     run: EvaluateRun, predictor: Predictor, step: int, task: CachedTask, split: str, store, own, advance
 ):
+    predictor = dataclasses.replace(predictor, config=heads.for_task(predictor.config, task, split))
     sides = [eval_examples(task, name)[: run.limit] for name in _splits(task, split)]
     longest = predictor.length_buckets[-1]
     length = min((run.task_feature_lengths or {}).get("inputs", longest), longest)

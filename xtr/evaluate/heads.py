@@ -4,6 +4,7 @@ Each function takes a task's examples to records and values of metrics, whatever
 choice is a row, a long sentence several pieces, a long context several windows.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ import numpy as np
 from xtr.data.cached_task import CachedTask
 from xtr.data.choices import cut_texts
 from xtr.data.labelled import HEADS, OBJECTIVE_OF_KIND, check_labels
+from xtr.data.multitask import tasks_of_heads
 from xtr.data.spans import Window, Windowing, windows_of
 from xtr.data.tagged import check_tags
 from xtr.data.tagging import Frame, align, tags_of_words
@@ -20,8 +22,20 @@ from xtr.evaluate.predictor import Predictor
 from xtr.evaluate.results import score_records
 from xtr.evaluate.run import EvaluateRun
 from xtr.models.interface import ModelConfig
+from xtr.models.multitask import WithHeads
 
 _NAMES = {"classify": "classification", "choose": "multiple-choice", "tag": "tagging", "span": "span"}
+
+
+PREDICTORS = ("rank", "tag", "span")  # what a head may answer
+
+
+def for_task(model: ModelConfig, task: CachedTask, split: str) -> ModelConfig:
+    """The model as it answers a task: of several heads by the task's own. UserError where none of them is."""
+    if not isinstance(model, WithHeads) or task.info["predictor"] not in PREDICTORS:
+        return model
+    (name,) = tasks_of_heads([dataclasses.replace(task, rate=1.0)], split, model.head_for)
+    return model.on(name)
 
 
 def check_head(model: ModelConfig, task: CachedTask, split: str) -> None:
