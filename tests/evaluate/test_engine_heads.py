@@ -121,6 +121,8 @@ def test_buckets_end_at_the_models_longest_text(monkeypatch):
     monkeypatch.setattr("xtr.checkpoints.load.load_params", lambda *args, **options: ({}, origin))
     predictor, step = open_predictor(run, config)
     assert predictor.length_buckets == (8, 32) and step == 5
+    shorter = dataclasses.replace(run, task_feature_lengths={"inputs": 24, "targets": 12})
+    assert open_predictor(shorter, config)[0].length_buckets == (8, 24)
     plain = dataclasses.replace(run, model=WithHead(BODIES["mt5"], "classify", 3))
     assert open_predictor(plain, plain.model)[0].length_buckets == (8, 64, 128)
 

@@ -187,6 +187,12 @@ def _embed_all(config: ModelConfig) -> Callable:
     return jax.jit(lambda params, tokens_BS: pooled(params, tokens_BS).swapaxes(0, 1))
 
 
+def _longest(run: EvaluateRun | InferRun) -> int | None:
+    """What no row is longer than, where that is set."""
+    lengths = run.task_feature_lengths if isinstance(run, EvaluateRun) else None
+    return max(lengths.values()) if lengths else None
+
+
 def open_predictor(run: EvaluateRun | InferRun, model: ModelConfig) -> tuple[Predictor, int]:
     """Loads what `model`, the run's model or its encoder, needs of a checkpoint; returns the predictor and the
     checkpoint's step."""
@@ -194,6 +200,6 @@ def open_predictor(run: EvaluateRun | InferRun, model: ModelConfig) -> tuple[Pre
     mesh = make_mesh(run.mesh)
     shardings = tree_shardings(model.param_specs(), mesh, DEFAULT_RULES)
     params, origin = load.load_params(run.checkpoint_path, model, shardings, allow_pickle=run.allow_pickle)
-    most = model.max_length or run.length_buckets[-1]
+    most = min(filter(None, (run.length_buckets[-1], model.max_length, _longest(run))))
     buckets = tuple(sorted({min(bucket, most) for bucket in run.length_buckets}))
     return Predictor(model, params, vocabulary, mesh, buckets, run.tokens_per_batch), origin.step

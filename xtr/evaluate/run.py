@@ -30,7 +30,7 @@ class EvaluateRun:
       decoding: how they are generated.
       tokens_per_batch: encoder tokens of a batch (batch size = this over the bucket's length).
       length_buckets: encoder lengths that are compiled for; an example goes into the shortest that holds it.
-        Lengths above the model's `max_length` count as that.
+        Lengths above the model's `max_length`, or all of `task_feature_lengths`, count as that.
       embedding_layer: layer that retrieval reads (0 = embeddings, -1 = after the final norm); a dual encoder's head
         reads its own.
       doc_stride, max_query_length: how contexts and questions are cut for a span head, see `xtr.data.spans.Windowing`.
