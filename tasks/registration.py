@@ -28,7 +28,8 @@ _COMMON_CODE = (
 )  # fmt: skip
 
 
-def _code(function: Callable) -> set[Path]:
+@functools.cache
+def _code(function: Callable) -> frozenset[Path]:
     """The file of a reader or a rendering, those of the functions that it takes from other modules, and so on through
     the modules of tasks."""
     todo, files = [inspect.getmodule(function)], {}
@@ -39,7 +40,7 @@ def _code(function: Callable) -> set[Path]:
         files[module.__name__] = Path(inspect.getfile(module))
         if module.__name__.startswith("xtr.tasks."):
             todo += [inspect.getmodule(value) for value in vars(module).values() if inspect.isfunction(value)]
-    return set(files.values())
+    return frozenset(files.values())
 
 
 @dataclass(frozen=True)

@@ -132,4 +132,6 @@ def test_a_task_without_a_head_is_refused(arguments, tmp_path):
         run(multitask(arguments, tmp_path / "run", heads="{'nli': ('classify', 2), 'choice': 'choose', 'text': 'mlm'}"))
     with pytest.raises(UserError, match="'multitask' is the objective of a model with several heads"):
         run(multitask(arguments, tmp_path / "run", "--gin.train.objective=classify"))
+    with pytest.raises(UserError, match="LABEL_SMOOTHING is 0.1, which the objective 'classify' lacks"):
+        run(multitask(arguments, tmp_path / "run", "--gin.LABEL_SMOOTHING=0.1"))
     assert not (tmp_path / "run").exists()

@@ -16,7 +16,6 @@ from xtr.data.cache import ensure_cached
 from xtr.data.pipeline import train_batches
 from xtr.data.vocabulary import open_vocabulary
 from xtr.errors import Preempted, UserError
-from xtr.models.multitask import MULTITASK
 from xtr.parallel.mesh import make_mesh
 from xtr.parallel.sharding import DEFAULT_RULES, global_batch
 from xtr.progress import progress
@@ -182,7 +181,8 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
 
 
 def options_for(run: TrainRun, origin: load.Origin | None) -> TrainOptions:
-    """The step's options, with what follows from the initial checkpoint's origin unless the configuration sets it.
+    """The options of every step but its objective, with what follows from the initial checkpoint's origin unless the
+    configuration sets it.
 
     A released T5X checkpoint brings second moments that hardly move any more: the loss must keep the scale they were
     made with, and the optimizer's step goes on counting from the checkpoint's. (Under a head the loss is another, a sum
@@ -195,7 +195,6 @@ def options_for(run: TrainRun, origin: load.Origin | None) -> TrainOptions:
     if origin and origin.has_slots and optimizer.step_offset == 0:
         optimizer = dataclasses.replace(optimizer, step_offset=-origin.step)
     return TrainOptions(
-        objective="classify" if run.objective == MULTITASK else run.loss,  # each head's step has its own
         z_loss=run.z_loss,
         label_smoothing=run.label_smoothing,
         loss_normalizing_factor=normalizer,

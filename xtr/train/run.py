@@ -118,10 +118,11 @@ class TrainRun:
                 f"train.objective is {self.objective!r}: {MULTITASK!r} is the objective of a model with several heads "
                 "(heads/multitask.gin, after the run's file), and of no other."
             )
-        if not several:
-            check_objective(self.loss, self.model)
-            TrainOptions(objective=self.loss, z_loss=self.z_loss, label_smoothing=self.label_smoothing)
-            check_microbatches(self.loss, self.num_microbatches)
+        for model in [self.model.on(name) for name in self.model.names] if several else [self.model]:
+            objective = model.objectives[0] if several else self.loss
+            check_objective(objective, model)
+            TrainOptions(objective=objective, z_loss=self.z_loss, label_smoothing=self.label_smoothing)
+            check_microbatches(objective, self.num_microbatches)
         for name in ("train_steps", "batch_size", "num_microbatches", "doc_stride", "max_query_length"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
