@@ -74,6 +74,14 @@ class _Display:
             self._users += 1
             return self._bar
 
+    def say(self, text: str) -> None:
+        """Prints a line, above the bars where there are any."""
+        with self._lock:
+            if self._bar is not None and sys.stdout.isatty():
+                self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            else:
+                print(text, flush=True)
+
     def leave(self, reporter: _BarReporter) -> None:
         with self._lock:
             self._users -= 1
@@ -84,6 +92,9 @@ class _Display:
 
 
 _display = _Display()
+
+
+say = _display.say
 
 
 @contextlib.contextmanager

@@ -19,7 +19,18 @@ from xtr.errors import UserError
 DONE = "DONE"
 IDENTITY = "run.json"
 # Fields that say where a run's files lie or how fast it goes, not what it computes.
-PLACE_FIELDS = frozenset({"model_dir", "eval_output_dir", "cache_dir", "data_dir", "checkpoint", "use_cached_tasks"})
+PLACE_FIELDS = frozenset(
+    {
+        "model_dir",
+        "eval_output_dir",
+        "cache_dir",
+        "data_dir",
+        "checkpoint",
+        "use_cached_tasks",
+        "examples_per_shard",
+        "log_samples",
+    }
+)
 
 
 def data_dir(value: str | None) -> str:
@@ -140,7 +151,8 @@ def is_done(directory: str | os.PathLike, facts: Mapping[str, Any]) -> bool:
     changes = difference(json.loads(known.read_text()), json.loads(json.dumps(facts)))
     if changes:
         raise UserError(
-            f"{directory} holds another run; choose a new MODEL_DIR or set these back: " + "; ".join(changes[:8])
+            f"{directory} holds another run; choose a new folder (MODEL_DIR, EVAL_OUTPUT_DIR) or set these back: "
+            + "; ".join(changes[:8])
         )
     return (directory / DONE).exists()
 

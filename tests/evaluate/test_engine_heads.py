@@ -12,7 +12,9 @@ from xtr.data.cached_task import CachedTask
 from xtr.data.framing import longest_first
 from xtr.data.spans import Window
 from xtr.errors import UserError
-from xtr.evaluate import engine, heads
+from xtr.evaluate import engine, heads, retrieval
+from xtr.evaluate.grading import Grading, grade
+from xtr.evaluate.methods import LABEL, Asked
 from xtr.evaluate.predictor import Predictor, open_predictor
 from xtr.evaluate.run import EvaluateRun
 from xtr.models.bert import BertConfig
@@ -44,7 +46,7 @@ def example(number, a, b):
     }
 
 
-INFO = {"metrics": ["accuracy"], "language": "en"}
+INFO = {"task": "t", "metrics": ["accuracy"], "language": "en"}
 EXAMPLES = [example(i, a, b) for i, (a, b) in enumerate([(3, 2), (20, 4), (1, 1), (9, 9), (0, 5), (4, 14), (12, 2)])]
 
 
@@ -63,9 +65,17 @@ def predictor(made):
     return lambda buckets, tokens: Predictor(*made, None, mesh, buckets, tokens)
 
 
+def answer(method, predictor, examples, run, length, info, grading=None):
+    """The graded records and the values of the metrics."""
+    asked = Asked(run, info, length)
+    said = method.predict(predictor, examples, asked, lambda n: None)
+    records = method.records(predictor.vocabulary, examples, range(len(examples)), said, asked)
+    return records, grade(records, info, grading or Grading())
+
+
 def scores(predictor, length=32):
     run = EvaluateRun(predictor.config, "c", "xnli", "e", "v")
-    records, values = engine.classify(predictor, EXAMPLES, run, length, INFO, lambda n: None)
+    records, values = answer(LABEL, predictor, EXAMPLES, run, length, INFO)
     return np.array([record["scores"] for record in records]), records, values
 
 
@@ -94,7 +104,7 @@ def test_token_types_are_read_where_the_family_has_them(predictor, made):
     whole, *_ = scores(predictor((32,), 4096))
     flat = [dict(e, token_types=np.zeros_like(e["token_types"])) for e in EXAMPLES]
     run = EvaluateRun(made[0], "c", "xnli", "e", "v")
-    records, _ = engine.classify(predictor((32,), 4096), flat, run, 32, INFO, lambda n: None)
+    records, _ = answer(LABEL, predictor((32,), 4096), flat, run, 32, INFO)
     same = np.allclose([r["scores"] for r in records], whole, atol=1e-6)
     assert same == (made[0].family != "mbert")
 
@@ -177,7 +187,7 @@ def alone(network, method):
 
 def answers(method, made, examples, run, length=32, info=INFO):
     """The records in every way of batching."""
-    return [method(made(how), examples, run, length, info, lambda n: None) for how in WAYS]
+    return [answer(method, made(how), examples, run, length, info) for how in WAYS]
 
 
 def choice_example(family, number, prompt, choices):
@@ -200,7 +210,7 @@ def test_choices(family):
     network, run, made = with_head(family, "choose")
     shapes = [(3, [2, 5]), (9, [1, 12, 3]), (1, [1, 1, 2, 7]), (14, [4, 3])]
     examples = [choice_example(family, i, *shape) for i, shape in enumerate(shapes)]
-    (records, values), *others = answers(heads.choose, made, examples, run)
+    (records, values), *others = answers(heads.CHOOSE, made, examples, run)
     choose = alone(network, lambda t, u: network.choose(t[:, None], token_types_BCS=u[:, None])[:, 0])
     right = 0
     for n, (example, record) in enumerate(zip(examples, records, strict=True)):
@@ -222,7 +232,7 @@ def test_choices(family):
 def test_a_long_choice_is_cut_by_itself():
     _, run, made = with_head("mbert", "choose")
     whole = choice_example("mbert", 0, 9, [2, 15])
-    (records, _), *_ = answers(heads.choose, made, [whole], run, length=16)
+    (records, _), *_ = answers(heads.CHOOSE, made, [whole], run, length=16)
     ends = np.cumsum(whole["choice_lengths"])
     kept = [
         start + longest_first(spans, end - start, 16)
@@ -231,7 +241,7 @@ def test_a_long_choice_is_cut_by_itself():
     assert [len(places) for places in kept] == [14, 16]
     cut = {name: whole[name][np.concatenate(kept)] for name in ("inputs", "token_types")}
     cut |= {"choice_lengths": np.array([14, 16]), "text_spans": np.zeros(8, int), "meta": whole["meta"]}
-    (found, _), *_ = answers(heads.choose, made, [cut], run)
+    (found, _), *_ = answers(heads.CHOOSE, made, [cut], run)
     np.testing.assert_allclose(records[0]["scores"], found[0]["scores"], atol=5e-6)
     assert [heads.is_cut(made(WAYS[0]), whole, run, length) for length in (25, 26, 27)] == [True, True, False]
 
@@ -254,7 +264,7 @@ def test_tags(family):
         for number, own in enumerate(words)
     ]
     info = {"metrics": ["span_f1", "token_accuracy"], "language": "en", "label_names": TAG_NAMES}
-    (records, values), *others = answers(heads.tag, made, examples, run, length=16, info=info)
+    (records, values), *others = answers(heads.TAG, made, examples, run, length=16, info=info)
     for other in others:
         assert other == (records, values)
     special, tag = len(framed(family, [])[0]), alone(network, lambda t, u: network.tag(t, token_types_BS=u))
@@ -326,8 +336,8 @@ def test_spans(family):
     network, run, made = with_head(family, "span")
     run = dataclasses.replace(run, doc_stride=6, max_query_length=5, n_best=100, max_answer_length=4)
     examples = [span_example(i, *sizes) for i, sizes in enumerate([(3, 5), (7, 12), (4, 40), (1, 19), (2, 1), (0, 26)])]
-    info = {"metrics": ["em", "squad2_f1"], "language": "en"}
-    (records, values), *others = answers(heads.span, made, examples, run, length=20, info=info)
+    info = {"metrics": ["em", "f1"], "language": "en"}
+    (records, values), *others = answers(heads.SPAN, made, examples, run, length=20, info=info)
     span = alone(network, lambda t, u: network.span(t, token_types_BS=u))
     for n, (example, record) in enumerate(zip(examples, records, strict=True)):
         (first, last), log_prob, null = plain_span(span, family, example, run, 20)
@@ -350,8 +360,7 @@ def test_no_answer_is_for_tasks_that_have_questions_without_one():
     info = {"metrics": ["squad2_em"], "language": "en"}
 
     def predictions(examples, threshold):
-        own = dataclasses.replace(run, null_threshold=threshold)
-        return heads.span(predictor, examples, own, 20, info, lambda n: None)
+        return answer(heads.SPAN, predictor, examples, run, 20, info, Grading(null_threshold=threshold))
 
     records, _ = predictions(examples, 1e9)
     assert all(record["prediction"] == record["span"] != "" for record in records)
@@ -361,6 +370,7 @@ def test_no_answer_is_for_tasks_that_have_questions_without_one():
     assert [record["prediction"] == "" for record in records] == [d > middle for d in differences]
     records, values = predictions(examples, -1e9)
     assert [record["prediction"] for record in records] == [""] * 4 and values == {"squad2_em": 25.0}
+    info = info | {"metrics": ["f1"]}
     records, _ = predictions(examples[:2], -1e9)
     assert [record["prediction"] for record in records] == [record["span"] for record in records]
 
@@ -391,7 +401,7 @@ def test_a_dual_encoder_retrieves_by_its_own_vectors(settings):
     queries = [text(i, size, "3") for i, size in enumerate([1, 9, 4, 12])]
     candidates = [text(i, size) for i, size in enumerate([5, 2, 13, 7, 20])]
     run = dataclasses.replace(run, task_feature_lengths={"inputs": 10, "targets": 17})
-    found = [engine.retrieve(made(how), queries, candidates, run, 10, INFO, lambda n: None) for how in WAYS]
+    found = [retrieval.retrieve(made(how), queries, candidates, run, 10, INFO, lambda n: None) for how in WAYS]
 
     embed = alone(network, lambda t, u: network.embed(t, token_types_BS=u))
 
@@ -403,9 +413,9 @@ def test_a_dual_encoder_retrieves_by_its_own_vectors(settings):
     cosines = query_QD @ candidate_CD.T
     expected = cosines.argmax(axis=1)
     assert np.diff(np.sort(cosines, axis=1))[:, -1].min() > 1e-5
-    for records, values in found:
+    for records, _ in found:
         assert [r["prediction"] for r in records] == [str(c) for c in expected]
-        assert values == {"accuracy": 25.0 * (expected == 3).sum()}
+        assert grade(records, INFO) == {"accuracy": 25.0 * (expected == 3).sum()}
 
 
 def test_of_several_heads_the_tasks_own_answers():

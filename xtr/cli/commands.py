@@ -13,6 +13,7 @@ from xtr import config, rundir
 from xtr.cli import options, tables
 from xtr.cli.convert import convert
 from xtr.cli.data import data
+from xtr.cli.evaluation import evaluate
 from xtr.cli.show import show
 from xtr.errors import UserError, by_reason
 
@@ -39,22 +40,9 @@ def train(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def evaluate(arguments: argparse.Namespace) -> int:
-    run, texts = load(arguments, "evaluate")
-    from xtr.evaluate.engine import evaluate as run_evaluation
-
-    rows = run_evaluation(run, texts)
-    table = Table("target", "language", "split", "metric", "value", "n")
-    for row in rows:
-        table.add_row(row.target, row.language, row.split, row.metric, f"{row.value:.2f}", str(row.n))
-    console.print(table)
-    console.print(f"rows and predictions: {run.eval_output_dir}", soft_wrap=True)
-    return 0
-
-
 def infer(arguments: argparse.Namespace) -> int:
     run, _ = load(arguments, "infer")
-    from xtr.evaluate.engine import infer as run_inference
+    from xtr.evaluate.infer import infer as run_inference
 
     count = run_inference(run)
     console.print(f"{count} answers in {run.output_file}", soft_wrap=True)

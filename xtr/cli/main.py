@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Sequence
 
-from xtr.cli import convert, data, options, show
+from xtr.cli import convert, data, evaluation, options, show
 from xtr.errors import Preempted, UserError, did_you_mean
 
 EXIT_DONE, EXIT_USAGE, EXIT_PREEMPTED = 0, 2, 42
@@ -94,7 +94,10 @@ def build_parser() -> argparse.ArgumentParser:
         ("eval", "score a checkpoint in every language of a target"),
         ("infer", "generate for a text file"),
     ):
-        _gin_arguments(commands.add_parser(name, help=text))
+        command = commands.add_parser(name, help=text)
+        _gin_arguments(command)
+        if name == "eval":
+            evaluation.add_arguments(command)
 
     convert_command = commands.add_parser("convert", help="write a checkpoint as Hugging Face's or T5X's")
     convert.add_arguments(convert_command)

@@ -1,172 +1,51 @@
-"""The evaluation engine: one checkpoint on every language of a target -> rows and predictions."""
+"""The evaluation engine: one checkpoint on every language of a target -> rows and predictions.
+
+Examples are predicted shard by shard (`journal`), and a shard's records are written while the device works on the next
+one. A killed evaluation goes on behind its last whole shard, with the same bits. Grading reads records alone, so that
+`regrade` needs no model.
+"""
 
 import dataclasses
+import hashlib
 import json
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from xtr import rundir
 from xtr.data.cache import as_names, ensure_cached
 from xtr.data.cached_task import CachedTask, eval_examples
-from xtr.data.formats import ENCODER, UNANSWERABLE, format_of
-from xtr.data.framing import longest_first
-from xtr.data.tag_text import parse_tags
-from xtr.errors import UserError, did_you_mean
-from xtr.evaluate import heads, own_metrics
-from xtr.evaluate.metrics import METRICS, nearest, unpad_answer
+from xtr.data.formats import ENCODER, format_of
+from xtr.errors import DataError, UserError, did_you_mean
+from xtr.evaluate import heads, own_metrics, retrieval
+from xtr.evaluate.grading import ENGLISH_DEV, Grading, best_null_threshold, grade, may_lack_answers
+from xtr.evaluate.journal import Journal, plan_shards
+from xtr.evaluate.methods import GENERATE, LABEL, SCORE, Asked, Method
+from xtr.evaluate.metrics import METRICS
 from xtr.evaluate.predictor import Predictor, open_predictor
-from xtr.evaluate.results import ResultRow, ResultStore, mean_rows, score_records
-from xtr.evaluate.run import EvaluateRun, InferRun
+from xtr.evaluate.results import Place, ResultRow, ResultStore, mean_rows
+from xtr.evaluate.run import EvaluateRun
 from xtr.models import spec
 from xtr.models.interface import ModelConfig
 from xtr.progress import progress
 
-SPLITS_OF_RETRIEVAL = ("queries", "candidates")
-_RANKED = ("map@20", "bucc_f1")  # metrics of ranked or mined lists
-
-
 # ---------------------------------------------------------------------------------------------------------------------
-# From a task's examples to prediction records
+# What can be evaluated how
 # ---------------------------------------------------------------------------------------------------------------------
 
-
-def _inputs(
-    predictor: Predictor, examples: Sequence[Mapping], length: int, feature: str = "inputs"
-) -> list[np.ndarray]:
-    """A feature of the examples' tokens, cut to `length`: special tokens stay where the format says what they are."""
-    return [
-        np.asarray(example[feature][longest_first(example["text_spans"], len(example[feature]), length)], np.int32)
-        if "text_spans" in example
-        else predictor.cut(example[feature], length)
-        for example in examples
-    ]
+_METHODS = {"rank": LABEL, "generate": GENERATE, "score": SCORE, "tag": heads.TAG, "span": heads.SPAN}
+_RETRIEVAL = "embed"
 
 
-def classify(predictor: Predictor, examples, run: EvaluateRun, length: int, info, advance):
-    """The labels' scores by the head, where the model has one; else by ranking the label strings."""
-    choices = [example["meta"]["choices"] for example in examples]
-    inputs = _inputs(predictor, examples, length)
-    if "classify" in predictor.config.objectives:
-        scores_NC = predictor.classify(inputs, _inputs(predictor, examples, length, "token_types"), advance)
-    else:
-        scores_NC = predictor.rank(inputs, choices, advance)
-    predicted_N = scores_NC.argmax(axis=1)
-    golds = [int(example["meta"]["label"]) for example in examples]
-    records = [
-        {
-            "id": example["meta"]["id"],
-            "prediction": texts[p],
-            "gold": texts[gold],
-            "scores": [float(s) for s in scores[: len(texts)]],
-            "contributions": {},
-        }
-        for example, texts, p, gold, scores in zip(examples, choices, predicted_N, golds, scores_NC, strict=True)
-    ]
-    return records, score_records(records, info, [int(p) for p in predicted_N], golds)
-
-
-def answer(predictor: Predictor, examples, run: EvaluateRun, length: int, info, advance):
-    """Generated answers. Those to a passage are matched back into it (mT5's rendering pads punctuation), tags are read
-    out of their text, and both are scored officially; any other text is compared with the target as it is."""
-    inputs = _inputs(predictor, examples, length)
-    best = [found[0] for found in predictor.generate_tokens(inputs, run.max_decode_length, run.decoding, advance)]
-    texts = [predictor.vocabulary.decode(tokens.tolist()) for tokens, _ in best]
-    answers, golds, illegal = [], [], []
-    for text, example in zip(texts, examples, strict=True):
-        meta, counts = example["meta"], None
-        if "answers" in meta:
-            answers.append(text if text == UNANSWERABLE else unpad_answer(text, meta["context"]))
-            golds.append(meta["answers"])
-        elif "tags" in meta:
-            tags, counts = parse_tags(text, len(meta["tokens"]), info["label_names"])
-            answers.append(list(tags))
-            golds.append(meta["tags"])
-        else:
-            answers.append(text)
-            golds.append([predictor.vocabulary.decode(example["targets"].tolist())])
-        illegal.append({} if counts is None else {"illegal": dict(counts)})
-    records = [
-        {
-            "id": example["meta"].get("id", str(number)),
-            "prediction": text,
-            "gold": gold,
-            "raw_prediction": raw,
-            "log_prob": log_prob,
-            "tokens": tokens,
-            **wrong,
-            "contributions": {},
-        }
-        for number, (example, text, gold, raw, (tokens, log_prob), wrong) in enumerate(
-            zip(examples, answers, golds, texts, best, illegal, strict=True)
-        )
-    ]
-    return records, score_records(records, info, answers, golds, UNANSWERABLE)
-
-
-def score_targets(predictor: Predictor, examples, run: EvaluateRun, length: int, info, advance):
-    """The log-probability of each target, for tasks whose own metrics read nothing else."""
-    return own_metrics.scored(predictor, _inputs(predictor, examples, length), examples, run, advance), {}
-
-
-def retrieve(predictor: Predictor, queries, candidates, run: EvaluateRun, length: int, info, advance):
-    """Nearest candidate by cosine: of a dual encoder's vectors, else of mean-pooled states, of which every layer is
-    scored and one layer makes the prediction."""
-    query_inputs = _inputs(predictor, queries, length)
-    candidate_inputs = _inputs(predictor, candidates, _candidate_length(predictor, run, length))
-    ids = [example["meta"]["id"] for example in candidates]
-    golds = [example["meta"]["gold"] for example in queries]
-
-    def found_by(query_QD: np.ndarray, candidate_CD: np.ndarray) -> list:
-        return [ids[i] for i in nearest(query_QD, candidate_CD)]
-
-    by_layer = []
-    if _is_dual(predictor.config):
-        found = found_by(predictor.vectors(query_inputs, advance), predictor.vectors(candidate_inputs, advance))
-    else:
-        query_LQD, candidate_LCD = (predictor.embed(side, advance) for side in (query_inputs, candidate_inputs))
-        by_layer = [found_by(*sides) for sides in zip(query_LQD, candidate_LCD, strict=True)]
-        found = by_layer[run.embedding_layer]
-    records = [
-        {"id": example["meta"]["id"], "prediction": hit, "gold": gold, "contributions": {}}
-        for example, hit, gold in zip(queries, found, golds, strict=True)
-    ]
-    values = score_records(records, info, found, golds)
-    for layer, hits in enumerate(by_layer):
-        values |= {f"{name}/layer_{layer}": METRICS[name](hits, golds)[0] for name in info["metrics"]}
-    return records, values
-
-
-def _candidate_length(predictor: Predictor, run: EvaluateRun, length: int) -> int:
-    """Tokens of a candidate: a dual encoder is trained on positives (`targets`) that may be longer than queries."""
-    positives = (run.task_feature_lengths or {}).get("targets", 0) if _is_dual(predictor.config) else 0
-    return max(length, min(positives, predictor.length_buckets[-1]))
-
-
-def _is_dual(model: ModelConfig) -> bool:
-    return "contrastive" in model.objectives
-
-
-_METHODS = {
-    "rank": classify,
-    "generate": answer,
-    "score": score_targets,
-    "embed": retrieve,
-    "tag": heads.tag,
-    "span": heads.span,
-}
-
-
-def _method(model: ModelConfig, info: Mapping):
+def method_of(model: ModelConfig, info: Mapping) -> Method:
+    """How a model predicts the examples of a task, given what it does and the task's facts."""
     chooses = info["predictor"] == "rank" and "choose" in model.objectives
-    return heads.choose if chooses else _METHODS[info["predictor"]]
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The run
-# ---------------------------------------------------------------------------------------------------------------------
+    return heads.CHOOSE if chooses else _METHODS[info["predictor"]]
 
 
 def check_can_do(model: ModelConfig, task: CachedTask, split: str) -> None:
@@ -178,10 +57,8 @@ def check_can_do(model: ModelConfig, task: CachedTask, split: str) -> None:
       split: the split that is scored.
     """
     predictor, writes = task.info["predictor"], format_of(model.objectives) != ENCODER
-    if predictor not in _METHODS:
+    if predictor not in (*_METHODS, _RETRIEVAL):
         raise UserError(f"{task.name} is not evaluated by prediction (its predictor is {predictor!r}).")
-    if later := [name for name in task.info["metrics"] if name in _RANKED]:
-        raise UserError(f"{task.name} is scored by {', '.join(later)}, for which xtr eval cannot rank candidates yet.")
     if unknown := [name for name in task.info["metrics"] if name not in METRICS]:
         hint = did_you_mean(unknown[0], METRICS)
         raise UserError(f"{task.name} is scored by {', '.join(unknown)}, which xtr eval cannot compute.{hint}")
@@ -206,27 +83,68 @@ def _select(tasks: Sequence[CachedTask], languages: Sequence[str] | None, name: 
     if languages is None:
         return list(tasks)
     languages = as_names(languages)
-    found = {task.info["language"]: task for task in tasks}
+    found: dict[str, list[CachedTask]] = {}
+    for task in tasks:
+        found.setdefault(task.info["language"], []).append(task)
     unknown = [language for language in languages if language not in found]
     if unknown:
         raise UserError(
             f"{name} has no {', '.join(unknown)}; found: {', '.join(sorted(found))}.{did_you_mean(unknown[0], found)}"
         )
-    return [found[language] for language in languages]
+    return [task for language in languages for task in found[language]]
 
 
-def evaluate(run: EvaluateRun, gin_texts: Mapping[str, str] | None = None) -> list[ResultRow]:
-    """Evaluates one checkpoint; a finished evaluation is recognised and its rows are read back.
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """One task and split of an evaluation: what one predictions file holds."""
 
-    Returns:
-      The rows, also written to `eval_output_dir/results.parquet`, with the predictions beside them.
-    """
-    store = ResultStore(run.eval_output_dir)
-    if rundir.is_done(run.eval_output_dir, rundir.identity(run)):
-        return [ResultRow(**row) for row in store.read().to_dict("records")]
-    started = time.monotonic()
-    names = [run.mixture_or_task_name] + ([run.dev_task_name] if run.dev_task_name else [])
-    found = ensure_cached(
+    run: EvaluateRun
+    task: CachedTask
+    split: str
+
+    @property
+    def place(self) -> Place:
+        info = self.task.info
+        return Place(self.run.run_id, self.run.target or info["group"], info["language"], self.split)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that are read."""
+        return retrieval.SPLITS if self.task.info["predictor"] == _RETRIEVAL else (self.split,)
+
+    def count(self) -> int:
+        """Examples that are read."""
+        counts = [self.task.num_examples(split) for split in self.splits]
+        return sum(min(n, self.run.limit or n) for n in counts)
+
+
+def _parts(run: EvaluateRun, found: Mapping[str, Sequence[CachedTask]]) -> list[_Part]:
+    """The parts of an evaluation, each checked; the development set comes first, where others wait for it."""
+    parts = []
+    for name in as_names(run.mixture_or_task_name):
+        parts += [_Part(run, task, run.split) for task in _select(found[name], run.languages, name)]
+    if run.dev_task_name:
+        dev = [_Part(run, task, run.dev_split) for task in found[run.dev_task_name]]
+        parts = dev + parts if run.null_threshold == ENGLISH_DEV else parts + dev
+    seen: dict[Place, str] = {}
+    for part in parts:
+        check_can_do(heads.for_task(run.model, part.task, part.split), part.task, part.split)
+        if (other := seen.setdefault(part.place, part.task.name)) != part.task.name:
+            raise UserError(
+                f"{other} and {part.task.name} would both be target {part.place.target}, language "
+                f"{part.place.language} in the results: leave evaluate.target unset, or say the tasks' languages and "
+                "groups by xtr.tasks.describe()."
+            )
+    return list({part.place: part for part in parts}.values())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The run
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _cached(run: EvaluateRun, names: Sequence[str]) -> Mapping[str, Sequence[CachedTask]]:
+    return ensure_cached(
         names,
         task_modules=run.task_modules,
         tfds_tasks=run.tfds_tasks,
@@ -236,48 +154,255 @@ def evaluate(run: EvaluateRun, gin_texts: Mapping[str, str] | None = None) -> li
         format=run.format,
         lengths=run.task_feature_lengths,
     )
-    work = [(task, run.split) for task in _select(found[names[0]], run.languages, names[0])]
-    if run.dev_task_name:
-        work += [(task, run.dev_split) for task in found[run.dev_task_name]]
-    for task, split in work:
-        check_can_do(heads.for_task(run.model, task, split), task, split)
-    _check_apart(run, work)
+
+
+def evaluate(
+    run: EvaluateRun,
+    gin_texts: Mapping[str, str] | None = None,
+    on_rows: Callable[[Sequence[ResultRow]], None] = lambda rows: None,
+) -> list[ResultRow]:
+    """Evaluates one checkpoint; a finished evaluation is recognised and its rows are read back.
+
+    Args:
+      on_rows: is told the rows of each task and language, as soon as it is graded.
+
+    Returns:
+      The rows, also written to `eval_output_dir/results.parquet`, with the predictions beside them.
+    """
+    store = ResultStore(run.eval_output_dir)
+    if rundir.is_done(run.eval_output_dir, rundir.identity(run)):
+        rows = [ResultRow(**row) for row in store.read().to_dict("records")]
+        on_rows(rows)
+        return rows
+    started = time.monotonic()
+    names = list(as_names(run.mixture_or_task_name))
+    found = _cached(run, names + ([run.dev_task_name] if run.dev_task_name else []))
+    parts = _parts(run, found)
     # Retrieval reads no head but a dual encoder's, and published checkpoints have none.
-    retrieval = all(task.info["predictor"] == "embed" for task, _ in work)
-    headless = run.format == ENCODER and retrieval and not _is_dual(run.model)
-    total = sum(_count(task, split, run.limit) for task, split in work)
+    embeds = all(part.task.info["predictor"] == _RETRIEVAL for part in parts)
+    headless = run.format == ENCODER and embeds and not retrieval.is_dual(run.model)
     predictor, step = open_predictor(run, run.model.encoder() if headless else run.model)
     rundir.create(run.eval_output_dir, rundir.identity(run), gin_texts or {})
-    rows: list[ResultRow] = []
-    truncated, chance = 0, {}
-    own = own_metrics.OwnMetrics(run)
-    with own, progress(f"evaluate {run.target or names[0]}", total) as bar:
-        for task, split in work:
-            task_rows, cut, guessing = _evaluate_task(run, predictor, step, task, split, store, own, bar.advance)
-            rows += task_rows
-            truncated += cut
-            if guessing is not None:
-                chance[task.info["language"]] = guessing
-    due = _languages_due(run, found[names[0]])
-    for target, languages in due.items():
-        if len(languages) > 1:
-            own_rows = [r for r in rows if (r.target, r.split) == (target, run.split) and r.language in languages]
-            rows += mean_rows(own_rows, languages)
-    store.append(rows)
-    seconds = round(time.monotonic() - started, 3)
-    rundir.mark_done(
-        run.eval_output_dir,
-        {
-            "rows": len(rows),
-            "examples": total,
-            "truncated": truncated,
-            "chance": chance,
-            "languages": due,
-            "skipped_metrics": own.skipped,
-            "seconds": seconds,
-        },
+    total = sum(part.count() for part in parts)
+    due = _languages_due(run, [task for name in names for task in found[name]])
+    grader = _Grader(run, store, on_rows)
+    with grader, progress(f"evaluate {run.target or ', '.join(names)}", total) as bar:
+        for part in parts:
+            records, meta = _saved(store, part, step) or (None, None)
+            if records is None:
+                records, meta = _predict(part, predictor, step, store, bar.advance)
+                meta["languages"] = due.get(part.place.target, [])
+            else:
+                bar.advance(part.count())
+            grader.grade(part.place, records, meta, part.task)
+    return grader.finish(started)
+
+
+def _digest(part: _Part, step: int) -> str:
+    """Names what a part's predictions are of: the run, the checkpoint's step, and the cached examples."""
+    return rundir.digest(
+        {"run": rundir.identity(part.run), "step": step, "task": Path(part.task.directory).name, "split": part.split}
     )
-    return rows
+
+
+def _saved(store: ResultStore, part: _Part, step: int) -> tuple[list[dict], dict] | None:
+    """The part's predictions, where an earlier process finished them."""
+    meta = store.read_meta(part.place)
+    if meta is None or meta["digest"] != _digest(part, step):
+        return None
+    return store.read_predictions(*part.place), meta
+
+
+def _predict(
+    part: _Part, predictor: Predictor, step: int, store: ResultStore, advance: Callable[[int], None]
+) -> tuple[list[dict], dict]:
+    """Predicts a part; returns its records in the examples' order, not graded yet, and what they are of."""
+    run, task = part.run, part.task
+    predictor = dataclasses.replace(predictor, config=heads.for_task(predictor.config, task, part.split))
+    sides = [eval_examples(task, split)[: run.limit] for split in part.splits]
+    longest = predictor.length_buckets[-1]
+    length = min((run.task_feature_lengths or {}).get("inputs", longest), longest)
+    asked = Asked(run, task.info, length)
+    lengths = (length, retrieval.candidate_length(predictor, run, length))
+    cut = sum(
+        heads.is_cut(predictor, example, run, longest_kept)
+        for side, longest_kept in zip(sides, lengths, strict=False)
+        for example in side
+    )
+    if len(sides) == 2:
+        records, values = retrieval.retrieve(predictor, *sides, run, length, task.info, advance)
+    else:
+        records, values = _predict_shards(part, predictor, asked, sides[0], _digest(part, step), store, advance), {}
+    _add_inputs(records, sides[0], predictor, run.log_samples, length)
+    meta = {
+        "digest": _digest(part, step),
+        "task": task.name,
+        "info": dict(task.info),
+        "row": {
+            "family": run.model.family,
+            "model": run.model_name or run.model.family,
+            "parameters": spec.count(run.model.param_specs()),
+            "stage": run.stage,
+            "intermediate": run.intermediate,
+            "seed": run.random_seed,
+            "step": step,
+        },
+        "examples": len(records),
+        "truncated": cut,
+        "chance": _chance(sides),
+        "values": values,
+    }
+    return records, meta
+
+
+def _predict_shards(
+    part: _Part,
+    predictor: Predictor,
+    asked: Asked,
+    examples: Sequence[Mapping],
+    digest: str,
+    store: ResultStore,
+    advance: Callable[[int], None],
+) -> list[dict]:
+    """Predicts examples shard by shard, those aside that the journal holds."""
+    method, outputs = method_of(predictor.config, asked.info), own_metrics.needed(part.task)
+    lengths = [len(example["inputs"]) for example in examples]
+    shards = plan_shards(lengths, predictor.length_buckets, predictor.tokens_per_batch, part.run.examples_per_shard)
+    plan = hashlib.sha256(json.dumps(shards).encode()).hexdigest()[:16]
+    journal = Journal(store.journal_path(part.place), f"{digest} {plan}", writes=jax.process_index() == 0)
+    found: dict[int, list[dict]] = dict(journal.shards)
+
+    def finish(number: int, own: Sequence[Mapping], said: Sequence, entries: Sequence[Mapping]) -> None:
+        records = method.records(predictor.vocabulary, own, shards[number], said, asked)
+        for record, entry in zip(records, entries, strict=True):
+            record |= {"model_outputs": entry} if entry else {}
+        found[number] = records
+        journal.add(number, records)
+
+    # The host makes and writes the records of one shard while the device works on the next.
+    waiting: list[Future] = []
+    with ThreadPoolExecutor(1) as host:
+        for number, members in enumerate(shards):
+            if number in found:
+                advance(len(members))
+                continue
+            own = [examples[i] for i in members]
+            said = method.predict(predictor, own, asked, advance)
+            entries = own_metrics.predict(predictor, outputs, own, said, method, asked) if outputs else [{}] * len(own)
+            while waiting and (waiting[0].done() or len(waiting) > 1):
+                waiting.pop(0).result()
+            waiting.append(host.submit(finish, number, own, said, entries))
+        for future in waiting:
+            future.result()
+    records: list = [None] * len(examples)
+    for number, members in enumerate(shards):
+        for i, record in zip(members, found[number], strict=True):
+            records[i] = record
+    return records
+
+
+def _add_inputs(records: Sequence[dict], examples: Sequence[Mapping], predictor: Predictor, count: int, length: int):
+    """Adds the input's text to so many records, chosen by their ids alone."""
+
+    def order(n: int) -> str:
+        return hashlib.sha256(str(records[n]["id"]).encode()).hexdigest()
+
+    for n in sorted(range(len(records)), key=order)[:count]:
+        example = examples[n]
+        tokens = [*example.get("question", ()), *example["inputs"]][:length]
+        records[n]["input"] = predictor.vocabulary.decode([int(token) for token in tokens])
+
+
+def _chance(sides: Sequence[Sequence[Mapping]]) -> float | None:
+    """Percentage right by guessing one of the choices or candidates; None where that is not defined."""
+    if len(sides) == 2:
+        return 100.0 / len(sides[1])
+    choices = [len(example["meta"].get("choices", ())) for example in sides[0]]
+    return float(np.mean([100.0 / n for n in choices])) if all(choices) else None
+
+
+class _Grader:
+    """Grades the parts of an evaluation one after the other, and writes predictions, rows and the run's end."""
+
+    def __init__(self, run: EvaluateRun, store: ResultStore, on_rows: Callable[[Sequence[ResultRow]], None]):
+        self.run, self.store, self.on_rows = run, store, on_rows
+        self.writes = jax.process_index() == 0
+        self.own = own_metrics.OwnMetrics(run)
+        self.rows: list[ResultRow] = []
+        self.metas: list[tuple[Place, dict]] = []
+        self.threshold = 0.0 if run.null_threshold == ENGLISH_DEV else float(run.null_threshold)
+
+    def __enter__(self) -> "_Grader":
+        self.own.__enter__()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.own.__exit__(*error)
+
+    def grade(self, place: Place, records: list[dict], meta: dict, task: CachedTask | None) -> None:
+        """Grades one part.
+
+        Args:
+          task: where its own metrics read the examples from.
+        """
+        run, info = self.run, meta["info"]
+        values = dict(meta["values"])
+        is_dev = run.dev_task_name is not None and place.split == run.dev_split
+        if run.null_threshold == ENGLISH_DEV and is_dev and may_lack_answers(info):
+            self.threshold = values["null_threshold"] = best_null_threshold(records)
+        values |= grade(records, info, Grading(null_threshold=self.threshold))
+        if outputs := [record["model_outputs"] for record in records if "model_outputs" in record]:
+            if task is None:
+                raise DataError(f"{meta['task']} is not cached any more; its own metrics read its examples.")
+            examples = eval_examples(task, place.split)[: run.limit]
+            values |= self.own.values(task, place.split, examples, outputs)
+        rows = [
+            ResultRow(
+                **place._asdict(), **meta["row"], metric=name, value=float(value), n=len(records),
+                higher_is_better=_higher_is_better(name),
+            )
+            for name, value in values.items()
+        ]  # fmt: skip
+        if self.writes:
+            path = self.store.write_predictions(*place, records)
+            self.store.write_meta(place, meta)
+            self.store.append(rows)
+            path.with_suffix(".partial").unlink(missing_ok=True)
+        self.rows += rows
+        self.metas.append((place, meta))
+        self.on_rows(rows)
+
+    def finish(self, started: float) -> list[ResultRow]:
+        """Adds the means over languages and marks the run as done; returns all rows."""
+        run = self.run
+        due = {place.target: meta["languages"] for place, meta in self.metas if place.split == run.split}
+        for target, languages in due.items():
+            if len(languages) > 1:
+                own = [r for r in self.rows if (r.target, r.split) == (target, run.split) and r.language in languages]
+                means = mean_rows(own, languages)
+                self.rows += means
+                self.on_rows(means)
+        if self.writes:
+            self.store.append(self.rows)
+            chance = {place.language: meta["chance"] for place, meta in self.metas if meta["chance"] is not None}
+            rundir.mark_done(
+                run.eval_output_dir,
+                {
+                    "rows": len(self.rows),
+                    "examples": sum(meta["examples"] for _, meta in self.metas),
+                    "truncated": sum(meta["truncated"] for _, meta in self.metas),
+                    "chance": chance,
+                    "languages": due,
+                    "skipped_metrics": self.own.skipped,
+                    "seconds": round(time.monotonic() - started, 3),
+                },
+            )
+        return self.rows
+
+
+def _higher_is_better(metric: str) -> bool:
+    known = METRICS.get(metric.partition("/")[0])
+    return known is None or known.higher_is_better
 
 
 def _languages_due(run: EvaluateRun, tasks: Sequence[CachedTask]) -> dict[str, list[str]]:
@@ -289,98 +414,38 @@ def _languages_due(run: EvaluateRun, tasks: Sequence[CachedTask]) -> dict[str, l
     return {target: sorted(languages) for target, languages in due.items()}
 
 
-def _splits(task: CachedTask, split: str) -> tuple[str, ...]:
-    return SPLITS_OF_RETRIEVAL if task.info["predictor"] == "embed" else (split,)
+def regrade(
+    run: EvaluateRun,
+    predictions_dir: str,
+    gin_texts: Mapping[str, str] | None = None,
+    on_rows: Callable[[Sequence[ResultRow]], None] = lambda rows: None,
+) -> list[ResultRow]:
+    """Grades the whole predictions of an evaluation again, without a model and without its data.
 
+    Tasks that bring metrics of their own are the exception: these read the cached examples.
 
-def _count(task: CachedTask, split: str, limit: int | None) -> int:
-    counts = []
-    for name in _splits(task, split):
-        counts.append(task.num_examples(name))
-    return sum(min(n, limit or n) for n in counts)
+    Args:
+      run: says how to grade, and where rows and graded predictions go; of its languages the others are left out.
+      predictions_dir: the `eval_output_dir` of the evaluation.
 
-
-def _check_apart(run: EvaluateRun, work: Sequence[tuple[CachedTask, str]]) -> None:
-    """Raises UserError where two tasks would have one row: the same target, language and split."""
-    seen: dict[tuple, str] = {}
-    for task, split in work:
-        place = run.target or task.info["group"], task.info["language"], split
-        if seen.setdefault(place, task.name) != task.name:
-            raise UserError(
-                f"{seen[place]} and {task.name} would both be target {place[0]}, language {place[1]} in the results: "
-                "leave evaluate.target unset, or say the tasks' languages and groups by xtr.tasks.describe()."
-            )
-
-
-def _evaluate_task(
-    run: EvaluateRun, predictor: Predictor, step: int, task: CachedTask, split: str, store, own, advance
-):
-    predictor = dataclasses.replace(predictor, config=heads.for_task(predictor.config, task, split))
-    sides = [eval_examples(task, name)[: run.limit] for name in _splits(task, split)]
-    longest = predictor.length_buckets[-1]
-    length = min((run.task_feature_lengths or {}).get("inputs", longest), longest)
-    lengths = (length, _candidate_length(predictor, run, length))
-    cut = sum(
-        heads.is_cut(predictor, example, run, longest_kept)
-        for side, longest_kept in zip(sides, lengths, strict=False)
-        for example in side
-    )
-    records, values = _method(predictor.config, task.info)(predictor, *sides, run, length, task.info, advance)
-    if needed := own_metrics.needed(task):
-        inputs = _inputs(predictor, sides[0], length)
-        outputs = own_metrics.model_outputs(predictor, needed, inputs, sides[0], records, run)
-        values |= own.values(task, split, sides[0], outputs)
-    for record in records:
-        record.pop("tokens", None)
-    target, language = run.target or task.info["group"], task.info["language"]
-    store.write_predictions(run.run_id, target, language, split, records)
-    shared = {
-        "run_id": run.run_id,
-        "family": run.model.family,
-        "model": run.model_name or run.model.family,
-        "parameters": spec.count(run.model.param_specs()),
-        "stage": run.stage,
-        "intermediate": run.intermediate,
-        "target": target,
-        "language": language,
-        "split": split,
-        "seed": run.random_seed,
-        "step": step,
-        "n": len(records),
-    }
-    return (
-        [ResultRow(**shared, metric=metric, value=float(value)) for metric, value in values.items()],
-        cut,
-        _chance(sides),
-    )
-
-
-def _chance(sides: Sequence[Sequence[Mapping]]) -> float | None:
-    """Percentage right by guessing one of the choices or candidates; None where that is not defined."""
-    if len(sides) == 2:
-        return 100.0 / len(sides[1])
-    choices = [len(example["meta"].get("choices", ())) for example in sides[0]]
-    return float(np.mean([100.0 / n for n in choices])) if all(choices) else None
-
-
-def infer(run: InferRun) -> int:
-    """Generates an answer for each line of a text file; returns the number of lines."""
-    source = Path(run.input_file)
-    if not source.is_file():
-        raise UserError(f"no input file {source}")
-    if format_of(run.model.objectives) == ENCODER:
-        raise UserError(f"xtr infer writes text, which a whole mT5 or a BLOOM does; this {run.model.family} cannot.")
-    lines = source.read_bytes().decode().removesuffix("\n").split("\n")
-    predictor, _ = open_predictor(run, run.model)
-    vocabulary = predictor.vocabulary
-    tokens = [vocabulary.with_special_tokens(vocabulary.encode(line))[0] for line in lines]
-    inputs = [predictor.cut(ids, run.length_buckets[-1]) for ids in tokens]
-    with progress("infer", len(lines)) as bar:
-        generated = predictor.generate(inputs, run.max_decode_length, run.decoding, bar.advance)
-    records = []
-    for line, found in zip(lines, generated, strict=True):
-        texts = [{"prediction": text, "log_prob": log_prob} for text, log_prob in found]
-        alternatives = {"alternatives": texts[1:]} if run.decoding.continuations > 1 else {}
-        records.append({"input": line, **texts[0], **alternatives})
-    rundir.write_atomic(run.output_file, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records))
-    return len(lines)
+    Raises:
+      UserError: there are no predictions.
+    """
+    started, source, store = time.monotonic(), ResultStore(predictions_dir), ResultStore(run.eval_output_dir)
+    rundir.is_done(run.eval_output_dir, rundir.identity(run))
+    languages = as_names(run.languages) if run.languages else None
+    places = [place for place in source.places() if languages is None or place.language in languages]
+    if not places:
+        raise UserError(f"{predictions_dir} holds no whole predictions: give the EVAL_OUTPUT_DIR of an evaluation.")
+    for partial in sorted(source.directory.glob("predictions/*/*.partial")):
+        print(f"{partial} is not whole and left out; the same `xtr eval` again finishes it.", file=sys.stderr)
+    metas = {place: source.read_meta(place) for place in places}
+    with_own = sorted({meta["task"] for meta in metas.values() if meta["info"].get("own_metrics")})
+    tasks = {name: found[0] for name, found in _cached(run, with_own).items()} if with_own else {}
+    rundir.create(run.eval_output_dir, rundir.identity(run), gin_texts or {})
+    first = run.dev_split if run.null_threshold == ENGLISH_DEV else run.split
+    with _Grader(run, store, on_rows) as grader:
+        for place in sorted(places, key=lambda place: place.split != first):
+            meta = metas[place]
+            grader.grade(place, source.read_predictions(*place), meta, tasks.get(meta["task"]))
+    return grader.finish(started)

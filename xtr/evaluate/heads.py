@@ -1,7 +1,7 @@
 """What heads answer: one of several texts, tags of words, spans of a context.
 
-Each function takes a task's examples to records and values of metrics, whatever the rows that they are read in: a
-choice is a row, a long sentence several pieces, a long context several windows.
+Whatever the rows that examples are read in: a choice is a row, a long sentence several pieces, a long context several
+windows.
 """
 
 import dataclasses
@@ -17,9 +17,10 @@ from xtr.data.multitask import tasks_of_heads
 from xtr.data.spans import Window, Windowing, windows_of
 from xtr.data.tagged import check_tags
 from xtr.data.tagging import Frame, align, tags_of_words
+from xtr.data.vocabulary import Vocabulary
 from xtr.errors import UserError
+from xtr.evaluate.methods import Asked, Method, chosen
 from xtr.evaluate.predictor import Predictor
-from xtr.evaluate.results import score_records
 from xtr.evaluate.run import EvaluateRun
 from xtr.models.interface import ModelConfig
 from xtr.models.multitask import WithHeads
@@ -64,78 +65,68 @@ def is_cut(predictor: Predictor, example: Mapping, run: EvaluateRun, length: int
     return len(example["inputs"]) > length
 
 
-def choose(predictor: Predictor, examples, run: EvaluateRun, length: int, info, advance):
-    """The choice whose text has the highest logit; scores are log-probabilities over an example's choices."""
-    texts = [cut_texts(example, length) for example in examples]
+def _choice_scores(predictor: Predictor, examples, asked: Asked, advance) -> list[np.ndarray]:
+    """Of each example's choices the log-probabilities: the softmax of their texts' logits."""
+    texts = [cut_texts(example, asked.length) for example in examples]
     rows = [text for own in texts for text in own]
     logits_N = predictor.choose([r[:, 0] for r in rows], [r[:, 1] for r in rows], _counted(advance, texts))
-    scores = [own - np.logaddexp.reduce(own) for own in _split(logits_N.astype(np.float64), texts)]
-    predicted = [int(own.argmax()) for own in scores]
-    golds = [int(example["meta"]["label"]) for example in examples]
-    records = [
-        {
-            "id": example["meta"]["id"],
-            "prediction": example["meta"]["choices"][p],
-            "gold": example["meta"]["choices"][gold],
-            "scores": own.tolist(),
-            "contributions": {},
-        }
-        for example, p, gold, own in zip(examples, predicted, golds, scores, strict=True)
-    ]
-    return records, score_records(records, info, predicted, golds)
+    return [own - np.logaddexp.reduce(own) for own in _split(logits_N.astype(np.float64), texts)]
 
 
-def tag(predictor: Predictor, examples, run: EvaluateRun, length: int, info, advance):
+CHOOSE = Method(_choice_scores, chosen)
+
+
+def _word_tags(predictor: Predictor, examples, asked: Asked, advance) -> list[list[int]]:
     """The tag of each word, where the model reads it."""
-    names = info.get("label_names") or tuple(map(str, range(predictor.config.num_labels)))
     pieces = [
         align(
             predictor.vocabulary, example["inputs"], example["word_lengths"], causal=predictor.config.causal,
-            max_length=length,
+            max_length=asked.length,
         )
         for example in examples
     ]  # fmt: skip
     found = predictor.tag([piece.tokens for own in pieces for piece in own], _counted(advance, pieces))
-    predictions = [
-        [names[t] for t in tags_of_words(own, tags)] for own, tags in zip(pieces, _split(found, pieces), strict=True)
-    ]
-    golds = [[names[t] for t in example["tags"]] for example in examples]
-    records = [
-        {"id": example["meta"]["id"], "prediction": tags, "gold": gold, "contributions": {}}
-        for example, tags, gold in zip(examples, predictions, golds, strict=True)
-    ]
-    return records, score_records(records, info, predictions, golds)
+    return [list(tags_of_words(own, tags)) for own, tags in zip(pieces, _split(found, pieces), strict=True)]
 
 
-def span(predictor: Predictor, examples, run: EvaluateRun, length: int, info, advance):
-    """The likeliest span of all windows of a context; none, where that is likelier by more than `run.null_threshold`
-    and the task has questions without an answer."""
-    windowing = Windowing(length, run.doc_stride, run.max_query_length)
+def _tagged(vocabulary: Vocabulary, example: Mapping, tags: Sequence[int], asked: Asked) -> dict:
+    names = asked.info.get("label_names") or tuple(map(str, range(asked.run.model.num_labels)))
+    return {"prediction": [names[t] for t in tags], "gold": [names[t] for t in example["tags"]]}
+
+
+TAG = Method(_word_tags, _tagged)
+
+
+def _spans(predictor: Predictor, examples, asked: Asked, advance) -> list[tuple["Span | None", float]]:
+    """The likeliest span of all windows of a context, and the lowest score of no answer."""
+    run = asked.run
+    windowing = Windowing(asked.length, run.doc_stride, run.max_query_length)
     windows = [windows_of(windowing, predictor.vocabulary, e["question"], e["inputs"]) for e in examples]
     rows = [window.tokens for own in windows for window in own]
     found = predictor.span([r[:, 0] for r in rows], [r[:, 1] for r in rows], _counted(advance, windows))
-    may_lack = not all(example["meta"]["answerable"] for example in examples)
-    records = []
-    for example, own, scores in zip(examples, windows, _split(found, windows), strict=True):
-        best = best_span(own, scores, run.n_best, run.max_answer_length)
-        null = min(float(scores_S2[0].sum()) for scores_S2 in scores)
-        context, text = example["meta"]["context"], ""
-        if best is not None:
-            text = context[example["starts"][best.first] : example["ends"][best.last]]
-        log_prob = -np.inf if best is None else best.log_prob
-        records.append(
-            {
-                "id": example["meta"]["id"],
-                "prediction": "" if may_lack and null - log_prob > run.null_threshold else text,
-                "gold": example["meta"]["answers"],
-                "span": text,
-                "log_prob": None if best is None else best.log_prob,
-                "null_log_prob": null,
-                "contributions": {},
-            }
+    return [
+        (
+            best_span(own, scores, run.n_best, run.max_answer_length),
+            min(float(scores_S2[0].sum()) for scores_S2 in scores),
         )
-    predictions, golds = ([record[side] for record in records] for side in ("prediction", "gold"))
-    return records, score_records(records, info, predictions, golds)
+        for own, scores in zip(windows, _split(found, windows), strict=True)
+    ]
+
+
+def _spanned(vocabulary: Vocabulary, example: Mapping, said, asked: Asked) -> dict:
+    best, null = said
+    context, text = example["meta"]["context"], ""
+    if best is not None:
+        text = context[example["starts"][best.first] : example["ends"][best.last]]
+    return {
+        "gold": example["meta"]["answers"],
+        "span": text,
+        "log_prob": None if best is None else best.log_prob,
+        "null_log_prob": null,
+    }
+
+
+SPAN = Method(_spans, _spanned)
 
 
 class Span(NamedTuple):

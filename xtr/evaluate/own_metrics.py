@@ -15,6 +15,7 @@ from xtr import rundir, storage
 from xtr.data.cache import as_names, child_environment
 from xtr.data.cached_task import CachedTask
 from xtr.errors import UserError
+from xtr.evaluate.methods import GENERATE, SCORE, Asked, Method, inputs_of, target_tokens
 from xtr.evaluate.predictor import Predictor
 from xtr.evaluate.run import EvaluateRun
 
@@ -27,54 +28,46 @@ def needed(task: CachedTask) -> tuple[str, ...]:
     return tuple(task.info.get("own_metrics", {}).get("outputs", ()))
 
 
-def scored(
-    predictor: Predictor, inputs: Sequence[np.ndarray], examples: Sequence[Mapping], run: EvaluateRun, advance
-) -> list[dict]:
-    """A record an example: the log-probability of its target, which is its `prediction` and its `score`."""
-    scores_N = predictor.score(inputs, _targets(examples, run), advance)
-    return [
-        {
-            "id": example["meta"].get("id", str(number)),
-            "prediction": float(score),
-            "gold": predictor.vocabulary.decode(example["targets"].tolist()),
-            "score": float(score),
-            "contributions": {},
-        }
-        for number, (example, score) in enumerate(zip(examples, scores_N, strict=True))
-    ]
-
-
-def model_outputs(
+def predict(
     predictor: Predictor,
-    needed: Sequence[str],
-    inputs: Sequence[np.ndarray],
+    outputs: Sequence[str],
     examples: Sequence[Mapping],
-    records: Sequence[Mapping],
-    run: EvaluateRun,
-) -> dict[str, np.ndarray]:
-    """The arrays that `OwnMetrics.values` takes: from the records where these have them, else predicted now."""
-    arrays: dict[str, np.ndarray] = {}
-    if {"prediction", "prediction_with_aux"} & set(needed):
-        best = [(record["tokens"], record["log_prob"]) for record in records if "tokens" in record]
-        if not best:
-            found = predictor.generate_tokens(inputs, run.max_decode_length, run.decoding, _no_progress)
-            best = [sequences[0] for sequences in found]
-        arrays["predictions"] = np.stack([tokens for tokens, _ in best])
-        arrays["prediction_scores"] = np.array([log_prob for _, log_prob in best], np.float32)
-    if "score" in needed:
-        scores = [record["score"] for record in records if "score" in record]
-        found = scores or predictor.score(inputs, _targets(examples, run), _no_progress)
-        arrays["scores"] = np.asarray(found, np.float32)
-    return arrays
+    said: Sequence,
+    method: Method,
+    asked: Asked,
+) -> list[dict]:
+    """What a task's own metrics read, an entry an example: `tokens` and their `log_prob`, and the target's `score`.
 
-
-def _targets(examples: Sequence[Mapping], run: EvaluateRun) -> list[np.ndarray]:
-    length = (run.task_feature_lengths or {}).get("targets")
-    return [example["targets"][:length] for example in examples]
+    Args:
+      outputs: `needed`.
+      said: what the task's method said of the examples: used where it is that, else it is predicted now.
+    """
+    inputs = inputs_of(predictor, examples, asked.length)
+    entries: list[dict] = [{} for _ in examples]
+    if {"prediction", "prediction_with_aux"} & set(outputs):
+        found = said if method is GENERATE else GENERATE.predict(predictor, examples, asked, _no_progress)
+        for entry, (tokens, log_prob) in zip(entries, found, strict=True):
+            entry |= {"tokens": np.asarray(tokens).tolist(), "log_prob": float(log_prob)}
+    if "score" in outputs:
+        found = said if method is SCORE else predictor.score(inputs, target_tokens(examples, asked.run), _no_progress)
+        for entry, score in zip(entries, found, strict=True):
+            entry["score"] = float(score)
+    return entries
 
 
 def _no_progress(done: int) -> None:
     """Examples that were counted when they were predicted first."""
+
+
+def _arrays(entries: Sequence[Mapping]) -> dict[str, np.ndarray]:
+    """What `predict` gave, as arrays."""
+    arrays: dict[str, np.ndarray] = {}
+    if "tokens" in entries[0]:
+        arrays["predictions"] = np.array([entry["tokens"] for entry in entries], np.int32)
+        arrays["prediction_scores"] = np.array([entry["log_prob"] for entry in entries], np.float32)
+    if "score" in entries[0]:
+        arrays["scores"] = np.array([entry["score"] for entry in entries], np.float32)
+    return arrays
 
 
 def _tokens(examples: Sequence[Mapping], features: Sequence[str], lengths: Mapping[str, int]) -> dict[str, np.ndarray]:
@@ -110,14 +103,13 @@ class OwnMetrics:
             self._process.stdout.close()
 
     def values(
-        self, task: CachedTask, split: str, examples: Sequence[Mapping], outputs: Mapping[str, np.ndarray]
+        self, task: CachedTask, split: str, examples: Sequence[Mapping], entries: Sequence[Mapping]
     ) -> dict[str, float]:
         """The values of a task's own metrics, under the names that they give themselves.
 
         Args:
           examples: the first ones of the split, as they were predicted.
-          outputs: what `needed` asks for, an entry an example: `predictions`, int [N, T] tokens; `prediction_scores`
-            [N], their log-probabilities; `scores` [N], those of the targets.
+          entries: what `predict` gave, an entry an example.
 
         Raises:
           UserError: a metric raised an exception.
@@ -126,7 +118,7 @@ class OwnMetrics:
         lengths = self._run.task_feature_lengths
         with tempfile.TemporaryDirectory(prefix="xtr-metrics-") as folder:
             arrays = Path(folder) / "arrays.npz"
-            np.savez(arrays, **_tokens(examples, task.info["features"], lengths or {}), **outputs)
+            np.savez(arrays, **_tokens(examples, task.info["features"], lengths or {}), **_arrays(entries))
             lengths = dict(lengths) if lengths else None
             if self._process is None:
                 self._start()

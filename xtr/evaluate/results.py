@@ -1,7 +1,8 @@
 """Results as rows in one Parquet file, and the predictions behind them as JSON lines.
 
     <directory>/results.parquet
-    <directory>/predictions/<run_id>/<target>.<language>.<split>.jsonl
+    <directory>/predictions/<run_id>/<target>.<language>.<split>.jsonl        one record an example
+    <directory>/predictions/<run_id>/<target>.<language>.<split>.meta.json    what they are predictions of
 
 The rows are the source of truth; tables, reports and TensorBoard files are made from them.
 """
@@ -21,7 +22,6 @@ import pandas as pd
 
 from xtr import rundir
 from xtr.errors import DataError, UserError
-from xtr.evaluate.metrics import METRICS
 
 KEY = ("run_id", "stage", "intermediate", "target", "language", "split", "seed", "step", "metric")
 
@@ -104,6 +104,15 @@ _DTYPES = {field.name: _DTYPE_OF[field.type] for field in dataclasses.fields(Res
 COLUMNS = tuple(_DTYPES)
 
 
+class Place(NamedTuple):
+    """Names one predictions file."""
+
+    run_id: str
+    target: str
+    language: str
+    split: str
+
+
 class ContributionKey(NamedTuple):
     """Names one metric's contributions in one predictions file."""
 
@@ -112,23 +121,6 @@ class ContributionKey(NamedTuple):
     language: str
     split: str
     metric: str
-
-
-def score_records(
-    records: Sequence[dict], info: Mapping, predictions: Sequence, golds: Sequence, no_answer: str = ""
-) -> dict[str, float]:
-    """Adds each example's contribution to its record; returns the values of the metrics of a task.
-
-    Args:
-      info: the task's `metrics` and `language`.
-      no_answer: the text by which the model says that there is no answer.
-    """
-    values = {}
-    for name in info["metrics"]:
-        values[name], contributions = METRICS[name](predictions, golds, language=info["language"], no_answer=no_answer)
-        for record, contribution in zip(records, contributions.tolist(), strict=True):
-            record["contributions"][name] = contribution
-    return values
 
 
 class ResultStore:
@@ -186,6 +178,37 @@ class ResultStore:
             lines.append(json.dumps(record, ensure_ascii=False) + "\n")
         rundir.write_atomic(path, "".join(lines))
         return path
+
+    def journal_path(self, place: Place) -> Path:
+        """Where predictions lie while they are made."""
+        return self.predictions_path(*place).with_suffix(".partial")
+
+    def write_meta(self, place: Place, meta: Mapping) -> None:
+        """Says what the predictions of a place are of. Written after them: what has no such file is not whole."""
+        text = json.dumps(meta, ensure_ascii=False, indent=1) + "\n"
+        rundir.write_atomic(self.predictions_path(*place).with_suffix(".meta.json"), text)
+
+    def read_meta(self, place: Place) -> dict | None:
+        """What `write_meta` wrote; None where it did not.
+
+        Raises:
+          DataError: the file is damaged.
+        """
+        path = self.predictions_path(*place).with_suffix(".meta.json")
+        try:
+            return json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise DataError(f"{path} is damaged ({error}); delete it, and this part is evaluated again") from error
+
+    def places(self) -> list[Place]:
+        """The places that have whole predictions, by name."""
+        found = []
+        for path in sorted(self.directory.glob("predictions/*/*.meta.json")):
+            target, language, split = path.name.removesuffix(".meta.json").rsplit(".", 2)
+            found.append(Place(path.parent.name, target, language, split))
+        return found
 
     def read_predictions(self, run_id: str, target: str, language: str, split: str) -> list[dict]:
         """The records of `write_predictions`, in their order.

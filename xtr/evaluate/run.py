@@ -36,9 +36,12 @@ class EvaluateRun:
       doc_stride, max_query_length: how contexts and questions are cut for a span head, see `xtr.data.spans.Windowing`.
       n_best, max_answer_length: a span is made of the so many likeliest starts and ends of a window, and has no more
         than so many tokens.
-      null_threshold: by how much the log-probability of no answer must exceed that of the best span.
+      null_threshold: by how much the score of no answer must exceed that of the best span; 'dev': the difference that
+        is best on the development set, of which `dev_task_name` must be one with such questions.
       languages: score only these (None: all found).
       limit: score only the first examples of each split (a test of the setup; rows say n).
+      examples_per_shard: predictions are written when at least so many are made (of one bucket's, where it has them).
+      log_samples: examples of each language whose records hold their input too: the same ones in every evaluation.
       run_id, stage, intermediate, seed: what the rows say of the model's history.
     """
 
@@ -62,9 +65,11 @@ class EvaluateRun:
     max_query_length: int = 64
     n_best: int = 20
     max_answer_length: int = 30
-    null_threshold: float = 0.0
+    null_threshold: float | str = 0.0
     languages: tuple[str, ...] | None = None
     limit: int | None = None
+    examples_per_shard: int = 512
+    log_samples: int = 5
     run_id: str = "run"
     stage: str = "target"
     intermediate: str = "none"
@@ -79,10 +84,15 @@ class EvaluateRun:
     def __post_init__(self):
         if list(self.length_buckets) != sorted(set(self.length_buckets)) or not self.length_buckets:
             raise UserError(f"evaluate.length_buckets {self.length_buckets} must be rising lengths.")
-        for name in ("doc_stride", "max_query_length", "n_best", "max_answer_length"):
+        for name in ("doc_stride", "max_query_length", "n_best", "max_answer_length", "examples_per_shard"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise UserError(f"evaluate.{name} is {value!r}; it must be a positive whole number.")
+        if isinstance(self.null_threshold, str) and (self.null_threshold != "dev" or self.dev_task_name is None):
+            raise UserError(
+                f"evaluate.null_threshold is {self.null_threshold!r}; it must be a number, or 'dev' with a "
+                "dev_task_name on whose examples it is chosen."
+            )
         if self.limit is not None and self.limit < 1:
             raise UserError(f"evaluate.limit is {self.limit}; it must be a positive whole number.")
 

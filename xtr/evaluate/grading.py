@@ -1,0 +1,92 @@
+"""From prediction records alone to the values of a task's metrics: no model, no data."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from xtr.data.formats import UNANSWERABLE
+from xtr.errors import DataError
+from xtr.evaluate.metrics import METRICS, squad2
+
+ENGLISH_DEV = "dev"  # a threshold that is the best one on the English development set
+
+
+@dataclasses.dataclass(frozen=True)
+class Grading:
+    """What grading decides beside the model's predictions.
+
+    Attributes:
+      null_threshold: by how much the score of no answer must exceed that of the best span.
+    """
+
+    null_threshold: float = 0.0
+
+
+def may_lack_answers(info: Mapping) -> bool:
+    """Whether a task's questions may have no answer."""
+    return any(name.startswith("squad2") for name in info["metrics"])
+
+
+def best_null_threshold(records: Sequence[Mapping]) -> float:
+    """The difference between the scores of no answer and of the best span that gives the highest F1 on these examples.
+
+    Raises:
+      DataError: there are no examples.
+    """
+    golds = [record["gold"] for record in records]
+    spans = [record["span"] for record in records]
+    contributions_N = squad2.f1(spans, golds)[1]
+    differences_N = np.array([_no_answer_by(record) for record in records])
+    answered_N = np.array([bool(span) for span in spans])
+    return squad2.best_threshold(contributions_N, np.array(list(map(bool, golds))), answered_N, differences_N)[1]
+
+
+def _no_answer_by(record: Mapping) -> float:
+    """By how much the score of no answer exceeds that of the best span; infinite where there is no span."""
+    return np.inf if record["log_prob"] is None else record["null_log_prob"] - record["log_prob"]
+
+
+def _labels(records: Sequence[dict], grading: Grading) -> tuple[list, list]:
+    predicted = []
+    for record in records:
+        predicted.append(int(np.argmax(record["scores"])))
+        record["prediction"] = record["choices"][predicted[-1]]
+    return predicted, [record["label"] for record in records]
+
+
+def _spans(records: Sequence[dict], grading: Grading, may_lack: bool) -> tuple[list, list]:
+    for record in records:
+        none = may_lack and _no_answer_by(record) > grading.null_threshold
+        record["prediction"] = "" if none else record["span"]
+    return [record["prediction"] for record in records], [record["gold"] for record in records]
+
+
+def grade(records: Sequence[dict], info: Mapping, grading: Grading = Grading()) -> dict[str, float]:
+    """Completes the records and returns the values of the task's metrics.
+
+    Args:
+      records: of all of the examples; `prediction` and `contributions` are set.
+      info: the task's `metrics`, `language` and the rest of its facts.
+
+    Raises:
+      DataError: a record lacks what its kind of task is graded by.
+    """
+    try:
+        if records and "scores" in records[0] and "choices" in records[0]:
+            predictions, golds = _labels(records, grading)
+        elif records and "span" in records[0]:
+            predictions, golds = _spans(records, grading, may_lack_answers(info))
+        else:
+            predictions, golds = ([record[side] for record in records] for side in ("prediction", "gold"))
+    except (KeyError, TypeError, IndexError) as error:
+        raise DataError(f"predictions of {info.get('task')}: a record lacks {error}") from error
+    for record in records:
+        record["contributions"] = {}
+    facts = {"language": info["language"], "no_answer": UNANSWERABLE}
+    values = {}
+    for name in info["metrics"]:
+        values[name], contributions = METRICS[name](predictions, golds, **facts)
+        for record, contribution in zip(records, contributions.tolist(), strict=True):
+            record["contributions"][name] = contribution
+    return values

@@ -1,0 +1,34 @@
+"""Generation for a text file, one input a line."""
+
+import json
+from pathlib import Path
+
+from xtr import rundir
+from xtr.data.formats import ENCODER, format_of
+from xtr.errors import UserError
+from xtr.evaluate.predictor import open_predictor
+from xtr.evaluate.run import InferRun
+from xtr.progress import progress
+
+
+def infer(run: InferRun) -> int:
+    """Generates an answer for each line of a text file; returns the number of lines."""
+    source = Path(run.input_file)
+    if not source.is_file():
+        raise UserError(f"no input file {source}")
+    if format_of(run.model.objectives) == ENCODER:
+        raise UserError(f"xtr infer writes text, which a whole mT5 or a BLOOM does; this {run.model.family} cannot.")
+    lines = source.read_bytes().decode().removesuffix("\n").split("\n")
+    predictor, _ = open_predictor(run, run.model)
+    vocabulary = predictor.vocabulary
+    tokens = [vocabulary.with_special_tokens(vocabulary.encode(line))[0] for line in lines]
+    inputs = [predictor.cut(ids, run.length_buckets[-1]) for ids in tokens]
+    with progress("infer", len(lines)) as bar:
+        generated = predictor.generate(inputs, run.max_decode_length, run.decoding, bar.advance)
+    records = []
+    for line, found in zip(lines, generated, strict=True):
+        texts = [{"prediction": text, "log_prob": log_prob} for text, log_prob in found]
+        alternatives = {"alternatives": texts[1:]} if run.decoding.continuations > 1 else {}
+        records.append({"input": line, **texts[0], **alternatives})
+    rundir.write_atomic(run.output_file, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records))
+    return len(lines)
