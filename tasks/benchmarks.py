@@ -1,40 +1,13 @@
-"""The languages of XTREME and XTREME-R, target by target.
-
-Source: the language lists of google-research/xtreme's evaluate.py. It lists none for LAReQA; those are XQuAD-R's.
-"""
+"""The languages that each target should have: those of XTREME and XTREME-R, or the data's own."""
 
 import json
 from collections.abc import Mapping
 
+from xtr.coverage import XTREME, XTREME_R
 from xtr.errors import DataError
 
 from .datasets import Sources
 
-XTREME = {
-    "xnli": "ar bg de el en es fr hi ru sw th tr ur vi zh",
-    "pawsx": "de en es fr ja ko zh",
-    "udpos": "af ar bg de el en es et eu fa fi fr he hi hu id it ja kk ko mr nl pt ru ta te th tl tr ur vi yo zh",
-    "panx": "af ar bg bn de el en es et eu fa fi fr he hi hu id it ja jv ka kk ko ml mr ms my nl pt ru sw ta te th tl "
-    "tr ur vi yo zh",
-    "xquad": "ar de el en es hi ru th tr vi zh",
-    "mlqa": "ar de en es hi vi zh",
-    "tydiqa": "ar bn en fi id ko ru sw te",
-    "bucc2018": "de fr ru zh",
-    "tatoeba": "af ar bg bn de el es et eu fa fi fr he hi hu id it ja jv ka kk ko ml mr nl pt ru sw ta te th tl tr ur "
-    "vi zh",
-}
-XTREME_R = {
-    "xnli": XTREME["xnli"],
-    "xcopa": "et ht id it qu sw ta th tr vi zh",
-    "udpos": XTREME["udpos"] + " lt pl ro uk wo",
-    "panx": XTREME["panx"] + " az gu lt pa pl qu ro uk",
-    "xquad": XTREME["xquad"] + " ro",
-    "mlqa": XTREME["mlqa"],
-    "tydiqa": XTREME["tydiqa"],
-    "tatoeba": XTREME["tatoeba"] + " az lt pl ro uk",
-    "lareqa": "ar de el en es hi ru th tr vi zh",
-    "mewslix": "ar de en es fa ja pl ro ta tr uk",
-}
 OWN = "languages.json"
 
 
