@@ -134,19 +134,26 @@ def block_rows(block_bytes: int, queries: int, candidates: int, dim: int, kept: 
     Raises:
       UserError: not even one query and one candidate a device fit.
     """
-    candidate_rows = block_bytes // 4 // (4 * dim * 3)
-    candidate_rows = min(candidate_rows, -(-candidates // devices) * devices)
-    candidate_rows -= candidate_rows % (devices * _GROUP if candidate_rows >= devices * _GROUP else devices)
+    candidate_rows = _even(candidates, block_bytes // 4 // (4 * dim * 3), devices, _GROUP)
     row_bytes = 4 * (2 * candidate_rows + 2 * dim + devices * 2 * kept * (_GROUP + 2))
-    query_rows = min(block_bytes // 2 // row_bytes, queries)
-    if query_rows > _ALIGNED:
-        query_rows -= query_rows % _ALIGNED
+    query_rows = _even(queries, block_bytes // 2 // row_bytes, 1, _ALIGNED)
     if candidate_rows < devices or query_rows < 1:
         raise UserError(
             f"{block_bytes:,} bytes do not hold a block of vectors of dimension {dim} on {devices} devices; the block "
             f"must have {_least_bytes(dim, kept, devices):,} or more."
         )
     return query_rows, candidate_rows
+
+
+def _even(count: int, most: int, devices: int, aligned: int) -> int:
+    """Rows of the fewest blocks of one size, no more than `most`: a multiple of `devices`, and of `aligned` on each
+    where they are many. 0 where not one a device fits."""
+    step = devices * aligned if most >= devices * aligned and count > devices * aligned else devices
+    most -= most % step
+    if not most:
+        return 0
+    rows = -(-count // -(-count // most))
+    return -(-rows // step) * step
 
 
 def _least_bytes(dim: int, kept: int, devices: int) -> int:

@@ -19,7 +19,7 @@ Similarity = Literal["cosine", "dot"]
 
 DIGITS = 10  # of a score, of which equal ones tie
 _BLOCK = 1024
-_PAIRS = 4096
+_NUMBERS = 2**19  # of a side that pairs are taken of at a time: 4 MB in float64
 # More than float64 sums of up to a million products of unit vectors can err by, and the rounding to DIGITS.
 _SLACK = 1e-9
 
@@ -138,8 +138,9 @@ def pair_scores(
     """The score of pairs of vectors, float64 [E], rounded: cosine, or with `longest` the dot product over the query's
     norm and `longest`. Each is a function of its two vectors alone: it is summed in the same order in any company."""
     score_E = np.zeros(len(q_E))
-    for start in range(0, len(q_E), _PAIRS):
-        part = slice(start, start + _PAIRS)
+    pairs = max(1, _NUMBERS // query_QD.shape[1])
+    for start in range(0, len(q_E), pairs):
+        part = slice(start, start + pairs)
         query_ED = np.asarray(query_QD[q_E[part]], np.float64)
         candidate_ED = np.asarray(candidate_CD[c_E[part]], np.float64)
         length_E = norms(query_ED) * (norms(candidate_ED) if longest is None else longest)
