@@ -5,29 +5,33 @@ As google-research/xtreme does it (`third_party/utils_retrieve.py`: `mine_bitext
 """
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 
 import numpy as np
 
 from xtr.errors import DataError
 from xtr.evaluate.metrics.accuracy import check_aligned
 from xtr.evaluate.metrics.metric import micro_f1
-from xtr.evaluate.metrics.retrieval import top_k
+from xtr.evaluate.metrics.retrieval import Rows, Vectors, top_k
 
 NEIGHBOURS = 4
 
+Search = Callable[[Vectors, Vectors, int], tuple[np.ndarray, np.ndarray]]  # as `retrieval.top_k`, by cosine
+
 
 def mine(
-    source_SD: np.ndarray, target_TD: np.ndarray, neighbours: int = NEIGHBOURS
+    source_SD: Vectors, target_TD: Vectors, neighbours: int = NEIGHBOURS, search: Search = top_k
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One-to-one pairs of the sentences of two collections, by ratio margin (Artetxe and Schwenk 2019).
 
     A pair's score is its cosine divided by the mean cosine of both sentences with their nearest neighbours on the other
     side. Every sentence's best neighbour is a candidate; candidates are taken by falling score, each sentence once.
+    Both directions are searched, and [S, T] cosines are never held: besides the search, memory grows with S + T.
 
     Args:
       source_SD, target_TD: vectors, any norm.
       neighbours: how many of each side.
+      search: what finds them.
 
     Returns:
       (source rows [P], target rows [P], scores [P] float64), by falling score; only scores above 0.
@@ -35,8 +39,8 @@ def mine(
     Raises:
       DataError: as `retrieval.top_k`.
     """
-    target_SK, cosine_SK = top_k(source_SD, target_TD, neighbours)
-    source_TK, cosine_TK = top_k(target_TD, source_SD, neighbours)
+    target_SK, cosine_SK = search(source_SD, target_TD, neighbours)
+    source_TK, cosine_TK = search(target_TD, source_SD, neighbours)
     mean_S, mean_T = cosine_SK.mean(axis=1), cosine_TK.mean(axis=1)
     margin_SK = _ratio(cosine_SK, (mean_S[:, None] + mean_T[target_SK]) / 2)
     margin_TK = _ratio(cosine_TK, (mean_T[:, None] + mean_S[source_TK]) / 2)
@@ -62,36 +66,40 @@ def _ratio(cosine: np.ndarray, mean: np.ndarray) -> np.ndarray:
 
 def mine_pairs(
     source_ids: Sequence[str],
-    source_texts: Sequence[str],
-    source_SD: np.ndarray,
+    source_texts: Sequence[Hashable],
+    source_SD: Vectors,
     target_ids: Sequence[str],
-    target_texts: Sequence[str],
-    target_TD: np.ndarray,
+    target_texts: Sequence[Hashable],
+    target_TD: Vectors,
+    search: Search = top_k,
 ) -> list[tuple[str, str, float]]:
     """The pairs of ids with their scores, by falling score, of collections in which texts may occur several times.
 
     A text is mined once, with the vector of its last occurrence. What a text that occurs several times is paired with
     is then dropped, since its id is not known: officially too.
 
+    Args:
+      source_texts, target_texts: the texts, or what is equal where they are.
+      search: as in `mine`.
+
     Raises:
       DataError: ids, texts and vectors of a side differ in number; else as `mine`.
     """
-    sides = [_distinct(ids, texts, vectors) for ids, texts, vectors in (
-        (source_ids, source_texts, source_SD), (target_ids, target_texts, target_TD)
-    )]  # fmt: skip
-    (source_names, source_rows), (target_names, target_rows) = sides
-    mined = mine(np.asarray(source_SD)[source_rows], np.asarray(target_TD)[target_rows])
+    source_names, source_SD = _distinct(source_ids, source_texts, source_SD)
+    target_names, target_TD = _distinct(target_ids, target_texts, target_TD)
+    mined = mine(source_SD, target_TD, search=search)
     found = ((source_names[s], target_names[t], float(score)) for s, t, score in zip(*mined, strict=True))
     return [pair for pair in found if None not in pair]
 
 
-def _distinct(ids, texts, vectors) -> tuple[list[str | None], list[int]]:
-    """Of each distinct text, in the order of their first occurrences, its id (None: several), and its last row."""
-    if not len(ids) == len(texts) == len(vectors):
-        raise DataError(f"{len(ids)} ids, {len(texts)} texts and {len(vectors)} vectors: each sentence needs one")
+def _distinct(ids, texts, vectors_ND: Vectors) -> tuple[list[str | None], Vectors]:
+    """Of each distinct text, in the order of their first occurrences, its id (None: several), and its last vector."""
+    if not len(ids) == len(texts) == len(vectors_ND):
+        raise DataError(f"{len(ids)} ids, {len(texts)} texts and {len(vectors_ND)} vectors: each sentence needs one")
     last = {text: row for row, text in enumerate(texts)}
     times = Counter(texts)
-    return [ids[row] if times[text] == 1 else None for text, row in last.items()], list(last.values())
+    names = [ids[row] if times[text] == 1 else None for text, row in last.items()]
+    return names, Rows(vectors_ND, np.fromiter(last.values(), np.int64, len(last)))
 
 
 def best_threshold(pairs: Sequence[tuple[str, str, float]], gold: Collection[tuple[str, str]]) -> tuple[float, float]:

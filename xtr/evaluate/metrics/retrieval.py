@@ -8,6 +8,7 @@ Axes: Q queries, C candidates, D dimension, K neighbours, N vectors of either si
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
@@ -33,6 +34,24 @@ class Vectors(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of vectors, in any order, without a copy of them."""
+
+    vectors_ND: Vectors
+    rows_M: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.rows_M), self.vectors_ND.shape[1]
+
+    def __len__(self) -> int:
+        return len(self.rows_M)
+
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+        return self.vectors_ND[self.rows_M[rows]]
 
 
 def nearest(query_QD: np.ndarray, candidate_CD: np.ndarray) -> np.ndarray:
