@@ -1,5 +1,5 @@
-"""XTREME-R's targets: a task for every language found, a mixture of all languages of each target, and what the targets
-are trained on in English where that is no intermediate task."""
+"""XTREME-R's targets and its diagnostic tests: a task for every language found, a mixture of all languages of each
+target, and what the targets are trained on in English where that is no intermediate task."""
 
 import dataclasses
 
@@ -30,6 +30,7 @@ def register(catalog: Catalog, sources: Sources) -> None:
     for target, training in (("lareqa", "lareqa_squad"), ("mewslix", "mewslix_pairs")):
         catalog.add_training(target, catalog.find(training))
         catalog.add_target(target, catalog.find(target), ("map@20",))
+    catalog.add_target("multichecklist", catalog.find("multichecklist"), ("failure_rate",))
 
 
 def _register_mlqa(catalog: Catalog) -> None:

@@ -1,9 +1,9 @@
 """Sizes and SHA-256 of the official files: 'PATH SIZE SHA256', the path as `distributions` has it, '-' where unknown.
 
 Sources: the checksum tables of TensorFlow Datasets 4.9.10 and the `download_checksums` of Hugging Face datasets 1.18.4,
-which agree wherever both have a file. XCOPA's files and those of five languages of Tatoeba (az, lt, pl, ro, uk) were
-hashed from their repositories at the commits that `distributions` names. Those of UD 2.7 and ANLI 1.0 are the ones that
-public code pins (pyconll's tests; two users of ANLI).
+which agree wherever both have a file. XCOPA's files, those of five languages of Tatoeba (az, lt, pl, ro, uk) and
+MultiCheckList's templates were hashed from their repositories at the commits that `distributions` names. Those of UD
+2.7 and ANLI 1.0 are the ones that public code pins (pyconll's tests; two users of ANLI).
 """
 
 _TABLE = """
@@ -167,6 +167,7 @@ tatoeba/v1/tatoeba.urd-eng.eng 31893 dab35fda3f73b3fd86b6b9f9f9f6242430961aa5d1a
 tatoeba/v1/tatoeba.urd-eng.urd 56819 2efc22dc61885a9454aeeee68c8b841c7f9138d53ba644a82308bd210140450b
 tatoeba/v1/tatoeba.vie-eng.eng 38686 a1f60bd8ae6c42224a4c050d2aa1ff4242d14827d64d7831e96ecf2b2c367f5f
 tatoeba/v1/tatoeba.vie-eng.vie 52721 6dbb02d778b0bfc8678cd85f87db76de55dd7e409a26fe32ad42d50e0f1fff77
+multichecklist/checklist_templates.tsv 492192 93770aed98605ee76f6bf816bfea492b1844ff2e358fb61b6dcb8130f4b6de0b
 """
 
 CHECKSUMS: dict[str, tuple[int | None, str]] = {

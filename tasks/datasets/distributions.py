@@ -81,6 +81,7 @@ _XCOPA = f"{_GITHUB}/cambridgeltl/xcopa/e2e9d7f105a758ee869cd13e0fe251ef93a29840
 _XQUAD = f"{_GITHUB}/google-deepmind/xquad/7d30520c717524000f0d9d2f9c10a069acd9d285"
 _LAREQA = f"{_GITHUB}/google-research-datasets/lareqa/9bc8c7fb6dd8d01d72a05a93c2cb96882b0d299c/xquad-r"
 _LASER = f"{_GITHUB}/facebookresearch/LASER/74bc6ae7ffb7cba670fe0f428d0ede9f666fb821/data/tatoeba/v1"
+_XTREME = f"{_GITHUB}/google-research/xtreme/838c13b69daafb9328785d16caae2711e4012123"
 _UD = "https://lindat.mff.cuni.cz/repository/xmlui/bitstream/handle/11234"
 
 
@@ -323,6 +324,13 @@ DISTRIBUTIONS: tuple[Distribution, ...] = (
         "dense_representations_for_entity_retrieval/mel puts it in; lay its output into mewslix/",
     ),
     Distribution(
+        "multichecklist",
+        "Apache 2.0",
+        _files(f"{_XTREME}/multichecklist", "multichecklist", ("checklist_templates.tsv",)),
+        ("multichecklist",),
+        note="templates, which cases are made from",
+    ),
+    Distribution(
         "pawsx",
         "free for any use, with attribution",
         (
@@ -346,7 +354,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "xtreme_r": (
         "mnli", "squad_v1", "siqa", "copa", "xnli", "xcopa", "udpos", "panx", "xquad", "mlqa", "tydiqa", "tatoeba",
-        "lareqa", "mewslix",
+        "lareqa", "mewslix", "multichecklist",
     ),
     "xtreme": (
         "mnli", "squad_v1", "xnli", "pawsx", "udpos", "panx", "xquad", "mlqa", "tydiqa", "bucc2018", "tatoeba",

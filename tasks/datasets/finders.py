@@ -9,6 +9,7 @@ from .copa import find_copa, find_xcopa
 from .lareqa import find_lareqa, find_lareqa_squad
 from .mewslix import find_mewslix, find_mewslix_pairs
 from .mlqa import find_mlqa
+from .multichecklist import find_multichecklist
 from .multiple_choice import find_commonsenseqa, find_cosmosqa, find_hellaswag, find_siqa
 from .nli import find_anli, find_mnli, find_snli, find_xnli
 from .paraphrase import find_pawsx, find_qqp
@@ -45,6 +46,7 @@ FINDERS: dict[str, Callable[[Sources], Found]] = {
     "mewslix": find_mewslix,
     "mewslix_pairs": find_mewslix_pairs,
     "bucc2018": find_bucc2018,
+    "multichecklist": find_multichecklist,
 }
 
 

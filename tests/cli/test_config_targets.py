@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from xtr import config
-from xtr.tasks.benchmarks import XTREME, XTREME_R
+from xtr.tasks.benchmarks import DIAGNOSTIC, XTREME, XTREME_R
 from xtr.train.adamw import AdamWConfig
 
 GIN = Path(config.__file__).parents[1] / "gin"
@@ -25,11 +25,12 @@ REFERENCE = {
     "panx": (10, 20_000, 2e-5, 32),
     "xquad": (3, 87_599, 3e-5, 32),
     "mlqa": (3, 87_599, 3e-5, 32),
+    "multichecklist": (3, 87_599, 3e-5, 32),
     "tydiqa": (3, 3_696, 3e-5, 32),
     "lareqa": (3, 87_599, 2e-5, 32),
     "mewslix": (2, 167_719, 1e-5, 32),
 }
-LENGTHS = {"xquad": {"inputs": 384}, "mlqa": {"inputs": 384}, "tydiqa": {"inputs": 384}}
+LENGTHS = {name: {"inputs": 384} for name in ("xquad", "mlqa", "multichecklist", "tydiqa")}
 LENGTHS |= {"lareqa": {"inputs": 96, "targets": 256}, "mewslix": {"inputs": 64, "targets": 64}}
 
 
@@ -47,7 +48,7 @@ def evaluation(model, *files):
 
 
 def test_every_target_of_both_benchmarks_has_a_file():
-    assert set(TARGETS) == {*XTREME, *XTREME_R, "siqa"}
+    assert set(TARGETS) == {*XTREME, *XTREME_R, *DIAGNOSTIC, "siqa"}
     assert set(REFERENCE) == set(ENCODER_TARGETS) == {*TARGETS} - {"tatoeba", "bucc2018"}
 
 

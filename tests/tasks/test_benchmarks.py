@@ -24,7 +24,7 @@ def test_together_they_are_the_fifty_languages_of_xtreme_r():
 
 
 def test_data_may_bring_their_own_languages(tmp_path):
-    assert set(benchmarks.languages(Sources((tmp_path,)))) == {*XTREME, *XTREME_R}
+    assert set(benchmarks.languages(Sources((tmp_path,)))) == {*XTREME, *XTREME_R, "multichecklist"}
     (tmp_path / "languages.json").write_text('{"xnli": ["qab", "en"]}')
     assert benchmarks.languages(Sources((tmp_path,))) == {"xnli": ("en", "qab")}
     for wrong in ('["en"]', '{"xnli": "en"}', '{"xnli": [1]}'):

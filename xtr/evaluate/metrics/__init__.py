@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from xtr.evaluate.metrics import mlqa, squad2
 from xtr.evaluate.metrics.accuracy import accuracy
+from xtr.evaluate.metrics.checklist import failure_rate, failure_rates_by_test
 from xtr.evaluate.metrics.labels import entity_text_f1, f1_with_invalid
 from xtr.evaluate.metrics.metric import Metric, value_of_mean
 from xtr.evaluate.metrics.mining import bucc_f1
@@ -31,6 +32,9 @@ METRICS: Mapping[str, Metric] = {
         Metric("bucc_f1", bucc_f1),
         Metric("mt5_span_f1", entity_text_f1),
         Metric("f1_with_invalid", f1_with_invalid),
+        Metric(
+            "failure_rate", failure_rate, needs=("ids", "language"), higher_is_better=False, parts=failure_rates_by_test
+        ),
     )
 }
 

@@ -5,7 +5,7 @@ Every example contributes either one number, a percentage, and the metric is the
 (`value_of_mean`), which is what resampling of examples needs: average the contributions of a resample, then call it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,15 +20,17 @@ class Metric:
     Attributes:
       name: as in results.
       compute: (predictions, golds, **needs) -> (value in 0..100, contributions float64 [N], or [N, 3] of tp, fp, fn).
-      needs: what `compute` must be told besides: 'language' (of the answers) or 'no_answer' (the text by which a model
-        says that there is none, '' for a model that points at spans).
+      needs: what `compute` must be told besides: 'language' (of the answers), 'no_answer' (the text by which a model
+        says that there is none, '' for a model that points at spans) or 'ids' (of the examples, [N]).
       higher_is_better: its direction.
+      parts: what it is of parts of the examples: as `compute`, but returns `<name>/<part>` -> (value, contributions).
     """
 
     name: str
     compute: Callable[..., tuple[float, np.ndarray]]
     needs: tuple[str, ...] = ()
     higher_is_better: bool = True
+    parts: Callable[..., dict[str, tuple[float, np.ndarray]]] | None = None
 
     def __call__(self, predictions: Sequence, golds: Sequence, **info) -> tuple[float, np.ndarray]:
         """Computes the metric; of `info` it takes what it needs.
@@ -37,9 +39,17 @@ class Metric:
           UserError: something that it needs is not in `info`.
           DataError: from `compute`, what cannot be scored.
         """
+        return self.compute(predictions, golds, **self._needed(info))
+
+    def values(self, predictions: Sequence, golds: Sequence, **info) -> dict[str, tuple[float, np.ndarray]]:
+        """Computes the metric, and what it is of parts of the examples: name -> (value, contributions)."""
+        parts = self.parts(predictions, golds, **self._needed(info)) if self.parts else {}
+        return {self.name: self(predictions, golds, **info), **parts}
+
+    def _needed(self, info: Mapping) -> dict:
         if lacking := [name for name in self.needs if name not in info]:
             raise UserError(f"the metric {self.name} must be told the {' and the '.join(lacking)}")
-        return self.compute(predictions, golds, **{name: info[name] for name in self.needs})
+        return {name: info[name] for name in self.needs}
 
 
 def value_of_mean(mean: np.ndarray, counts: bool) -> np.ndarray:
