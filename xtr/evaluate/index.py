@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
@@ -180,6 +181,30 @@ def open_or_build(
         advance(len(rows))
     _wait("written")
     return _index(directory, manifest)
+
+
+def weights_digest(params: Any) -> str:
+    """A hash of the bits of a tree of parameters, for an identity: a checkpoint's path and step do not say that it was
+    written anew. The same however the parameters are sharded: it is made of sums of whole numbers."""
+    leaves, structure = jax.tree.flatten(params)
+    sums = [int(n) for n in jax.device_get(_bit_sums(leaves))]
+    return rundir.digest({"structure": str(structure), "sums": sums, "shapes": [list(leaf.shape) for leaf in leaves]})
+
+
+@jax.jit
+def _bit_sums(leaves: list[jax.Array]) -> list[jax.Array]:
+    def bits(leaf: jax.Array) -> jax.Array:
+        unsigned = jnp.dtype(f"uint{8 * leaf.dtype.itemsize}")
+        return jax.lax.bitcast_convert_type(leaf, unsigned).astype(jnp.uint32)
+
+    def place(leaf: jax.Array) -> jax.Array:
+        # Odd factors that differ along every axis: values that changed places change the sum.
+        factors = jnp.ones((), jnp.uint32)
+        for axis in range(leaf.ndim):
+            factors = factors * (jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis) * (2 * axis + 2) + 1)
+        return factors
+
+    return [(bits(leaf) * place(leaf)).sum(dtype=jnp.uint32) for leaf in leaves]
 
 
 _REMEDY = "Delete the directory, and the next run embeds the candidates again."

@@ -60,8 +60,8 @@ def layers_held(
     if due <= layers_bytes:
         return tuple(range(num_layers + 1)), None
     return (chosen,), (
-        f"{name}: only layer {chosen} is scored. All {num_layers + 1} layers of {rows:,} vectors take {due:,} bytes, and "
-        f"they may take {layers_bytes:,}."
+        f"{name}: only layer {chosen} is scored. All {num_layers + 1} layers of {rows:,} vectors take {due:,} bytes, "
+        f"and they may take {layers_bytes:,}."
     )
 
 

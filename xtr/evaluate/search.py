@@ -10,6 +10,7 @@ Axes: Q queries, C candidates, D dimension, K neighbours, G groups of candidates
 """
 
 import functools
+import math
 from collections.abc import Callable
 
 import jax
@@ -134,9 +135,14 @@ def block_rows(block_bytes: int, queries: int, candidates: int, dim: int, kept: 
     Raises:
       UserError: not even one query and one candidate a device fit.
     """
-    candidate_rows = _even(candidates, block_bytes // 4 // (4 * dim * 3), devices, _GROUP)
-    row_bytes = 4 * (2 * candidate_rows + 2 * dim + devices * 2 * kept * (_GROUP + 2))
-    query_rows = _even(queries, block_bytes // 2 // row_bytes, 1, _ALIGNED)
+    lists_bytes = 4 * (2 * dim + devices * 2 * kept * (_GROUP + 2))  # of a query
+    most = min(
+        block_bytes // 4 // (4 * dim * 3),
+        max(0, block_bytes // 2 - lists_bytes) // (4 * 2),  # beside one query
+        4 * math.isqrt(block_bytes // 16),  # beside a fair number of queries
+    )
+    candidate_rows = _even(candidates, most, devices, _GROUP)
+    query_rows = _even(queries, block_bytes // 2 // (4 * 2 * candidate_rows + lists_bytes), 1, _ALIGNED)
     if candidate_rows < devices or query_rows < 1:
         raise UserError(
             f"{block_bytes:,} bytes do not hold a block of vectors of dimension {dim} on {devices} devices; the block "
@@ -158,7 +164,7 @@ def _even(count: int, most: int, devices: int, aligned: int) -> int:
 
 def _least_bytes(dim: int, kept: int, devices: int) -> int:
     row_bytes = 4 * (2 * devices + 2 * dim + devices * 2 * kept * (_GROUP + 2))
-    return max(4 * 4 * dim * 3 * devices, 2 * row_bytes)
+    return max(4 * 4 * dim * 3 * devices, 2 * row_bytes, 16 * devices**2)
 
 
 def _padded(unit_ND: np.ndarray, rows: int) -> np.ndarray:
