@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 
 from xtr.cli.main import run
-from xtr.errors import UserError
+from xtr.errors import DataError, UserError
+from xtr.evaluate.journal import Journal
+from xtr.evaluate.predictor import Predictor
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +134,111 @@ def test_eval_limit_and_languages(common, trained, tmp_path):
     assert dict(zip(rows["language"], rows["n"], strict=True)) == {"qaa": 5, "en": 5, "mean 2/4": 10}
     with pytest.raises(UserError, match="xnli has no qa; found: en, qaa, qab, qac. Did you mean"):
         run(evaluation(common, trained, "xnli", tmp_path / "other", "--gin.LANGUAGES=('qa',)"))
+
+
+def predictions_of(directory):
+    return {path.name: path.read_bytes() for path in (directory / "predictions" / "run").iterdir()}
+
+
+@pytest.mark.parametrize("target", ["xnli", "xquad"])
+def test_a_killed_evaluation_goes_on_with_the_same_bits(common, trained, target, tmp_path, monkeypatch):
+    """It stops in the middle of its second language, with half a line written."""
+    small = ("--gin.TOKENS_PER_BATCH=512", "--gin.evaluate.examples_per_shard=8")
+    assert run(evaluation(common, trained, target, tmp_path / "whole", *small)) == 0
+    written, add = [], Journal.add
+
+    def stop_after(most):
+        def adding(journal, shard, records):
+            if len(written) == most:
+                with open(journal.path, "ab") as out:
+                    out.write(b'{"shard": 7, "rec')
+                raise KeyboardInterrupt
+            written.append((journal.path.name, shard))
+            add(journal, shard, records)
+
+        return adding
+
+    monkeypatch.setattr(Journal, "add", stop_after(10**9))
+    assert run(evaluation(common, trained, target, tmp_path / "counted", *small)) == 0
+    first = written[0][0]
+    of_the_first = sum(name == first for name, _ in written)
+    everything = set(written)
+    assert of_the_first > 1 and len(everything) == len(written) > of_the_first + 1
+
+    written.clear()
+    monkeypatch.setattr(Journal, "add", stop_after(of_the_first + 1))
+    arguments = evaluation(common, trained, target, tmp_path / "killed", *small)
+    with pytest.raises(KeyboardInterrupt):
+        run(arguments)
+    killed = tmp_path / "killed"
+    assert not (killed / "DONE").exists() and len(list(killed.glob("predictions/run/*.partial"))) == 1
+    done_before = set(written)
+    written.clear()
+    monkeypatch.setattr(Journal, "add", stop_after(10**9))
+    assert run(arguments) == 0
+    assert set(written) == everything - done_before and (killed / "DONE").exists()
+    assert predictions_of(killed) == predictions_of(tmp_path / "whole")
+    tables = [pd.read_parquet(path / "results.parquet") for path in (killed, tmp_path / "whole")]
+    pd.testing.assert_frame_equal(*tables)
+
+
+def test_predictions_are_graded_again_without_the_model(common, trained, tmp_path, capsys, monkeypatch):
+    directory, copy = tmp_path / "eval", tmp_path / "copy"
+    assert run(evaluation(common, trained, "xquad", directory)) == 0
+    monkeypatch.setattr("xtr.evaluate.engine.open_predictor", None)
+    monkeypatch.setattr("xtr.evaluate.engine.ensure_cached", None)
+    before, table = predictions_of(directory), pd.read_parquet(directory / "results.parquet")
+    changed = directory / "predictions" / "run" / "xquad.qab.test.jsonl"
+    records = [json.loads(line) for line in changed.read_text().split("\n") if line]
+    for record in records:
+        record["prediction"] = record["gold"][0]
+    changed.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+    assert run(["eval", f"--from_predictions={directory}", f"--gin.EVAL_OUTPUT_DIR={copy}"]) == 0
+    pd.testing.assert_frame_equal(pd.read_parquet(directory / "results.parquet"), table)
+    again = pd.read_parquet(copy / "results.parquet")
+    own = again["language"] == "qab"
+    assert (again[own]["value"] == 100.0).all() and (table[table["language"] == "qab"]["value"] < 100.0).all()
+
+    def untouched(rows):
+        kept = rows[~rows["language"].str.startswith("mean") & (rows["language"] != "qab")]
+        return kept.sort_values(["language", "split", "metric"], ignore_index=True)
+
+    pd.testing.assert_frame_equal(untouched(again), untouched(table))
+    changed.write_bytes(before[changed.name])
+    assert run(["eval", "--from_predictions", str(directory)]) == 0
+    assert predictions_of(directory) == before
+    some = ["eval", f"--from_predictions={directory}", "--languages=qab,qaa"]
+    with pytest.raises(UserError, match="languages: None -> 'qab,qaa'"):
+        run(some)
+    assert run([*some, f"--gin.EVAL_OUTPUT_DIR={tmp_path / 'some'}"]) == 0
+    assert "mean 2/4" in capsys.readouterr().out
+    with pytest.raises(UserError, match="holds no predictions: give the EVAL_OUTPUT_DIR"):
+        run(["eval", f"--from_predictions={trained[0]}"])
+
+
+def test_an_example_that_cannot_be_scored_is_named(common, trained, tmp_path, monkeypatch):
+    rank = Predictor.rank
+
+    def broken(self, *arguments):
+        scores = np.array(rank(self, *arguments))
+        scores[0, 0] = np.nan
+        return scores
+
+    monkeypatch.setattr(Predictor, "rank", broken)
+    with pytest.raises(DataError, match=r"xnli\.\w+, example '\d+' cannot be scored: its scores is not a number"):
+        run(evaluation(common, trained, "xnli", tmp_path / "eval"))
+    assert not list(tmp_path.glob("eval/predictions/run/*.jsonl")) and not (tmp_path / "eval" / "DONE").exists()
+
+
+def test_eval_by_its_own_options(common, trained, tmp_path, capsys):
+    arguments = evaluation(common, trained, "xnli", tmp_path / "eval")
+    arguments += ["--tasks=xnli.qaa,xnli.qab", "--limit=4", "--log_samples", "2"]
+    assert run(arguments) == 0
+    rows = pd.read_parquet(tmp_path / "eval" / "results.parquet")
+    assert set(rows[rows["split"] == "test"]["language"]) == {"qaa", "qab", "mean 2/4"} and set(rows["n"]) == {4, 8}
+    out = capsys.readouterr().out
+    assert out.count("  input          xnli: premise: ") == 6 and out.count("  gold   ") == 6
+    assert out.index("mean 2/4") < out.index("  input") and "xnli, qaa, test: " in out
 
 
 def test_infer(common, trained, tmp_path):

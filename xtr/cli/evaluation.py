@@ -14,7 +14,7 @@ _LONGEST_SAMPLE = 300
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `xtr eval`, beside those of gin."""
-    parser.add_argument("--tasks", metavar="NAME,NAME", help="tasks or mixtures; short for --gin.MIXTURE_OR_TASK_NAME")
+    parser.add_argument("--tasks", metavar="NAME,NAME", help="these tasks or mixtures instead of the gin file's")
     parser.add_argument("--languages", metavar="CODE,CODE", help="only these; short for --gin.LANGUAGES")
     parser.add_argument("--limit", type=int, metavar="N", help="the first N examples of each split, as a trial")
     parser.add_argument(
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _overrides(arguments: argparse.Namespace) -> list[str]:
     """What the command's own options say, as gin overrides."""
     given = [
-        ("MIXTURE_OR_TASK_NAME", arguments.tasks),
+        ("evaluate.mixture_or_task_name", arguments.tasks),
         ("LANGUAGES", arguments.languages),
         ("LIMIT", arguments.limit),
         ("LOG_SAMPLES", arguments.log_samples),
@@ -52,10 +52,10 @@ def evaluate(arguments: argparse.Namespace) -> int:
     if arguments.log_samples is not None and arguments.log_samples < 1:
         raise UserError(f"--log_samples is {arguments.log_samples}; it must be at least 1.")
     files, overrides = arguments.gin_file, [*_overrides(arguments), *arguments.overrides]
+    if saved and not (Path(saved) / "predictions").is_dir():
+        raise UserError(f"{saved} holds no predictions: give the EVAL_OUTPUT_DIR of an evaluation.")
     if saved and not files:
         files = [str(Path(saved) / "config.gin")]
-        if not Path(files[0]).is_file():
-            raise UserError(f"{saved} is no EVAL_OUTPUT_DIR of an evaluation: it holds no config.gin.")
     loaded = config.load(files, overrides, arguments.search_paths, entry="evaluate")
     run, texts = config.build("evaluate"), loaded.texts()
     from xtr.evaluate import engine

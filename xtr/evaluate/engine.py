@@ -64,7 +64,7 @@ def check_can_do(model: ModelConfig, task: CachedTask, split: str) -> None:
         raise UserError(f"{task.name} is scored by {', '.join(unknown)}, which xtr eval cannot compute.{hint}")
     if wrong := task.info.get("own_metrics", {}).get("wrong"):
         raise UserError(wrong)
-    if (own_metrics.needed(task) or predictor in ("generate", "score")) and not writes:
+    if (own_metrics.outputs(task.info) or predictor in ("generate", "score")) and not writes:
         raise UserError(
             f"{task.name} is answered by text, generated or scored: that takes a whole mT5 or a BLOOM without a head; "
             f"this {model.family} cannot."
@@ -265,7 +265,7 @@ def _predict_shards(
     advance: Callable[[int], None],
 ) -> list[dict]:
     """Predicts examples shard by shard, those aside that the journal holds."""
-    method, outputs = method_of(predictor.config, asked.info), own_metrics.needed(part.task)
+    method, outputs = method_of(predictor.config, asked.info), own_metrics.outputs(asked.info)
     lengths = [len(example["inputs"]) for example in examples]
     shards = plan_shards(lengths, predictor.length_buckets, predictor.tokens_per_batch, part.run.examples_per_shard)
     plan = hashlib.sha256(json.dumps(shards).encode()).hexdigest()[:16]
@@ -440,7 +440,7 @@ def regrade(
     for partial in sorted(source.directory.glob("predictions/*/*.partial")):
         print(f"{partial} is not whole and left out; the same `xtr eval` again finishes it.", file=sys.stderr)
     metas = {place: source.read_meta(place) for place in places}
-    with_own = sorted({meta["task"] for meta in metas.values() if meta["info"].get("own_metrics")})
+    with_own = sorted({meta["task"] for meta in metas.values() if own_metrics.outputs(meta["info"])})
     tasks = {name: found[0] for name, found in _cached(run, with_own).items()} if with_own else {}
     rundir.create(run.eval_output_dir, rundir.identity(run), gin_texts or {})
     first = run.dev_split if run.null_threshold == ENGLISH_DEV else run.split

@@ -23,14 +23,14 @@ _PROGRAM = "xtr.tasks.own_metrics"
 _log = logging.getLogger(__name__)
 
 
-def needed(task: CachedTask) -> tuple[str, ...]:
-    """Names of SeqIO's model outputs that a task's own metrics read; none where it has no such metrics."""
-    return tuple(task.info.get("own_metrics", {}).get("outputs", ()))
+def outputs(info: Mapping) -> tuple[str, ...]:
+    """Names of SeqIO's model outputs that the own metrics of a task of these facts read; none where it has none."""
+    return tuple(info.get("own_metrics", {}).get("outputs", ()))
 
 
 def predict(
     predictor: Predictor,
-    outputs: Sequence[str],
+    needed: Sequence[str],
     examples: Sequence[Mapping],
     said: Sequence,
     method: Method,
@@ -39,16 +39,16 @@ def predict(
     """What a task's own metrics read, an entry an example: `tokens` and their `log_prob`, and the target's `score`.
 
     Args:
-      outputs: `needed`.
+      needed: the names of `outputs`.
       said: what the task's method said of the examples: used where it is that, else it is predicted now.
     """
     inputs = inputs_of(predictor, examples, asked.length)
     entries: list[dict] = [{} for _ in examples]
-    if {"prediction", "prediction_with_aux"} & set(outputs):
+    if {"prediction", "prediction_with_aux"} & set(needed):
         found = said if method is GENERATE else GENERATE.predict(predictor, examples, asked, _no_progress)
         for entry, (tokens, log_prob) in zip(entries, found, strict=True):
             entry |= {"tokens": np.asarray(tokens).tolist(), "log_prob": float(log_prob)}
-    if "score" in outputs:
+    if "score" in needed:
         found = said if method is SCORE else predictor.score(inputs, target_tokens(examples, asked.run), _no_progress)
         for entry, score in zip(entries, found, strict=True):
             entry["score"] = float(score)
