@@ -1,5 +1,6 @@
 """Retrieval tasks as records: what they hold, each layer's values of them alone, thresholds of mining."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,11 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from xtr.data.cached_task import CachedTask
 from xtr.errors import DataError, UserError
-from xtr.evaluate import retrieve
+from xtr.evaluate import index, retrieve
 from xtr.evaluate.metrics import METRICS, mining, retrieval
 from xtr.evaluate.retrieve import Side
 
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    num_layers: int = 2
+
+
+CONFIG = Config()
 QUERIES = np.array([[1, 0, 0], [0, 1, 0]], np.float32)
 CANDIDATES = np.array([[1, 0, 0.1], [0, 1, 0.1], [0, 1, 0.2], [1, 0, 0.3]], np.float32)
 SIDES = (
@@ -72,6 +81,26 @@ def test_layers_are_held_where_they_fit():
 
 def test_queries_without_a_right_candidate_are_counted():
     assert retrieve.absent_golds(["a", "z", ["z", "b"], ["y", "z"], []], ["a", "b"]) == 3
+
+
+def test_an_index_is_of_these_weights_and_this_task(tmp_path):
+    facts = {
+        "params": {"w": np.ones(3, np.float32)}, "model": CONFIG, "task": CachedTask("t.en", 1.0, "/cache/t-12ab", {}),
+        "split": "candidates", "layers": (0, 1), "pooling": "mean", "length": 64,
+    }  # fmt: skip
+    other = {
+        "params": {"w": np.full(3, 2, np.float32)}, "model": dataclasses.replace(CONFIG, num_layers=9),
+        "task": CachedTask("t.en", 1.0, "/elsewhere/t-34cd", {}), "split": "validation_candidates", "layers": (1,),
+        "pooling": "head", "length": 32,
+    }  # fmt: skip
+    vectors = np.ones((4, 2), np.float32)
+    known = retrieve.index_identity(**facts)
+    index.open_or_build(tmp_path, known, 4, lambda rows: vectors[rows.start : rows.stop])
+    moved = {**facts, "task": CachedTask("t.en", 1.0, "/moved/t-12ab", {})}
+    assert index.open_index(tmp_path, retrieve.index_identity(**moved)).shape == (4, 2)
+    for field, value in other.items():
+        with pytest.raises(UserError, match="the candidate index of something else"):
+            index.open_index(tmp_path, retrieve.index_identity(**{**facts, field: value}))
 
 
 def collections(rng, pairs, others):

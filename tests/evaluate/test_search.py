@@ -2,9 +2,9 @@
 
 import functools
 import os
+import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -181,12 +181,46 @@ print((after - before) * 1024, np.mean(order[targets] == sources), len(sources))
 
 @pytest.mark.slow
 def test_mining_twenty_thousand_against_as_many_needs_no_matrix():
-    # The matrix would take 1.6 GB in float32; the search is told to take 64 MiB.
+    # The matrix would take 1.6 GB in float32; the search is told to take 64 MiB, and the lists are 2.
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
-    root = Path(search.__file__).parents[2]
     output = subprocess.run(
-        [sys.executable, "-c", MINING], capture_output=True, text=True, env=environment, cwd=root, check=True
+        [sys.executable, "-c", MINING], capture_output=True, text=True, env=environment, check=True
     ).stdout
     more, right, pairs = (float(number) for number in output.split())
     assert more < 2**27
     assert right > 0.9 and pairs > 15_000
+
+
+PROCESSES = """
+import sys
+import jax, numpy as np
+from xtr.parallel.distributed import initialize
+initialize()
+from xtr.evaluate import index, search
+from xtr.evaluate.metrics import retrieval
+search._SMALL = 0
+rng = np.random.default_rng(0)
+query_QD, candidate_CD = (rng.normal(size=(n, 16)).astype(np.float32) for n in (30, 700))
+embed = lambda rows: candidate_CD[rows.start : rows.stop]
+found = index.open_or_build(sys.argv[1], {"a": 1}, 700, embed, shard_rows=99)
+answers = search.top_k(query_QD, found, 5, block_bytes=200_000), retrieval.top_k(query_QD, candidate_CD, 5)
+print("same", jax.process_count(), all((a == b).all() for a, b in zip(*answers)))
+"""
+
+
+def test_two_processes_build_one_index_and_find_the_same(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    topology = {"XTR_COORDINATOR": f"127.0.0.1:{port}", "XTR_NUM_PROCESSES": "2"}
+    flags = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    command = [sys.executable, "-c", PROCESSES, str(tmp_path / "index")]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    processes = [
+        subprocess.Popen(command, env=os.environ | topology | flags | {"XTR_PROCESS_ID": str(number)}, **pipes)
+        for number in range(2)
+    ]
+    for process in processes:
+        out, err = process.communicate(timeout=240)
+        assert process.returncode == 0, err
+        assert [line for line in out.split("\n") if line.startswith("same")] == ["same 2 True"]

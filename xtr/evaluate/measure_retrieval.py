@@ -28,6 +28,8 @@ class Measured:
       uncertain: how many these were.
       gflops: 2 * queries * candidates * dim / screen_seconds / 1e9.
       matmul_gflops: the same of a plain float32 product of one block of vectors on the same devices.
+      cpu_share: the processor seconds that the screen's products would take at the plain product's rate, over those
+        that the screen took; other work on the machine changes it little. Says nothing of accelerators.
       peak_rss_bytes: the most memory that the process has had so far, in all; base_rss_bytes: before the search.
     """
 
@@ -44,6 +46,7 @@ class Measured:
     uncertain: int
     gflops: float
     matmul_gflops: float
+    cpu_share: float
     base_rss_bytes: int
     peak_rss_bytes: int
 
@@ -96,11 +99,12 @@ def measure(
 
 def _measure(found, query_QD, k, block_bytes, mesh, build_seconds, open_seconds) -> Measured:
     (queries, dim), candidates = query_QD.shape, len(found)
-    matmul_gflops = _matmul_gflops(query_QD, candidates, k, block_bytes, mesh)
+    matmul_gflops, matmul_cpu = _matmul_gflops(query_QD, candidates, k, block_bytes, mesh)
     base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     *_, certain_Q = search.screened_top_k(query_QD, found, k, mesh=mesh, block_bytes=block_bytes)
-    screen_seconds = time.perf_counter() - start
+    screen_seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    gflop = 2 * queries * candidates * dim / 1e9
     start = time.perf_counter()
     if not certain_Q.all():
         retrieval.top_k(query_QD[~certain_Q], found, k)
@@ -117,15 +121,17 @@ def _measure(found, query_QD, k, block_bytes, mesh, build_seconds, open_seconds)
         screen_seconds=screen_seconds,
         decide_seconds=decide_seconds,
         uncertain=int((~certain_Q).sum()),
-        gflops=2 * queries * candidates * dim / screen_seconds / 1e9,
+        gflops=gflop / screen_seconds,
         matmul_gflops=matmul_gflops,
+        cpu_share=gflop / matmul_cpu / cpu,
         base_rss_bytes=base,
         peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     )
 
 
-def _matmul_gflops(query_QD: np.ndarray, candidates: int, k: int, block_bytes: int, mesh: Mesh) -> float:
-    """Of one block of the search's own size, on one device, times the devices; the best of three."""
+def _matmul_gflops(query_QD: np.ndarray, candidates: int, k: int, block_bytes: int, mesh: Mesh) -> tuple[float, float]:
+    """10^9 operations a second, and a processor second, of one block of the search's own size on one device, times the
+    devices; the best of three."""
     queries, dim = query_QD.shape
     rows = search.block_rows(block_bytes, queries, candidates, dim, max(2 * k, k + 16), mesh.size)
     a, b = (jnp.ones((n, dim), jnp.float32) for n in (rows[0], rows[1] // mesh.size))
@@ -133,7 +139,9 @@ def _matmul_gflops(query_QD: np.ndarray, candidates: int, k: int, block_bytes: i
     product(a, b).block_until_ready()
     seconds = []
     for _ in range(3):
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         product(a, b).block_until_ready()
-        seconds.append(time.perf_counter() - start)
-    return mesh.size * 2 * len(a) * len(b) * dim / min(seconds) / 1e9
+        seconds.append((time.perf_counter() - start, time.process_time() - cpu))
+    gflop = 2 * len(a) * len(b) * dim / 1e9
+    wall, cpu = (min(column) for column in zip(*seconds, strict=True))
+    return mesh.size * gflop / wall, gflop / cpu

@@ -6,11 +6,15 @@ contributes to the metrics (`layers`), so that every layer is reported beside it
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from xtr import rundir
+from xtr.data.cached_task import CachedTask
 from xtr.errors import DataError, UserError
+from xtr.evaluate.index import weights_digest
 from xtr.evaluate.metrics import METRICS, mining, value_of_mean
 from xtr.evaluate.metrics.mining import Search
 from xtr.evaluate.metrics.retrieval import Vectors, top_k
@@ -63,6 +67,30 @@ def layers_held(
         f"{name}: only layer {chosen} is scored. All {num_layers + 1} layers of {rows:,} vectors take {due:,} bytes, "
         f"and they may take {layers_bytes:,}."
     )
+
+
+def index_identity(
+    params: Any, model: Any, task: CachedTask, split: str, layers: Sequence[int], pooling: str, length: int
+) -> dict[str, Any]:
+    """What an index of a task's candidates holds, for `index.open_or_build`.
+
+    Args:
+      params: the weights, of which a digest is taken: wherever they were read from, they are the checkpoint.
+      model: the network's config.
+      task, split: whose candidates; a cached task's directory is named by what it was made from.
+      layers, pooling: which vectors; 'mean', or 'head' for a dual encoder's own.
+      length: the most tokens of a candidate.
+    """
+    return {
+        "weights": weights_digest(params),
+        "model": rundir.plain(model),
+        "task": task.name,
+        "cache": Path(task.directory).name,
+        "split": split,
+        "layers": list(layers),
+        "pooling": pooling,
+        "length": length,
+    }
 
 
 def nearest(
