@@ -1,6 +1,15 @@
 """What every test process shares: eight CPU devices, quiet libraries, the folders of real data and of oracles."""
 
+import contextlib
+import json
 import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
 from pathlib import Path
 
 # Read once, when jax and TensorFlow are first imported, hence before any test module.
@@ -202,3 +211,62 @@ def fake_gcs(tmp_path_factory):
     Folder.server = server
     yield folder
     server.shutdown()
+
+
+# TensorBoard asks for this module to learn that it should do without TensorFlow, whose import takes many seconds.
+_BOARD = (
+    "import sys, types; sys.modules['tensorboard.compat.notf'] = types.ModuleType('notf')\n"
+    "from tensorboard.main import run_main; run_main()"
+)
+
+
+class Board:
+    """A TensorBoard server on this machine."""
+
+    def __init__(self, logdir: Path, log: Path):
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
+        options = ["--logdir", str(logdir), "--host", "127.0.0.1", "--port", str(port), "--load_fast", "false"]
+        self.base, self.log = f"http://127.0.0.1:{port}/data/plugin", log
+        with open(log, "w") as out:
+            self.process = subprocess.Popen([sys.executable, "-c", _BOARD, *options], stdout=out, stderr=out)
+
+    def raw(self, path: str, body=None, **query) -> bytes:
+        """What one of its HTTP endpoints answers."""
+        data = None if body is None else json.dumps(body).encode()
+        url = f"{self.base}/{path}" + ("?" + urllib.parse.urlencode(query) if query else "")
+        request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=20) as response:
+            return response.read()
+
+    def ask(self, path: str, body=None, **query):
+        """The same, read as JSON."""
+        return json.loads(self.raw(path, body, **query))
+
+    def wait_for_runs(self, count: int) -> dict:
+        """The scalar tags by run, once so many runs have some."""
+        deadline = time.monotonic() + 60
+        tags = {}
+        while len(tags) < count:
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, f"{sorted(tags)} after 60 s; log: {self.log.read_text()}"
+            with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):  # not up yet
+                tags = self.ask("scalars/tags")
+            time.sleep(0.1)
+        return tags
+
+
+@pytest.fixture
+def start_board(tmp_path_factory):
+    """`start_board(logdir)`: a real TensorBoard server that shows a folder until the test ends."""
+    boards = []
+
+    def start(logdir: Path) -> Board:
+        boards.append(Board(logdir, tmp_path_factory.mktemp("board") / "log.txt"))
+        return boards[-1]
+
+    yield start
+    for board in boards:
+        board.process.terminate()
+        board.process.wait(10)

@@ -149,11 +149,16 @@ def _strings(values: Sequence[bytes], scalar: bool = False) -> tensor_pb2.Tensor
     return tensor_pb2.TensorProto(dtype=types_pb2.DT_STRING, string_val=list(values), tensor_shape=shape)
 
 
-def markdown_table(header: Sequence[str], lines: Sequence[Sequence[object]]) -> str:
-    """A Markdown table; bars and line breaks in the cells are escaped."""
+# What Markdown would take for a markup in a cell.
+_MARKUP = str.maketrans(
+    {"\\": "\\\\", "|": "\\|", "*": "\\*", "_": "\\_", "[": "\\[", "`": "&#96;", "<": "&lt;", "&": "&amp;", "\n": " "}
+)
+
+
+def markdown_table(header: Sequence[object], lines: Sequence[Sequence[object]]) -> str:
+    """A Markdown table that shows its cells' texts as they are, line breaks as spaces."""
 
     def line(cells) -> str:
-        texts = [str(cell).replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ") for cell in cells]
-        return "| " + " | ".join(texts) + " |"
+        return "| " + " | ".join(str(cell).translate(_MARKUP) for cell in cells) + " |"
 
-    return "\n".join([line(header), "|" + " --- |" * len(header), *(line(cells) for cells in lines)])
+    return "\n".join([line(header), "|" + " --- |" * len(header), *map(line, lines)])

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from xtr.export.figures import to_png
 from xtr.study import plots, transfer
 from xtr.study.report import print_table, write_report
 from xtr.study.transfer import AVERAGE, POOLED
@@ -138,7 +139,7 @@ def test_the_terminal_table(build):
 def test_figures(build):
     table, _ = build()
     (model,) = table.models
-    assert plots.to_png(plots.gain_heat_map(table, model)).startswith(b"\x89PNG")
+    assert to_png(plots.gain_heat_map(table, model)).startswith(b"\x89PNG")
     svg = plots.to_svg(plots.english_gap(table, model), 'a "title"')
     assert svg.startswith("<svg") and "currentColor" in svg and "a &quot;title&quot;" in svg and "xquad" in svg
     assert plots.gain_by_size(table, "mt5") is None

@@ -8,6 +8,7 @@
 A system is a model after an intermediate task; seeds are repetitions of it, over which `over_seeds` takes the mean.
 """
 
+import dataclasses
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -191,3 +192,26 @@ def over_seeds(values: pd.DataFrame) -> pd.DataFrame:
     by = [name for name in values.columns if name not in ("seed", "value", "languages")]
     grouped = values.groupby(by, sort=False)["value"].agg(["mean", "count"])
     return grouped.rename(columns={"mean": "value", "count": "seeds"}).reset_index()
+
+
+def gains(values: pd.DataFrame) -> pd.DataFrame:
+    """What an intermediate task adds to the zero-shot mean, in points: columns system, target, seed, value.
+
+    Paired: of the same model, seed and languages as without one; where there is no such pair there is no gain.
+
+    Args:
+      values: from `scores`.
+    """
+    foreign = values[values["language"] != ENGLISH]
+    found = {
+        keys: own.set_index("language")["value"]
+        for keys, own in foreign.groupby(["system", "target", "seed"], sort=False)
+    }
+    lines = []
+    for (system, target, seed), own in found.items():
+        for variant in dict.fromkeys([system.variant, ""]):
+            base = found.get((dataclasses.replace(system, intermediate=NONE, variant=variant), target, seed))
+            if system.intermediate != NONE and base is not None and set(base.index) == set(own.index):
+                lines.append((system, target, seed, own.mean() - base.mean()))
+                break
+    return pd.DataFrame(lines, columns=["system", "target", "seed", "value"])

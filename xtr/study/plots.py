@@ -1,4 +1,4 @@
-"""Figures of a transfer table, as PNG (TensorBoard) or as SVG that takes its text colour from the page (report).
+"""Figures of a transfer table, for TensorBoard or as SVG that takes its text colour from the page (report).
 
 Intervals are drawn as whiskers; a filled marker is a gain that differs from 0 after Holm's correction.
 """
@@ -9,55 +9,27 @@ import re
 from collections.abc import Sequence
 
 import matplotlib
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
+from xtr.export.figures import INK, STYLE, heat_map
 from xtr.study.statistics import Estimate
 from xtr.study.transfer import AVERAGE, ENGLISH, NONE, POOLED, ZERO_SHOT, Model, TransferTable
 from xtr.study.words import heading
 
-_INK = "#010203"  # stands for the page's text colour in SVG; near black in PNG
 _COLORS = ("#2f7ed8", "#d9822b", "#3f9d6b", "#b0508f", "#7a6fd0", "#8c8c2e", "#c4544d", "#2f9aa0", "#80685a", "#6b7a8f")
-_STYLE = {
-    "font.size": 11,
-    "text.color": _INK,
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "savefig.facecolor": "none",
-    "legend.frameon": False,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "xtr",
-    "figure.constrained_layout.w_pad": 0.12,  # the page's font may be wider than the one measured here
-}
-
-
-def to_png(figure: Figure) -> bytes:
-    """The figure on white, 110 dots an inch."""
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure)
-    figure.savefig(buffer, format="png", dpi=110, facecolor="white", metadata={"Software": None})
-    return buffer.getvalue()
 
 
 def to_svg(figure: Figure, title: str) -> str:
     """An <svg> element for a page: scales with its column, text in the page's colour and font, `title` for readers."""
     buffer = io.StringIO()
     FigureCanvasSVG(figure)
-    with matplotlib.rc_context(_STYLE):  # the font and id settings are read when the file is written
+    with matplotlib.rc_context(STYLE):  # the font and id settings are read when the file is written
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = svg.replace(_INK, "currentColor")
+    svg = svg.replace(INK, "currentColor")
     svg = re.sub(r"font:\s*([\d.]+)px [^;\"]*", r"font-size: \1px", svg)
     width = figure.get_figwidth() * 72
     style = f"overflow:visible;width:100%;max-width:{width * 1.25:.0f}px;height:auto"
@@ -71,35 +43,15 @@ def gain_heat_map(table: TransferTable, model: Model) -> Figure:
     """Intermediate x target matrix of zero-shot gains; * marks those that differ from 0 after Holm's correction."""
     columns = [*table.targets, *table.averages()]
     names = [name for name in table.intermediates if name != NONE]
-    gains = {}
+    cells = {}
     for name in names:
         for column in columns:
             cell = table.cell(model, name, column)
             if cell is not None and cell.gain is not None:
-                gains[name, column] = cell
-    extent = max([2.0, *(abs(cell.gain.value) for cell in gains.values())])
-    norm = TwoSlopeNorm(0, -extent, extent)
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(2.2 + 1.15 * len(columns), 1.6 + 0.55 * max(1, len(names))), layout="constrained")
-        axes = figure.subplots()
-        colors = LinearSegmentedColormap.from_list("gain", ["#c4690f", "#f5f5f3", "#1b66b8"])
-        for y, name in enumerate(names):
-            for x, column in enumerate(columns):
-                cell = gains.get((name, column))
-                face = "#dddddd" if cell is None else colors(norm(cell.gain.value))
-                axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=face, edgecolor="white"))
-                text = "–" if cell is None else f"{cell.gain.value:+z.1f}" + "*" * cell.significant + "†" * cell.overlap
-                strong = cell is not None and abs(cell.gain.value) > 0.55 * extent
-                axes.text(x, y, text, ha="center", va="center", color="white" if strong else "black")
-        axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(names) - 0.5, -0.5))
-        axes.set_xticks(range(len(columns)), [heading(c) for c in columns])
-        axes.tick_params(axis="x", rotation=30, length=0)
-        axes.set_yticks(range(len(names)), names)
-        axes.tick_params(axis="y", length=0)
-        axes.set_title(f"{model.name}: zero-shot gain over no intermediate task (points)", fontsize=11, loc="left")
-        for spine in axes.spines.values():
-            spine.set_visible(False)
-    return figure
+                text = f"{cell.gain.value:+z.1f}" + "*" * cell.significant + "†" * cell.overlap
+                cells[name, heading(column)] = cell.gain.value, text
+    title = f"{model.name}: zero-shot gain\nover no intermediate task (points)"
+    return heat_map(title, names, [heading(column) for column in columns], cells)
 
 
 def gains_with_intervals(table: TransferTable, model: Model) -> Figure | None:
@@ -114,10 +66,10 @@ def gains_with_intervals(table: TransferTable, model: Model) -> Figure | None:
     if not groups:
         return None
     rows = sum(len(cells) + 1 for _, cells in groups)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.4, 0.8 + 0.24 * rows), layout="constrained")
         axes = figure.subplots()
-        axes.axvline(0, color=_INK, linewidth=0.8)
+        axes.axvline(0, color=INK, linewidth=0.8)
         ticks_labels, y = [], 0
         for target, cells in groups:
             ticks_labels.append((y, target, "bold"))
@@ -140,7 +92,7 @@ def _rows(axes, ticks_labels: Sequence[tuple[float, str, str]], end: float) -> N
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(end - 0.4, -0.6)
     axes.spines["left"].set_visible(False)
-    axes.grid(axis="x", color=_INK, alpha=0.12)
+    axes.grid(axis="x", color=INK, alpha=0.12)
 
 
 def _whisker(axes, estimate: Estimate, y: float, color: str, filled: bool) -> None:
@@ -163,7 +115,7 @@ def english_gap(table: TransferTable, model: Model) -> Figure | None:
     if not groups:
         return None
     rows = sum(len(pairs) + 1 for _, pairs in groups)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.4, 1.2 + 0.24 * rows), layout="constrained")
         axes = figure.subplots()
         ticks_labels, y = [], 0
@@ -172,7 +124,7 @@ def english_gap(table: TransferTable, model: Model) -> Figure | None:
             y += 1
             for name, mean, english in pairs:
                 ends = [mean.score.value, english.score.value]
-                axes.plot(ends, [y, y], color=_INK, alpha=0.35, linewidth=2)
+                axes.plot(ends, [y, y], color=INK, alpha=0.35, linewidth=2)
                 (others,) = axes.plot(ends[:1], [y], "o", color=_COLORS[0], markersize=6)
                 (own,) = axes.plot(ends[1:], [y], "s", color=_COLORS[1], markersize=6)
                 ticks_labels.append((y, name, "normal"))
@@ -197,12 +149,12 @@ def gain_by_size(table: TransferTable, family: str) -> Figure | None:
             lines[name] = points
     if not lines:
         return None
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.4, 3.4), layout="constrained")
         axes = figure.subplots()
-        axes.axhline(0, color=_INK, linewidth=0.8)
+        axes.axhline(0, color=INK, linewidth=0.8)
         for i, (name, points) in enumerate(lines.items()):
-            color = _INK if name == POOLED else _COLORS[i % len(_COLORS)]
+            color = INK if name == POOLED else _COLORS[i % len(_COLORS)]
             shift = 1.03 ** (i - len(lines) / 2)  # so that whiskers stand side by side
             sizes = [parameters * shift for parameters, _ in points]
             axes.plot(sizes, [gain.value for _, gain in points], "o-", color=color, label=name, markersize=5)
@@ -211,6 +163,6 @@ def gain_by_size(table: TransferTable, family: str) -> Figure | None:
         axes.set_xticks([model.parameters for model in models], [model.name for model in models], rotation=20)
         axes.minorticks_off()
         axes.set_ylabel(f"gain, {target} (points)")
-        axes.grid(axis="y", color=_INK, alpha=0.12)
+        axes.grid(axis="y", color=INK, alpha=0.12)
         axes.legend(fontsize=9)
     return figure

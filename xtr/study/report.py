@@ -3,7 +3,6 @@
 The HTML is self-contained: inline CSS and SVG, nothing fetched. It follows the reader's light or dark setting.
 """
 
-import html
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,9 +13,9 @@ from rich.table import Table
 
 from xtr import rundir
 from xtr.evaluate.results import is_mean
+from xtr.export import page
 from xtr.study import plots
 from xtr.study.export import export_tensorboard
-from xtr.study.page import PAGE
 from xtr.study.transfer import (
     AVERAGES,
     ENGLISH,
@@ -34,7 +33,6 @@ from xtr.study.words import MARKS, answer, heading, incomplete, marks
 __all__ = ["Provenance", "export_tensorboard", "print_table", "write_report"]
 
 Provenance = Mapping[str, str | Sequence[str]]
-
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -61,10 +59,10 @@ def write_report(
     directory = Path(study_dir)
     title = str(provenance.get("title", "Transfer of English intermediate training"))
     notice = provenance.get("notice", "")
-    body = [f"<header><h1>{_text(title)}</h1>"]
+    body = [f"<header><h1>{page.text(title)}</h1>"]
     if notice:
-        body.append(f'<p class="notice">{_text(_joined(notice))}</p>')
-    body += [f'<p class="answer">{_text(sentence)}</p>' for sentence in answer(table)]
+        body.append(f'<p class="notice">{page.text(_joined(notice))}</p>')
+    body += [f'<p class="answer">{page.text(sentence)}</p>' for sentence in answer(table)]
     body.append("</header>")
     body += [_scale(table, family) for family in dict.fromkeys(model.family for model in table.models)]
     for model in table.models:
@@ -72,34 +70,16 @@ def write_report(
         body.append(f'<div class="pair">{_intervals(table, model)}{_gap(table, model)}</div>')
         body += [_languages(table, model, target) for target in table.targets]
     body += [_metrics(table, rows), _protocol(table, provenance), _provenance(provenance), _missing(table)]
-    page = PAGE.replace("{{title}}", _text(title)).replace("{{body}}", "\n".join(part for part in body if part))
-    for name, content in (("report.html", page), ("transfer.csv", table.to_frame().to_csv(index=False))):
+    for name, content in (
+        ("report.html", page.page(title, body)),
+        ("transfer.csv", table.to_frame().to_csv(index=False)),
+    ):
         rundir.write_atomic(directory / name, content)
     return directory / "report.html"
 
 
-def _text(value: object) -> str:
-    return html.escape(str(value))
-
-
 def _joined(value: str | Sequence[str]) -> str:
     return value if isinstance(value, str) else "\n".join(value)
-
-
-def _section(title: str, content: str, note: str = "") -> str:
-    note = f'<p class="note">{note}</p>' if note else ""
-    return f"<section><h2>{_text(title)}</h2>{content}{note}</section>"
-
-
-def _html_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table in a box that scrolls sideways; the first cell of each line is its heading. Cells are HTML."""
-    head = "".join(f'<th scope="col">{cell}</th>' for cell in header)
-    body = "".join(
-        f'<tr><th scope="row">{line[0]}</th>' + "".join(c if c.startswith("<td") else f"<td>{c}</td>" for c in line[1:])
-        + "</tr>"
-        for line in lines
-    )  # fmt: skip
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _of(table: TransferTable, model: Model) -> str:
@@ -111,7 +91,7 @@ def _columns(table: TransferTable) -> list[str]:
 
 
 def _headings(columns: Sequence[str]) -> list[str]:
-    return [f'<span class="mean">{_text(heading(c))}</span>' if c in AVERAGES else _text(c) for c in columns]
+    return [f'<span class="mean">{page.text(heading(c))}</span>' if c in AVERAGES else page.text(c) for c in columns]
 
 
 def _intermediates(table: TransferTable) -> list[str]:
@@ -124,7 +104,9 @@ def _scale(table: TransferTable, family: str) -> str:
     if figure is None:
         return ""
     title = f"Gain by model size · {family}"
-    return _section(title, f"<figure>{plots.to_svg(figure, title)}</figure>", "Whiskers: intervals as in the tables.")
+    return page.section(
+        title, f"<figure>{plots.to_svg(figure, title)}</figure>", "Whiskers: intervals as in the tables."
+    )
 
 
 def _heat_map(table: TransferTable, model: Model) -> str:
@@ -137,7 +119,7 @@ def _heat_map(table: TransferTable, model: Model) -> str:
     extent = max(2.0, *(abs(gain) for gain in gains))
     lines = []
     for name in names:
-        line = [_text(name)]
+        line = [page.text(name)]
         for column in columns:
             cell = cells[name, column]
             if cell is None or cell.gain is None:
@@ -147,17 +129,17 @@ def _heat_map(table: TransferTable, model: Model) -> str:
             share = 8 + 62 * abs(cell.gain.value) / extent
             strong = cell.significant or (cell.target in AVERAGES and cell.gain.excludes(0))
             line.append(
-                f'<td class="heat{" strong" if strong else ""}" title="{_text(cell.gain.text(signed=True))}"'
+                f'<td class="heat{" strong" if strong else ""}" title="{page.text(cell.gain.text(signed=True))}"'
                 f' style="background:color-mix(in srgb, {color} {share:.0f}%, transparent)">'
                 f"{cell.gain.value:+z.1f}{marks(cell)}{'‡' * bool(cell.missing)}</td>"
             )
         lines.append(line)
     note = (
-        f"Points over {_text(NONE)}; mean over all languages but English. {_text(MARKS)}."
+        f"Points over {page.text(NONE)}; mean over all languages but English. {page.text(MARKS)}."
         " Averages are bold where their interval excludes 0."
     )
-    content = _html_table(["intermediate", *_headings(columns)], lines)
-    return _section(f"Zero-shot gains{_of(table, model)}", content, note)
+    content = page.table(["intermediate", *_headings(columns)], lines)
+    return page.section(f"Zero-shot gains{_of(table, model)}", content, note)
 
 
 def _entry(cell: Cell | None, english: Cell | None = None) -> str:
@@ -183,7 +165,7 @@ def _entry(cell: Cell | None, english: Cell | None = None) -> str:
 def _transfer(table: TransferTable, model: Model) -> str:
     columns = _columns(table)
     lines = [
-        [_text(n), *(_entry(table.cell(model, n, c), table.cell(model, n, c, ENGLISH)) for c in columns)]
+        [page.text(n), *(_entry(table.cell(model, n, c), table.cell(model, n, c, ENGLISH)) for c in columns)]
         for n in _intermediates(table)
     ]
     counts = []
@@ -196,13 +178,13 @@ def _transfer(table: TransferTable, model: Model) -> str:
     lines.append(['<span class="quiet">from</span>', *(f'<td class="quiet">{count}</td>' for count in counts)])
     alone = any(cell.score.seeds == 1 for cell in table.cells if cell.model == model)
     note = (
-        f"Score in percent and gain over {_text(NONE)} in points, each with its {table.confidence:.0%} interval;"
-        f" mean over all languages but English, whose own score is shown as en. {_text(MARKS)}."
+        f"Score in percent and gain over {page.text(NONE)} in points, each with its {table.confidence:.0%} interval;"
+        f" mean over all languages but English, whose own score is shown as en. {page.text(MARKS)}."
     )
     if alone:
         note += " <b>With 1 seed an interval is over examples only: another training seed may give another result.</b>"
     title = f"Transfer table{_of(table, model)}"
-    return _section(title, _html_table(["intermediate", *_headings(columns)], lines), note)
+    return page.section(title, page.table(["intermediate", *_headings(columns)], lines), note)
 
 
 def _intervals(table: TransferTable, model: Model) -> str:
@@ -211,7 +193,7 @@ def _intervals(table: TransferTable, model: Model) -> str:
         return ""
     title = f"Gains with their intervals{_of(table, model)}"
     note = "Filled: differs from 0 after Holm's correction (averages are always filled)."
-    return _section(title, f"<figure>{plots.to_svg(figure, title)}</figure>", note)
+    return page.section(title, f"<figure>{plots.to_svg(figure, title)}</figure>", note)
 
 
 def _gap(table: TransferTable, model: Model) -> str:
@@ -220,37 +202,34 @@ def _gap(table: TransferTable, model: Model) -> str:
         return ""
     targets = [t for t in table.targets if any(table.cell(model, n, t, GAP) for n in table.intermediates)]
     lines = [
-        [_text(name), *(_entry(table.cell(model, name, target, GAP)) for target in targets)]
+        [page.text(name), *(_entry(table.cell(model, name, target, GAP)) for target in targets)]
         for name in table.intermediates
     ]
     title = f"English against the other languages{_of(table, model)}"
-    grid = _html_table(["intermediate", *map(_text, targets)], lines)
+    grid = page.table(["intermediate", *map(page.text, targets)], lines)
     content = f"<figure>{plots.to_svg(figure, title)}</figure>{grid}"
-    return _section(title, content, "Table: English minus the mean of the others, and how the intermediate changes it.")
+    return page.section(
+        title, content, "Table: English minus the mean of the others, and how the intermediate changes it."
+    )
 
 
 def _languages(table: TransferTable, model: Model, target: str) -> str:
     views = [ZERO_SHOT, *sorted(table.languages[target], key=lambda x: (x != ENGLISH, x))]
     present = [name for name in table.intermediates if any(table.cell(model, name, target, v) for v in views)]
     lines = [
-        [f'<span class="{"mean" if view == ZERO_SHOT else ""}">{_text(view)}</span>']
+        [f'<span class="{"mean" if view == ZERO_SHOT else ""}">{page.text(view)}</span>']
         + [_entry(table.cell(model, name, target, view)) for name in present]
         for view in views
         if any(table.cell(model, name, target, view) for name in present)
     ]
     if not lines:
         return ""
-    content = _html_table(["language", *map(_text, present)], lines)
-    return _folded(f"{target}: every language{_of(table, model)}", _metric(table, target), content)
+    content = page.table(["language", *map(page.text, present)], lines)
+    return page.folded(f"{target}: every language{_of(table, model)}", _metric(table, target), content)
 
 
 def _metric(table: TransferTable, target: str) -> str:
     return "(EM + F1) / 2" if len(table.metrics[target]) == 2 else table.metrics[target][0]
-
-
-def _folded(title: str, small: str, content: str) -> str:
-    summary = f"<summary>{_text(title)} <small>({_text(small)})</small></summary>"
-    return f"<section><details>{summary}{content}</details></section>"
 
 
 def _metrics(table: TransferTable, rows: pd.DataFrame) -> str:
@@ -260,15 +239,15 @@ def _metrics(table: TransferTable, rows: pd.DataFrame) -> str:
     for keys, group in rows.groupby(["model", "target", "split", "metric"], sort=True):
         means = group.groupby("intermediate")["value"].mean()
         entries = [f"{means[name]:.1f}" if name in means else "–" for name in table.intermediates]
-        lines.append([_text(" · ".join(keys)), *entries])
+        lines.append([page.text(" · ".join(keys)), *entries])
     if not lines:
         return ""
     note = (
         '<p class="note">Plain means over languages but English and over seeds. For retrieval this holds every layer;'
         " the layer that counts was fixed beforehand.</p>"
     )
-    content = _html_table(["metric", *map(_text, table.intermediates)], lines) + note
-    return _folded("Every metric as recorded", f"{len(rows)} rows", content)
+    content = page.table(["metric", *map(page.text, table.intermediates)], lines) + note
+    return page.folded("Every metric as recorded", f"{len(rows)} rows", content)
 
 
 def _protocol(table: TransferTable, provenance: Provenance) -> str:
@@ -281,7 +260,9 @@ def _protocol(table: TransferTable, provenance: Provenance) -> str:
         f"Significance: Holm's correction over all gains of single targets of a model, at {SIGNIFICANCE:g}.",
         *(f"Score of {target}: {_metric(table, target)}." for target in table.targets),
     ]
-    return _section("How it was measured", "<ul>" + "".join(f"<li>{_text(line)}</li>" for line in lines) + "</ul>")
+    return page.section(
+        "How it was measured", "<ul>" + "".join(f"<li>{page.text(line)}</li>" for line in lines) + "</ul>"
+    )
 
 
 def _provenance(provenance: Provenance) -> str:
@@ -293,18 +274,18 @@ def _provenance(provenance: Provenance) -> str:
         value = value.strip("\n")
         if value.count("\n") > 3:
             first = f"{value.count(chr(10)) + 1} lines"
-            content = f"<details><summary>{first}</summary><pre>{_text(value)}</pre></details>"
+            content = f"<details><summary>{first}</summary><pre>{page.text(value)}</pre></details>"
         else:
-            content = "<br>".join(_text(line) for line in value.split("\n"))
-        items.append(f"<dt>{_text(name)}</dt><dd>{content}</dd>")
-    return _section("Where it comes from", "<dl>" + "".join(items) + "</dl>")
+            content = "<br>".join(page.text(line) for line in value.split("\n"))
+        items.append(f"<dt>{page.text(name)}</dt><dd>{content}</dd>")
+    return page.section("Where it comes from", "<dl>" + "".join(items) + "</dl>")
 
 
 def _missing(table: TransferTable) -> str:
     sentences = [*table.problems, *incomplete(table)]
     if not sentences:
-        return _section("What is missing", "<p>Nothing: every expected cell has its results.</p>")
-    return _section("What is missing", "<ul>" + "".join(f"<li>{_text(s)}</li>" for s in sentences) + "</ul>")
+        return page.section("What is missing", "<p>Nothing: every expected cell has its results.</p>")
+    return page.section("What is missing", "<ul>" + "".join(f"<li>{page.text(s)}</li>" for s in sentences) + "</ul>")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

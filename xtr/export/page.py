@@ -1,6 +1,9 @@
-"""The frame of the report: style sheet and skeleton, with {{title}} and {{body}} to fill."""
+"""Self-contained HTML pages: their frame and style sheet, sections, tables. Nothing is fetched from elsewhere."""
 
-PAGE = """<!DOCTYPE html>
+import html
+from collections.abc import Sequence
+
+_PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -77,3 +80,42 @@ pre { overflow: auto; max-height: 28em; font-size: .82rem; margin: 0; white-spac
 </main></body>
 </html>
 """
+
+
+def page(title: str, body: Sequence[str], script: str = "") -> str:
+    """A whole page.
+
+    Args:
+      body: HTML of its parts; empty ones are left out.
+      script: JavaScript that runs once the page is there.
+    """
+    parts = [part for part in body if part] + [f"<script>{script}</script>"] * bool(script)
+    return _PAGE.replace("{{title}}", text(title)).replace("{{body}}", "\n".join(parts))
+
+
+def text(value: object) -> str:
+    """A value as HTML text."""
+    return html.escape(str(value))
+
+
+def section(title: str, content: str, note: str = "") -> str:
+    """A card with a title; content and note are HTML."""
+    note = f'<p class="note">{note}</p>' if note else ""
+    return f"<section><h2>{text(title)}</h2>{content}{note}</section>"
+
+
+def folded(title: str, small: str, content: str) -> str:
+    """A card that opens on a click."""
+    summary = f"<summary>{text(title)} <small>({text(small)})</small></summary>"
+    return f"<section><details>{summary}{content}</details></section>"
+
+
+def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table in a box that scrolls sideways; the first cell of each line is its heading. Cells are HTML."""
+    head = "".join(f'<th scope="col">{cell}</th>' for cell in header)
+    body = "".join(
+        f'<tr><th scope="row">{line[0]}</th>' + "".join(c if c.startswith("<td") else f"<td>{c}</td>" for c in line[1:])
+        + "</tr>"
+        for line in lines
+    )  # fmt: skip
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
