@@ -119,6 +119,19 @@ def test_a_query_is_certain_only_where_float32_can_tell():
     )
 
 
+def test_what_all_candidates_share_costs_no_certainty():
+    # Any two have a cosine of 0.9999: neighbouring scores of a list differ by less than float32's error on them.
+    rng = np.random.default_rng(0)
+    mean_D = 100 * rng.normal(size=64)
+    query_QD, candidate_CD = ((mean_D + rng.normal(size=(n, 64))).astype(np.float32) for n in (50, 20_000))
+    index_QK, score_QK, certain_Q = search.screened_top_k(query_QD, candidate_CD, 20)
+    wanted = retrieval.top_k(query_QD, candidate_CD, 20)
+    assert np.median(wanted[1][:, 0] - wanted[1][:, -1]) < 20 * search.float32_error(64)
+    assert certain_Q.mean() > 0.9
+    np.testing.assert_array_equal(index_QK[certain_Q], wanted[0][certain_Q])
+    np.testing.assert_array_equal(score_QK[certain_Q], wanted[1][certain_Q])
+
+
 @pytest.mark.parametrize("dim", [3, 64, 1024, 5000])
 def test_float32_products_err_by_no_more_than_they_may(dim):
     rng = np.random.default_rng(dim)

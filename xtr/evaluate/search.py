@@ -6,6 +6,10 @@ last one's, and float32 errs by a known bound: where the k-th exact score of the
 more than that, the answer is certain. The other queries (many candidates within 1e-4 of each other) are searched in
 float64. So the answer is `metrics.retrieval.top_k`'s, bit for bit, whatever the blocks and the devices.
 
+The vectors of an encoder have much in common (cosines of 0.9 and more between any two), which takes away from
+float32's digits without telling candidates apart. So the devices get the candidates without their mean: a query's
+scores all fall by the same number, and the error by as much as the vectors become shorter.
+
 Axes: Q queries, C candidates, D dimension, K neighbours, G groups of candidates.
 """
 
@@ -92,6 +96,7 @@ def screened_top_k(
     kept = max(2 * k, k + 16)
     query_rows, candidate_rows = block_rows(block_bytes, queries, count, dim, kept, mesh.size)
     step = _step(mesh, kept)
+    mean_D, longest_rest = _mean(candidate_CD, longest), 0.0
 
     def put(array: np.ndarray, spec: P) -> jax.Array:
         return jax.make_array_from_callback(array.shape, NamedSharding(mesh, spec), lambda part: array[part])
@@ -108,20 +113,24 @@ def screened_top_k(
         if preemption.requested():
             raise Preempted("the search under way was abandoned; it starts again with the next run")
         block = np.asarray(candidate_CD[first : first + candidate_rows])
-        unit_CD = _padded(_scaled32(block, first, longest), candidate_rows)
+        rest_CD, longest_in_block = _without_mean(block, first, longest, mean_D)
+        rest_CD = _padded(rest_CD, candidate_rows)
+        longest_rest = max(longest_rest, longest_in_block)
         jax.block_until_ready(lists)  # One block is prepared while the devices work on the one before it.
-        unit_CD = put(unit_CD, P(mesh.axis_names))
+        rest_CD = put(rest_CD, P(mesh.axis_names))
         for start in lists:
-            lists[start] = step(query_block(start), unit_CD, *lists[start], np.int32(first), np.int32(count))
+            lists[start] = step(query_block(start), rest_CD, *lists[start], np.int32(first), np.int32(count))
         advance(len(block))
     index_QK, score_QK = retrieval.empty_lists(queries, k)
     certain_Q = np.zeros(queries, bool)
+    margin = float32_error(dim) * longest_rest + 10.0**-retrieval.DIGITS
     for start in lists:
         screen = tuple(np.asarray(array) for array in lists[start])
         some = slice(start, min(start + query_rows, queries))
-        index_QK[some], score_QK[some], certain_Q[some] = _decide(
-            np.asarray(query_QD[some]), candidate_CD, screen, k, longest, block_bytes
-        )
+        some_QD = np.asarray(query_QD[some])
+        index_QK[some], score_QK[some], last_Q = _decide(some_QD, candidate_CD, screen, k, longest, block_bytes)
+        common_Q = retrieval.scaled(some_QD, "query", start) @ mean_D
+        certain_Q[some] = score_QK[some, -1] > common_Q + last_Q + margin
     return index_QK, retrieval.unscaled(score_QK, query_QD, longest), certain_Q
 
 
@@ -173,11 +182,26 @@ def _padded(unit_ND: np.ndarray, rows: int) -> np.ndarray:
     return np.concatenate([unit_ND, np.zeros((rows - len(unit_ND), unit_ND.shape[1]), np.float32)])
 
 
-def _scaled32(block_CD: np.ndarray, first: int, longest: float | None) -> np.ndarray:
-    unit_CD = np.empty(block_CD.shape, np.float32)
+def _mean(candidate_CD: Vectors, longest: float | None) -> np.ndarray:
+    """About the mean of the scaled candidates, float64 [D]; what it is exactly changes no answer."""
+    count = len(candidate_CD)
+    sample_ND = np.asarray(candidate_CD[np.unique(np.linspace(0, count - 1, 1024).astype(np.int64))])
+    sample_ND = sample_ND[np.isfinite(retrieval.norms(sample_ND))]
+    if not len(sample_ND):
+        return np.zeros(candidate_CD.shape[1])
+    return retrieval.scaled(sample_ND, "candidate", 0, longest).mean(axis=0)
+
+
+def _without_mean(
+    block_CD: np.ndarray, first: int, longest: float | None, mean_D: np.ndarray
+) -> tuple[np.ndarray, float]:
+    """(scaled candidates less the mean, rounded to float32; the greatest norm of one)."""
+    rest_CD, longest_rest = np.empty(block_CD.shape, np.float32), 0.0
     for c, part in retrieval.blocks(block_CD):
-        unit_CD[c : c + len(part)] = retrieval.scaled(part, "candidate", first + c, longest)
-    return unit_CD
+        rest = retrieval.scaled(part, "candidate", first + c, longest) - mean_D
+        longest_rest = max(longest_rest, float(retrieval.norms(rest).max()))
+        rest_CD[c : c + len(part)] = rest
+    return rest_CD, longest_rest
 
 
 @functools.lru_cache(maxsize=16)
@@ -219,7 +243,7 @@ def _best(score_QC: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
 
 
 def float32_error(dim: int) -> float:
-    """How far the float32 product of two vectors no longer than 1 can be from the exact one.
+    """How far the float32 product of two vectors can be from the exact one, as a multiple of their norms.
 
     dim rounded products, summed in any order, with or without fused multiply-add (Higham, Accuracy and Stability of
     Numerical Algorithms, 3.1: dim * u / (1 - dim * u), u = 2^-24), and the rounding of the vectors themselves. A TPU's
@@ -237,10 +261,8 @@ def _decide(
     longest: float | None,
     block_bytes: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The exact lists of what a screen found, and which of them nothing outside the screen can change."""
+    """The exact lists of what a screen found, and the float32 score that nothing outside the screen exceeds."""
     index_QK, score_QK = retrieval.empty_lists(len(query_QD), k)
-    certain_Q = np.zeros(len(query_QD), bool)
-    margin = float32_error(query_QD.shape[1]) + 10.0**-retrieval.DIGITS
     kept = screen[0].shape[1]
     for q, queries in retrieval.blocks(query_QD, max(1, block_bytes // 2 // (4 * kept * query_QD.shape[1]))):
         rows = slice(q, q + len(queries))
@@ -251,5 +273,4 @@ def _decide(
         read, place_E = np.unique(c_E, return_inverse=True)
         score_E = retrieval.pair_scores(queries, q_E, np.asarray(candidate_CD[read]), place_E, longest)
         retrieval.insert(index_QK[rows], score_QK[rows], q_E, c_E, score_E)
-        certain_Q[rows] = score_QK[rows, -1] > screened_QK[:, -1] + margin
-    return index_QK, score_QK, certain_Q
+    return index_QK, score_QK, screen[0][: len(query_QD), -1].astype(np.float64)
