@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from xtr.models import spec as spec_lib
-from xtr.models.cache import reorder_rows, repeat_rows
+from xtr.models.cache import put_rows, reorder_rows, repeat_rows, take_rows
 from xtr.models.mt5 import MT5Config, param_specs
 
 STATES = 97
@@ -37,6 +37,12 @@ class TableCache(NamedTuple):
     def reorder(self, source_BC):
         return TableCache(reorder_rows(self.state_N, source_BC, axis=0))
 
+    def insert(self, new, places_GF):
+        return TableCache(put_rows(self.state_N, new.state_N, places_GF))
+
+    def select(self, places_GF, length):
+        return TableCache(take_rows(self.state_N, places_GF))
+
 
 class TableModel:
     """Logits are the row of a table that a hash of the prompt and of all tokens so far names."""
@@ -58,7 +64,7 @@ class TableModel:
         state_B = jax.lax.fori_loop(0, tokens_BS.shape[1], read, jnp.zeros(tokens_BS.shape[0], jnp.int32))
         return TableCache(state_B), jnp.take_along_axis(tokens_BS, last_B[:, None], axis=1)[:, 0]
 
-    def decode_step(self, tokens_N, index, cache):
+    def decode_step(self, tokens_N, index, cache, positions_N=None):
         state_N = self._next(cache.state_N, tokens_N)
         return self.table[state_N], TableCache(state_N)
 

@@ -126,7 +126,7 @@ def test_the_search_ends_when_no_live_sequence_can_win(table_model, eos_logit):
     model.table = model.table.at[:, EOS].set(eos_logit)
 
     class Counted(type(model)):
-        def decode_step(self, tokens_N, index, cache):
+        def decode_step(self, tokens_N, index, cache, positions_N=None):
             jax.debug.callback(lambda i: steps.append(int(i)), index)
             return super().decode_step(tokens_N, index, cache)
 

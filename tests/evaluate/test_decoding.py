@@ -81,7 +81,7 @@ def test_decoding_stops_when_all_rows_have_ended(model, reference):
     steps = []
 
     class Counted(MT5):
-        def decode_step(self, tokens_B, index, cache):
+        def decode_step(self, tokens_B, index, cache, positions_N=None):
             jax.debug.callback(lambda i: steps.append(int(i)), index)
             return super().decode_step(tokens_B, index, cache)
 

@@ -141,9 +141,9 @@ def test_steps_with_a_cache_equal_the_whole_sequence():
 def test_repeat_and_reorder_move_whole_histories():
     """Two inputs of three continuations each, which change places half way."""
     cache, first = MODEL.start(padded(TEXTS[:2], 9), 6)
-    prompt_bytes = cache.prompt_key_LBHSK.nbytes
+    prompt_bytes = cache.inputs[0][0].nbytes
     cache = cache.repeat(3)
-    assert cache.prompt_key_LBHSK.nbytes == prompt_bytes  # held once an input
+    assert cache.inputs[0][0].nbytes == prompt_bytes  # held once an input
     inputs = np.concatenate([np.repeat(first, 3)[:, None], RNG.integers(4, 96, (6, 4))], axis=1)
     for index in range(3):
         _, cache = step(inputs[:, index], index, cache)
@@ -224,7 +224,7 @@ def test_bfloat16_stays_near_float32_with_f32_logits():
     model = config.network(PARAMS)
     cache, first = jax.eval_shape(lambda t: model.start(t, 4), padded(TEXTS, 9))
     y_BD, cache = jax.eval_shape(lambda t, c: model.decode_step(t, 0, c), first, cache)
-    assert {y_BD.dtype, cache.key_LNHTK.dtype, cache.prompt_key_LBHSK.dtype} == {jnp.dtype("bfloat16")}
+    assert {y_BD.dtype, cache.own[0][0].dtype, cache.inputs[0][0].dtype} == {jnp.dtype("bfloat16")}
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ Numerics follow Hugging Face's BLOOM: pre-norm, biases everywhere, tanh GELU, at
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from flax import nnx
 
 from xtr.errors import UserError
 from xtr.models import spec as spec_lib
-from xtr.models.cache import reorder_rows, repeat_rows
+from xtr.models.cache import Cache, age
 from xtr.models.layers import (
     MASKED,
     MLP,
@@ -31,6 +31,7 @@ from xtr.models.layers import (
     remat,
     same_segment,
     unconstrained,
+    unstack,
 )
 from xtr.models.spec import HuggingFaceLayout, Initializer, ParamSpec
 
@@ -250,8 +251,8 @@ class Layer(nnx.Module):
         query_NH1K: jax.Array,
         prompt: tuple[jax.Array, jax.Array],
         own: tuple[jax.Array, jax.Array],
-        mask_B11M: jax.Array,
-        offsets_B11M: jax.Array,
+        mask_B1CM: jax.Array,
+        offsets_B1CM: jax.Array,
     ) -> jax.Array:
         """One token a row: the next x_N1D.
 
@@ -259,7 +260,8 @@ class Layer(nnx.Module):
           query_NH1K: from `project`.
           prompt: keys and values of the prompts, BHSK, which all continuations of an input share.
           own: keys and values of what each row has written, NHTK.
-          mask_B11M, offsets_B11M: of the prompt and of the row's own tokens, M = S + T.
+          mask_B1CM, offsets_B1CM: of the prompt and of the row's own tokens, M = S + T; C is 1 where all continuations
+            have the same.
         """
         (prompt_key_BHSK, prompt_value_BHSK), batch = prompt, prompt[0].shape[0]
         own_key_BCHTK, own_value_BCHTK = (a.reshape(batch, -1, *a.shape[1:]) for a in own)
@@ -270,41 +272,13 @@ class Layer(nnx.Module):
             jnp.einsum("bhck,bhsk->bhcs", query_BHCK, prompt_key_BHSK, **f32),
             jnp.einsum("bhck,bchtk->bhct", query_BHCK, own_key_BCHTK, **f32),
         ]
-        scores_BHCM = jnp.concatenate(scores, axis=-1) * self.scale + self._bias(offsets_B11M)
-        probs_BHCM = jax.nn.softmax(jnp.where(mask_B11M, scores_BHCM, MASKED), axis=-1).astype(self.context.dtype)
+        scores_BHCM = jnp.concatenate(scores, axis=-1) * self.scale + self._bias(offsets_B1CM)
+        probs_BHCM = jax.nn.softmax(jnp.where(mask_B1CM, scores_BHCM, MASKED), axis=-1).astype(self.context.dtype)
         probs_BHCS, probs_BHCT = jnp.split(probs_BHCM, [prompt_key_BHSK.shape[2]], axis=-1)
         mixed_BHCK = jnp.einsum("bhcs,bhsk->bhck", probs_BHCS, prompt_value_BHSK, **f32)
         mixed_BHCK += jnp.einsum("bhct,bchtk->bhck", probs_BHCT, own_value_BCHTK, **f32)
         mixed_N1J = mixed_BHCK.astype(self.context.dtype).swapaxes(1, 2).reshape(x_N1D.shape[0], 1, -1)
         return self._finish(x_N1D, mixed_N1J, (None, None))
-
-
-class Cache(NamedTuple):
-    """What incremental decoding keeps between steps: S is the prompts' length, T the greatest number of new tokens.
-
-    Prompts are held once an input; what is written has N = B*C rows for C continuations of each of B inputs. A prompt's
-    last token is not among its keys: it is fed at index 0 and stands, like all after it, at the place of its index.
-    """
-
-    prompt_key_LBHSK: jax.Array
-    prompt_value_LBHSK: jax.Array
-    prompt_length_B: jax.Array  # tokens of the prompt that are seen: all but the last
-    key_LNHTK: jax.Array
-    value_LNHTK: jax.Array
-
-    def repeat(self, times: int) -> "Cache":
-        """The cache for `times` continuations of each input: the rows of what is written repeated."""
-        return self._replace(
-            key_LNHTK=repeat_rows(self.key_LNHTK, times, axis=1),
-            value_LNHTK=repeat_rows(self.value_LNHTK, times, axis=1),
-        )
-
-    def reorder(self, source_BC: jax.Array) -> "Cache":
-        """Row b*C + c of the result is row b*C + source_BC[b, c] of this cache."""
-        return self._replace(
-            key_LNHTK=reorder_rows(self.key_LNHTK, source_BC, axis=1),
-            value_LNHTK=reorder_rows(self.value_LNHTK, source_BC, axis=1),
-        )
 
 
 class Bloom(nnx.Module):
@@ -417,48 +391,54 @@ class Bloom(nnx.Module):
           The cache, and first_B, each prompt's last token, to be fed at index 0. A row of padding alone (a filler of
           the last batch) starts from a padding token.
         """
-        c, batch = self.config, tokens_BS.shape[0]
-        last_B = jnp.maximum((tokens_BS != c.pad_id).sum(axis=1, dtype=jnp.int32) - 1, 0)
+        # The last token is not among the keys: it is fed at index 0 and stands, like all after it, at its own place.
+        last_B = jnp.maximum((tokens_BS != self.config.pad_id).sum(axis=1, dtype=jnp.int32) - 1, 0)
         _, _, (key_LBHSK, value_LBHSK) = self._run(tokens_BS, None, None, lambda _, memory: memory)
-        empty = jnp.zeros((c.num_layers, batch, c.num_heads, max_length, c.head_dim), self.context.dtype)
         first_B = jnp.take_along_axis(tokens_BS, last_B[:, None], axis=1)[:, 0]
-        return Cache(key_LBHSK, value_LBHSK, last_B, empty, empty), first_B.astype(jnp.int32)
+        seen_BS = jnp.arange(tokens_BS.shape[1]) < last_B[:, None]
+        prompts = tuple(unstack((key_LBHSK, value_LBHSK), self.config.num_layers))
+        return Cache.empty(prompts, seen_BS, max_length), first_B.astype(jnp.int32)
 
-    def decode_step(self, tokens_N: jax.Array, index: jax.Array | int, cache: Cache) -> tuple[jax.Array, Cache]:
+    def decode_step(
+        self, tokens_N: jax.Array, index: jax.Array | int, cache: Cache, positions_N: jax.Array | None = None
+    ) -> tuple[jax.Array, Cache]:
         """One step of incremental decoding.
 
         Args:
-          tokens_N: the token of each row at `index`: the prompt's last, then those written.
-          index: 0 <= index < the cache's `max_length`.
+          tokens_N: the token of each row: the prompt's last, then those written.
+          index: 0 <= index < the cache's `max_length`, the place that is written: the one after the last step's, the
+            first after the last.
           cache: as the steps before left it.
+          positions_N: how many tokens each row was fed before, below `max_length`; None: `index`, for rows that all
+            began at place 0.
 
         Returns:
           y_ND after the final norm, and the cache with this step in it.
         """
         index = jnp.asarray(index, jnp.int32)
-        batch, length, max_length = *cache.prompt_key_LBHSK.shape[1:4:2], cache.key_LNHTK.shape[3]
+        (batch, length), max_length = cache.seen_BS.shape, cache.own[0][0].shape[2]
         # What a row writes follows its own prompt, wherever the prompt's padding ends.
-        seen_B1 = cache.prompt_length_B[:, None]
-        place_S, place_T = jnp.arange(length), jnp.arange(max_length)
-        offsets_BS, offsets_BT = place_S - seen_B1 - index, jnp.broadcast_to(place_T - index, (batch, max_length))
-        offsets_B11M = jnp.concatenate([offsets_BS, offsets_BT], axis=1)[:, None, None]
-        mask_B11M = jnp.concatenate([place_S < seen_B1, offsets_BT <= 0], axis=1)[:, None, None]
+        seen_B11 = cache.seen_BS.sum(axis=1, dtype=jnp.int32)[:, None, None]
+        positions = index if positions_N is None else positions_N.reshape(batch, -1, 1)
+        age_T = age(index, max_length)
+        offsets_BCS = jnp.arange(length) - seen_B11 - positions
+        offsets_BCT = jnp.broadcast_to(-age_T, (*offsets_BCS.shape[:2], max_length))
+        offsets_B1CM = jnp.concatenate([offsets_BCS, offsets_BCT], axis=-1)[:, None]
+        seen_BCS = jnp.broadcast_to(cache.seen_BS[:, None], offsets_BCS.shape)
+        seen_BCT = jnp.broadcast_to(age_T <= positions, offsets_BCT.shape)
+        mask_B1CM = jnp.concatenate([seen_BCS, seen_BCT], axis=-1)[:, None]
         zero = jnp.zeros((), jnp.int32)
-
-        # The caches of all layers ride in the carry: a step writes one position in place and copies nothing else.
-        def body(carry, scanned):
-            x_N1D, keys_LNHTK, values_LNHTK = carry
-            layer, prompt_key, prompt_value, i = scanned
-            query_NH1K, key_NH1K, value_NH1K = layer.project(x_N1D)
-            start = (i, zero, zero, index, zero)
-            keys_LNHTK = jax.lax.dynamic_update_slice(keys_LNHTK, key_NH1K[None], start)
-            values_LNHTK = jax.lax.dynamic_update_slice(values_LNHTK, value_NH1K[None], start)
-            own = keys_LNHTK[i], values_LNHTK[i]
-            x_N1D = layer.step(x_N1D, query_NH1K, (prompt_key, prompt_value), own, mask_B11M, offsets_B11M)
-            return (x_N1D, keys_LNHTK, values_LNHTK), None
-
-        carry = (self._embed(tokens_N[:, None]), cache.key_LNHTK, cache.value_LNHTK)
-        layer_ids = jnp.arange(self.config.num_layers, dtype=jnp.int32)
-        scanned = (self.layers, cache.prompt_key_LBHSK, cache.prompt_value_LBHSK, layer_ids)
-        (x_N1D, keys_LNHTK, values_LNHTK), _ = jax.lax.scan(body, carry, scanned)
-        return self.final_norm(x_N1D)[:, 0], cache._replace(key_LNHTK=keys_LNHTK, value_LNHTK=values_LNHTK)
+        x_N1D = self._embed(tokens_N[:, None])
+        own = []
+        # Written out, not scanned: a loop over stacked caches would copy a layer's at every step.
+        for layer, memory, prompt in zip(
+            unstack(self.layers, self.config.num_layers), cache.own, cache.inputs, strict=True
+        ):
+            query_NH1K, *new = layer.project(x_N1D)
+            memory = tuple(
+                jax.lax.dynamic_update_slice(old_NHTK, new_NH1K, (zero, zero, index, zero))
+                for old_NHTK, new_NH1K in zip(memory, new, strict=True)
+            )
+            own.append(memory)
+            x_N1D = layer.step(x_N1D, query_NH1K, prompt, memory, mask_B1CM, offsets_B1CM)
+        return self.final_norm(x_N1D)[:, 0], cache._replace(own=tuple(own))

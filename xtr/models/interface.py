@@ -47,11 +47,11 @@ class Encoder(Protocol):
 
 
 class DecodingCache(Protocol):
-    """What incremental decoding keeps of the tokens so far, for each row. A pytree.
+    """What incremental decoding keeps of the tokens so far, for each row. A pytree of arrays with rows in front.
 
     An input may have C continuations (beams, samples, choices): row b*C + c is continuation c of input b. What all
-    continuations of an input share (an encoder's keys and values) may be held once. `xtr.models.cache` has both
-    operations for one array.
+    continuations of an input share (an encoder's keys and values) may be held once. `xtr.models.cache` has the cache of
+    mT5 and BLOOM, and each operation for one array.
     """
 
     def repeat(self, times: int) -> "DecodingCache":
@@ -60,6 +60,16 @@ class DecodingCache(Protocol):
 
     def reorder(self, source_BC: jax.Array) -> "DecodingCache":
         """For beams: row b*C + c of the result is row b*C + source_BC[b, c] of this cache."""
+        ...
+
+    def insert(self, new: "DecodingCache", places_GF: jax.Array) -> "DecodingCache":
+        """For rows that begin while others go on: the cache whose rows at `places_GF` are those of `new` (as `start`
+        leaves it), one continuation of each. Rows are in G groups of equal size; row g*F + f of `new` becomes the row
+        at places_GF[g, f] of group g."""
+        ...
+
+    def select(self, places_GF: jax.Array, length: int) -> "DecodingCache":
+        """The rows at `places_GF` alone (see `insert`), with room for inputs of `length` tokens or more."""
         ...
 
 
@@ -79,9 +89,19 @@ class Generator(Encoder, Protocol):
         ...
 
     def decode_step(
-        self, tokens_N: jax.Array, index: jax.Array | int, cache: DecodingCache
+        self,
+        tokens_N: jax.Array,
+        index: jax.Array | int,
+        cache: DecodingCache,
+        positions_N: jax.Array | None = None,
     ) -> tuple[jax.Array, DecodingCache]:
-        """Feeds each row's token before output `index`; returns y_ND after the final norm, and the cache with it."""
+        """Feeds each row its next token; returns y_ND after the final norm, and the cache with it.
+
+        Args:
+          index: 0 <= index < `max_length`, rising by one from step to step; after the last comes 0 again.
+          positions_N: how many tokens each row was fed before, below `max_length`; None: `index`, for rows that all
+            began at 0.
+        """
         ...
 
     def head(self) -> jax.Array:

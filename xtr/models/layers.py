@@ -49,6 +49,15 @@ def remat(body: Callable, policy: str) -> Callable:
     return body if keep is None else jax.checkpoint(body, policy=keep, prevent_cse=False)
 
 
+def unstack(stacked: Any, layers: int) -> list[Any]:
+    """The layers of a stacked module one by one, for what is written out instead of scanned."""
+
+    def layer(i: int) -> Any:
+        return jax.tree.map(lambda a: jax.lax.index_in_dim(a, i, keepdims=False), stacked)
+
+    return [layer(i) for i in range(layers)]
+
+
 def unconstrained(array: jax.Array, logical_axes: tuple[str | None, ...]) -> jax.Array:
     """The `constrain` of a model that is not sharded: the identity."""
     del logical_axes

@@ -10,7 +10,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from flax import nnx
 
 from xtr.errors import UserError
 from xtr.models import spec as spec_lib
-from xtr.models.cache import reorder_rows, repeat_rows
+from xtr.models.cache import Cache, age
 from xtr.models.layers import (
     NORM_EPSILON,
     Attention,
@@ -33,6 +33,7 @@ from xtr.models.layers import (
     remat,
     same_segment,
     unconstrained,
+    unstack,
 )
 from xtr.models.spec import HuggingFaceLayout, Initializer, ParamSpec, variance_scaling
 
@@ -333,36 +334,6 @@ class DecoderLayer(nnx.Module):
         return self.after_self_attention(x_BTD, cross, cross_mask, keep[2:])
 
 
-class Cache(NamedTuple):
-    """What incremental decoding keeps between steps; M is the greatest length, S the encoder's.
-
-    The decoder's own keys and values have N = B*C rows for C continuations of each of B inputs; the encoder's are held
-    once an input. The bias holds the relative bias by distance, farthest first, then zeros: a window of it is the row
-    of any step. It has one layer where all share it.
-    """
-
-    key_LNHMK: jax.Array
-    value_LNHMK: jax.Array
-    cross_key_LBHSK: jax.Array
-    cross_value_LBHSK: jax.Array
-    encoder_mask_BS: jax.Array
-    bias_LHW: jax.Array
-
-    def repeat(self, times: int) -> "Cache":
-        """The cache for `times` continuations of each input: the decoder's rows repeated."""
-        return self._replace(
-            key_LNHMK=repeat_rows(self.key_LNHMK, times, axis=1),
-            value_LNHMK=repeat_rows(self.value_LNHMK, times, axis=1),
-        )
-
-    def reorder(self, source_BC: jax.Array) -> "Cache":
-        """Row b*C + c of the result is row b*C + source_BC[b, c] of this cache."""
-        return self._replace(
-            key_LNHMK=reorder_rows(self.key_LNHMK, source_BC, axis=1),
-            value_LNHMK=reorder_rows(self.value_LNHMK, source_BC, axis=1),
-        )
-
-
 class MT5(nnx.Module):
     """The network: a view over the nested dict of parameters (`param_specs`' tree), cheap to build under `jax.jit`.
 
@@ -525,65 +496,55 @@ class MT5(nnx.Module):
 
     def init_cache(self, encoded_BSD: jax.Array, encoder_mask_BS: jax.Array, max_length: int) -> Cache:
         """An empty cache for `max_length` steps. The encoder's keys and values are computed here, once."""
+        layers = unstack(self.decoder_layers, self.config.num_decoder_layers)
+        cross = tuple(layer.encoder_decoder_attention.memory(encoded_BSD) for layer in layers)
+        return Cache.empty(cross, encoder_mask_BS, max_length)
 
-        offsets = np.arange(-max_length + 1, 1)
-
-        def body(_, layer):
-            own_bias_HM = None if layer.relpos_bias is None else layer.relpos_bias.of_offsets(offsets)
-            return None, (layer.encoder_decoder_attention.memory(encoded_BSD), own_bias_HM)
-
-        _, ((cross_key, cross_value), bias_LHM) = jax.lax.scan(body, None, self.decoder_layers)
-        if bias_LHM is None:
-            bias_LHM = self.decoder_bias.of_offsets(offsets)[None]
-        c = self.config
-        shape = (c.num_decoder_layers, encoded_BSD.shape[0], c.num_heads, max_length, c.head_dim)
-        return Cache(
-            key_LNHMK=jnp.zeros(shape, self.context.dtype),
-            value_LNHMK=jnp.zeros(shape, self.context.dtype),
-            cross_key_LBHSK=cross_key,
-            cross_value_LBHSK=cross_value,
-            encoder_mask_BS=encoder_mask_BS,
-            bias_LHW=jnp.pad(bias_LHM, ((0, 0), (0, 0), (0, max_length))),
-        )
-
-    def decode_step(self, tokens_N: jax.Array, index: jax.Array | int, cache: Cache) -> tuple[jax.Array, Cache]:
+    def decode_step(
+        self, tokens_N: jax.Array, index: jax.Array | int, cache: Cache, positions_N: jax.Array | None = None
+    ) -> tuple[jax.Array, Cache]:
         """One step of incremental decoding.
 
         Args:
-          tokens_N: the decoder's input of each row at position `index` (0 at the first).
-          index: position, 0 <= index < the cache's length.
+          tokens_N: the decoder's input of each row (0 at its first step).
+          index: 0 <= index < the cache's `max_length`, the place that is written: the one after the last step's, the
+            first after the last.
           cache: as the steps before left it.
+          positions_N: how many tokens each row was fed before, below `max_length`; None: `index`, for rows that all
+            began at place 0.
 
         Returns:
           y_ND after the final norm, and the cache with this step in it.
         """
         index = jnp.asarray(index, jnp.int32)
-        max_length = cache.key_LNHMK.shape[3]
-        mask = (jnp.arange(max_length) <= index)[None, None, None, :]
-        cross_mask = cache.encoder_mask_BS[:, None, None, :]
-        bias_LHM = jax.lax.dynamic_slice_in_dim(cache.bias_LHW, max_length - 1 - index, max_length, axis=2)
-        zero = jnp.zeros((), jnp.int32)
+        max_length = cache.own[0][0].shape[2]
+        positions_N = index[None] if positions_N is None else positions_N
+        mask = (age(index, max_length) <= positions_N[:, None])[:, None, None]
+        cross_mask = cache.seen_BS[:, None, None]
+        # Twice around the ring by age, falling: a window of it is the row of any step.
+        offsets = np.tile(np.arange(-max_length + 1, 1), 2)
 
-        # The caches of all layers ride in the carry: a step writes one position in place and copies nothing else.
-        def body(carry, scanned):
-            x_N1D, keys_LNHMK, values_LNHMK = carry
-            layer, cross_key, cross_value, i = scanned
+        def bias_of(table: RelativeBias) -> jax.Array:
+            window_HM = jax.lax.dynamic_slice_in_dim(table.of_offsets(offsets), max_length - 1 - index, max_length, 1)
+            return window_HM[:, None]
+
+        shared_bias_H1M = None if self.decoder_bias is None else bias_of(self.decoder_bias)
+        zero = jnp.zeros((), jnp.int32)
+        x_N1D = self._embed(tokens_N[:, None], None)
+        own = []
+        # Written out, not scanned: a loop over stacked caches would copy a layer's at every step.
+        for layer, memory, cross in zip(
+            unstack(self.decoder_layers, self.config.num_decoder_layers), cache.own, cache.inputs, strict=True
+        ):
             y_N1D = layer.pre_self_attention_layer_norm(x_N1D)
-            key_NH1K, value_NH1K = layer.self_attention.memory(y_N1D)
-            start = (i, zero, zero, index, zero)
-            keys_LNHMK = jax.lax.dynamic_update_slice(keys_LNHMK, key_NH1K[None], start)
-            values_LNHMK = jax.lax.dynamic_update_slice(values_LNHMK, value_NH1K[None], start)
-            memory = keys_LNHMK[i], values_LNHMK[i]
-            bias_H1M = bias_LHM[i if self.decoder_bias is None else 0][:, None, :]
+            memory = tuple(
+                jax.lax.dynamic_update_slice(old_NHMK, new_NH1K, (zero, zero, index, zero))
+                for old_NHMK, new_NH1K in zip(memory, layer.self_attention.memory(y_N1D), strict=True)
+            )
+            own.append(memory)
+            bias_H1M = shared_bias_H1M if layer.relpos_bias is None else bias_of(layer.relpos_bias)
             x_N1D = x_N1D + layer.self_attention(y_N1D, memory, mask=mask, bias_HQM=bias_H1M)
             # All continuations of an input are queries to the one copy of its keys and values.
-            x_BCD = x_N1D.reshape(cross_key.shape[0], -1, x_N1D.shape[-1])
-            x_BCD = layer.after_self_attention(x_BCD, (cross_key, cross_value), cross_mask, [None] * 4)
-            x_N1D = x_BCD.reshape(x_N1D.shape)
-            return (x_N1D, keys_LNHMK, values_LNHMK), None
-
-        carry = (self._embed(tokens_N[:, None], None), cache.key_LNHMK, cache.value_LNHMK)
-        layer_ids = jnp.arange(self.config.num_decoder_layers, dtype=jnp.int32)
-        scanned = (self.decoder_layers, cache.cross_key_LBHSK, cache.cross_value_LBHSK, layer_ids)
-        (x_N1D, keys_LNHMK, values_LNHMK), _ = jax.lax.scan(body, carry, scanned)
-        return self.decoder_norm(x_N1D)[:, 0], cache._replace(key_LNHMK=keys_LNHMK, value_LNHMK=values_LNHMK)
+            x_BCD = x_N1D.reshape(cross[0].shape[0], -1, x_N1D.shape[-1])
+            x_N1D = layer.after_self_attention(x_BCD, cross, cross_mask, [None] * 4).reshape(x_N1D.shape)
+        return self.decoder_norm(x_N1D)[:, 0], cache._replace(own=tuple(own))
