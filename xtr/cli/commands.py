@@ -14,6 +14,7 @@ from xtr.cli import options, tables
 from xtr.cli.convert import convert
 from xtr.cli.data import data
 from xtr.cli.evaluation import evaluate
+from xtr.cli.export import export
 from xtr.cli.show import show
 from xtr.errors import UserError, by_reason
 
@@ -231,6 +232,7 @@ COMMANDS = {
     "data": data,
     "cache": cache,
     "convert": convert,
+    "export": export,
     "study": study,
     "demo": demo,
 }

@@ -54,6 +54,10 @@ td small { color: var(--quiet); white-space: nowrap; font-size: .8rem; }
 td.none { color: var(--quiet); text-align: center; }
 td.heat { text-align: center; border: 2px solid var(--card); border-radius: 6px; }
 td.heat.strong { font-weight: 700; }
+th[tabindex] { cursor: pointer; }
+th[aria-sort="descending"]::after { content: " ▾"; }
+th[aria-sort="ascending"]::after { content: " ▴"; }
+.samples td { text-align: left; white-space: pre-wrap; overflow-wrap: anywhere; min-width: 9em; max-width: 28em; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 30em), 1fr)); gap: 0 16px; }
 .pair > section { min-width: 0; }
 figure { margin: 0 0 8px; }

@@ -105,3 +105,8 @@ def _store(directory: Path) -> ResultStore:
 def place_of(row: Mapping) -> Place:
     """The predictions file of a row."""
     return Place(*(str(row[name]) for name in Place._fields))
+
+
+def results_files(directories: Sequence[str | os.PathLike]) -> list[Path]:
+    """The files that `read` reads."""
+    return [_store(Path(directory)).path for directory in directories]

@@ -1,7 +1,7 @@
 """Rows as CSV and Parquet, and as LaTeX tables for a paper."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -84,7 +84,7 @@ def _languages(system: summary.System, values: pd.DataFrame, rows: pd.DataFrame,
     ]
     due = summary.expected(rows)
     of_means = summary.means(values, ["target", "seed"])
-    for kind, name in KINDS.items():
+    for kind, name in summary.KINDS.items():
         own = of_means[of_means["kind"] == kind].groupby("target")
         found, counts = own["value"].mean(), own["languages"].min()
         if kind == summary.MEAN:
@@ -98,13 +98,6 @@ def _languages(system: summary.System, values: pd.DataFrame, rows: pd.DataFrame,
     label = "-".join("".join(c if c.isalnum() else "-" for c in name) for name in system.names)
     header, small = ["", *map(escape, targets)], len(languages) > 30
     return _table(caption, f"tab:languages-{label}", header, lines, [len(languages)], small)
-
-
-KINDS: Mapping[str, str] = {
-    summary.MEAN: "mean",
-    summary.ZERO_SHOT: "mean without English",
-    summary.GAP: "gap to English",
-}
 
 
 def _seeds(values: pd.DataFrame) -> str:

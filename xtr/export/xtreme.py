@@ -83,8 +83,12 @@ def write(
                 files.append(base / path)
                 rundir.write_atomic(files[-1], text)
     if not files:
-        reasons = "; ".join(f"{task}: {why}" for task, why in list(left_out.items())[:12])
-        raise UserError(f"no task of {' or '.join(versions)} is complete. {reasons}")
+        some = [task for task in dict.fromkeys(rows["target"]) if task in _WRITERS]
+        there = f"There are results of {', '.join(some)}, but not" if some else "There are none"
+        raise UserError(
+            f"no task of {' or '.join(versions)} is complete, and the official script reads no part of one. {there} "
+            "with predictions in all languages."
+        )
     notes = ()
     if unordered:
         notes = (
