@@ -8,7 +8,7 @@ from pathlib import Path
 from xtr import config
 from xtr.errors import UserError
 
-_COLUMNS = (("target", 18), ("language", 12), ("split", 11), ("metric", 22), ("value", 8), ("n", 8))
+_COLUMNS = (("target", 18), ("language", 12), ("split", 11), ("metric", 24), ("value", 8), ("n", 8))
 _LONGEST_SAMPLE = 300
 
 
@@ -66,16 +66,20 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
     def on_rows(rows: Sequence) -> None:
         for row in rows:
-            if "/layer_" not in row.metric:
+            if not _is_detail(row.metric):
                 say(_line([row.target, row.language, row.split, row.metric, f"{row.value:.2f}", f"{row.n:,}"]))
 
     rows = engine.regrade(run, saved, texts, on_rows) if saved else engine.evaluate(run, texts, on_rows)
     if arguments.log_samples:
         _print_samples(run.eval_output_dir, arguments.log_samples)
-    if any("/layer_" in row.metric for row in rows):
-        say("The scores of each layer are in results.parquet.")
+    if details := sum(_is_detail(row.metric) for row in rows):
+        say(f"{details} rows of layers and of single tests are in results.parquet alone.")
     say(f"rows and predictions: {run.eval_output_dir}")
     return 0
+
+
+def _is_detail(metric: str) -> bool:
+    return "/layer_" in metric or metric.count("/") > 1
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -83,10 +83,15 @@ def grade(records: Sequence[dict], info: Mapping, grading: Grading = Grading()) 
         raise DataError(f"predictions of {info.get('task')}: a record lacks {error}") from error
     for record in records:
         record["contributions"] = {}
-    facts = {"language": info["language"], "no_answer": UNANSWERABLE}
+    facts = {
+        "language": info["language"],
+        "no_answer": UNANSWERABLE,
+        "ids": [record["id"] for record in records],
+    }
     values = {}
-    for name in info["metrics"]:
-        values[name], contributions = METRICS[name](predictions, golds, **facts)
-        for record, contribution in zip(records, contributions.tolist(), strict=True):
-            record["contributions"][name] = contribution
+    for metric in info["metrics"]:
+        for name, (value, contributions) in METRICS[metric].values(predictions, golds, **facts).items():
+            values[name] = value
+            for record, contribution in zip(records, contributions.tolist(), strict=True):
+                record["contributions"][name] = contribution
     return values
