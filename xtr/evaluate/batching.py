@@ -1,5 +1,6 @@
 """Length buckets: examples sorted by length into batches of a bounded number of compiled shapes."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -14,6 +15,50 @@ def rows_per_batch(bucket: int, tokens_per_batch: int, multiple: int = 1) -> int
     """Rows of `bucket` tokens in a batch: a power of two times `multiple` (the number of devices), at least that."""
     rows = max(tokens_per_batch // bucket, multiple) // multiple
     return multiple * (1 << (rows.bit_length() - 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Refill:
+    """One refill of decoding slots (`xtr.evaluate.continuous`).
+
+    Attributes:
+      indices: the sequences that come in, at most `rows`.
+      rows: inputs of a refill.
+      bucket: the length that they are padded to.
+      slots: sequences that are decoded at a time.
+    """
+
+    indices: np.ndarray
+    rows: int
+    bucket: int
+    slots: int
+
+
+def refills(
+    lengths: Sequence[int], buckets: Sequence[int], max_length: int, tokens_per_batch: int, multiple: int = 1
+) -> Iterator[Refill]:
+    """Yields the refills of sequences of `lengths`, the shortest first: buckets never fall and slots never rise.
+
+    A refill brings all rows that it has room for, in the shortest bucket that then holds them, but for the last one:
+    what does not fill a batch of its bucket goes with longer sequences.
+
+    Args:
+      max_length: of the outputs, for which a slot has room too.
+      tokens_per_batch: of the inputs and outputs of all slots.
+      multiple: the number of devices that slots are spread over.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
+    most = multiple * (1 << (-(-len(order) // multiple) - 1).bit_length())
+    start, place = 0, 0
+    while start < len(order):
+        slots = min(rows_per_batch(buckets[place] + max_length, tokens_per_batch, multiple), most)
+        rows = max(slots // multiple // 4, 1) * multiple
+        indices = np.array(order[start : start + rows])
+        if lengths[indices[-1]] > buckets[place] and place + 1 < len(buckets):
+            place += 1
+            continue
+        yield Refill(indices, rows, buckets[place], slots)
+        start += rows
 
 
 def batches(

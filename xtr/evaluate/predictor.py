@@ -14,11 +14,14 @@ from xtr import preemption
 from xtr.checkpoints import load
 from xtr.data.vocabulary import Vocabulary, open_vocabulary
 from xtr.errors import Preempted
-from xtr.evaluate import batching, decoding, embedding, scoring
+from xtr.evaluate import batching, continuous, decoding, embedding, scoring
 from xtr.evaluate.run import EvaluateRun, InferRun
 from xtr.models.interface import ModelConfig
 from xtr.parallel.mesh import make_mesh
 from xtr.parallel.sharding import DEFAULT_RULES, batch_sharding, tree_shardings
+
+# Told which inputs have ended, by number and in no order, and the result of each, while the device goes on with others.
+OnRows = Callable[[np.ndarray, Sequence], None]
 
 
 @functools.lru_cache(maxsize=64)
@@ -58,6 +61,7 @@ class Predictor:
         advance,
         continuations: int = 1,
         aligned: Sequence[Sequence[np.ndarray]] = (),
+        on_rows: OnRows | None = None,
     ) -> list:
         """Applies function(params, tokens_BS, *aligned, *array rows) bucket by bucket; results in the order of
         `sequences`.
@@ -67,6 +71,7 @@ class Predictor:
           arrays: one row an input.
           continuations: of each input; a batch has as many fewer inputs.
           aligned: more sequences, each as long as the input's tokens; padded with 0.
+          on_rows: given each batch's results as they come, see `OnRows`.
         """
         sharding = batch_sharding(self.mesh)
         out: list = [None] * len(sequences)
@@ -76,6 +81,8 @@ class Predictor:
             indices_b, result = waiting.pop(0)
             for row, values in zip(indices_b, zip(*jax.tree.leaves(jax.device_get(result)), strict=True), strict=False):
                 out[row] = values
+            if on_rows is not None:
+                on_rows(indices_b, [out[row] for row in indices_b])
             advance(len(indices_b))
 
         multiple = int(np.prod([self.mesh.shape[name] for name in ("replica", "fsdp")]))
@@ -145,22 +152,62 @@ class Predictor:
         ]
 
     def generate_tokens(
-        self, inputs: Sequence[np.ndarray], max_length: int, how: decoding.Decoding, advance
+        self,
+        inputs: Sequence[np.ndarray],
+        max_length: int,
+        how: decoding.Decoding,
+        advance,
+        on_rows: OnRows | None = None,
     ) -> list[list[tuple[np.ndarray, float]]]:
-        """As `generate`, but tokens, int [max_length], with padding behind their EOS."""
+        """As `generate`, but tokens, int [max_length], with padding behind their EOS.
+
+        Args:
+          on_rows: given what is returned, as it comes.
+        """
         eos_id = self.vocabulary.eos_id
+        out: list = [None] * len(inputs)
+
+        def keep(indices_b: np.ndarray, found: Sequence[list[tuple[np.ndarray, float]]]) -> None:
+            for row, own in zip(indices_b, found, strict=True):
+                out[row] = own
+            if on_rows is not None:
+                on_rows(indices_b, found)
+
+        if how.method == "greedy":
+
+            def ended(indices_b: np.ndarray, values: Sequence[tuple[np.ndarray, np.float32]]) -> None:
+                keep(indices_b, [[(tokens, float(log_prob))] for tokens, log_prob in values])
+                advance(len(indices_b))
+
+            continuous.generate(
+                self.config,
+                self.params,
+                self.mesh,
+                inputs,
+                length_buckets=self.length_buckets,
+                tokens_per_batch=self.tokens_per_batch,
+                max_length=max_length,
+                eos_id=eos_id,
+                on_rows=ended,
+            )
+            return out
+
+        def several(indices_b: np.ndarray, values: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+            best_first = [
+                [
+                    (tokens, float(log_prob))
+                    for tokens, log_prob in zip(tokens_CT[::-1], log_prob_C[::-1], strict=True)
+                    if not np.isneginf(log_prob)
+                ]
+                for tokens_CT, log_prob_C in values
+            ]
+            keep(indices_b, best_first)
+
         generate = compiled(self.config, "generate", decoding=how, max_length=max_length, eos_id=eos_id)
         # A row's number in `inputs` tells it apart, not its place in a batch: draws do not depend on the batching.
         row_ids_N = np.arange(len(inputs), dtype=np.uint32)
-        outputs = self._run(generate, inputs, [row_ids_N], advance, how.continuations)
-        return [
-            [
-                (tokens, float(log_prob))
-                for tokens, log_prob in zip(tokens_CT[::-1], log_prob_C[::-1], strict=True)
-                if not np.isneginf(log_prob)
-            ]
-            for tokens_CT, log_prob_C in outputs
-        ]
+        self._run(generate, inputs, [row_ids_N], advance, how.continuations, on_rows=several)
+        return out
 
     def score(self, inputs: Sequence[np.ndarray], targets: Sequence[np.ndarray], advance) -> np.ndarray:
         """Log-probability of each input's target: float32 [N]; 0 for one without tokens."""
