@@ -145,10 +145,10 @@ def scaled(vectors_ND: np.ndarray, side: str, first: int, longest: float | None 
     Args:
       side, first: what they are and the number of the first, for the error.
     """
+    vectors_ND = np.array(vectors_ND, np.float64)
     norm_N = _checked(norms(vectors_ND), side, first)
-    return np.asarray(vectors_ND, np.float64) / (
-        np.where(norm_N == 0, 1.0, norm_N)[:, None] if longest is None else longest
-    )
+    vectors_ND /= np.where(norm_N == 0, 1.0, norm_N)[:, None] if longest is None else longest
+    return vectors_ND
 
 
 def pair_scores(
