@@ -54,6 +54,8 @@ td small { color: var(--quiet); white-space: nowrap; font-size: .8rem; }
 td.none { color: var(--quiet); text-align: center; }
 td.heat { text-align: center; border: 2px solid var(--card); border-radius: 6px; }
 td.heat.strong { font-weight: 700; }
+table:has(td.heat) thead th:not(:first-child) { text-align: center; }
+h3 { font-size: 1rem; margin: 14px 0 6px; }
 th[tabindex] { cursor: pointer; }
 th[aria-sort="descending"]::after { content: " ▾"; }
 th[aria-sort="ascending"]::after { content: " ▴"; }

@@ -21,7 +21,7 @@ from xtr.evaluate.results import is_mean
 ENGLISH, NONE = "en", "none"
 MEAN, ZERO_SHOT, GAP = "mean", "zero-shot", "gap_to_en"
 # As tables say them.
-KINDS = {MEAN: "mean", ZERO_SHOT: "mean without English", GAP: "gap to English"}
+KINDS = {MEAN: "mean over all languages", ZERO_SHOT: "mean without English", GAP: "gap to English"}
 # Shares of outputs, in percent, that no score is made of.
 SHARES = ("illegal_form", "wrong_language")
 BENCHMARKS = (XTREME_R, XTREME)

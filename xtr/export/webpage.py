@@ -164,7 +164,7 @@ def _means(values: pd.DataFrame, rows: pd.DataFrame) -> str:
         if targets:
             note = {GAP: "Points: English minus the mean of the others."}.get(kind, "Per cent.")
             note += " ‡ not all of the target's languages." * bool(short)
-            sections.append(page.section(name[0].upper() + name[1:], _grid("system", systems, targets, cell), note))
+            sections.append(page.section(f"{name[0].upper()}{name[1:]}", _grid("system", systems, targets, cell), note))
     return f'<div class="pair">{"".join(sections)}</div>' if sections else ""
 
 
@@ -218,16 +218,22 @@ def _metrics(final: pd.DataFrame) -> list[str]:
         pairs = dict.fromkeys(zip(mean["system"], mean["language"], strict=True))
         keys = {pair: " · ".join(map(str, pair)) for pair in pairs}
         metrics = {name: name.replace("_", " ") for name in dict.fromkeys(mean["metric"])}
+        if len(metrics) == 1:
+            continue  # that is the score
         grid = _grid("", keys, metrics, lambda key, name, c=cells: _cell(c.get((*key, name))))
         sections.append(page.folded(f"{target}: every metric", _count(len(metrics), "metric"), grid))
     return sections
 
 
 def _samples(results: Results, final: pd.DataFrame, count: int) -> list[str]:
-    sections = []
+    """One card a model and target, with a table a language."""
+    cards: dict[tuple[str, str], list[str]] = {}
     for sample in samples(final, lambda row: results.predictions(int(row["directory"]), place_of(row)), count):
         lines = [[page.text(line[0]), *(f"<td>{page.text(cell)}</td>" for cell in line[1:])] for line in sample.lines]
-        grid = f'<div class="samples">{page.table([page.text(name) for name in sample.header], lines)}</div>'
-        title = f"Samples · {sample.model} · {sample.target} · {sample.language}"
-        sections.append(page.folded(title, _count(len(sample.lines), "example"), grid))
-    return sections
+        grid = page.table([page.text(name) for name in sample.header], lines)
+        content = f'<h3>{page.text(sample.language)}</h3><div class="samples">{grid}</div>'
+        cards.setdefault((sample.model, sample.target), []).append(content)
+    return [
+        page.folded(f"{target}: samples · {model}", _count(len(parts), "language"), "".join(parts))
+        for (model, target), parts in cards.items()
+    ]
