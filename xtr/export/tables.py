@@ -70,7 +70,7 @@ def _benchmarks(values: pd.DataFrame, digits: int) -> list[str]:
         caption = f"{benchmark.replace('_', '-').upper()}: tasks, groups and averages" + _seeds(own)
         header = ["", *(escape(system) for system in systems)]
         rules = [n for n, name in enumerate(names) if name == OVERALL]
-        tables.append(_table(caption, f"tab:{benchmark}", header, lines, rules))
+        tables.append(_table(caption, f"tab:{_label(benchmark)}", header, lines, rules))
     return tables
 
 
@@ -95,9 +95,13 @@ def _languages(system: summary.System, values: pd.DataFrame, rows: pd.DataFrame,
     caption = f"{escape(system)}: score by language (per cent){_seeds(summary.over_seeds(values))}"
     if any(marks.values()):
         caption += "; $\\ddagger$: not all languages"
-    label = "-".join("".join(c if c.isalnum() else "-" for c in name) for name in system.names)
+    label = "-".join(map(_label, system.names))
     header, small = ["", *map(escape, targets)], len(languages) > 30
     return _table(caption, f"tab:languages-{label}", header, lines, [len(languages)], small)
+
+
+def _label(text: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in text)
 
 
 def _seeds(values: pd.DataFrame) -> str:
