@@ -1,4 +1,4 @@
-"""Log-probabilities of given targets, of a set of choices for one input (rank classification), and what heads say.
+"""Log-probabilities of given targets, of the choices for an input (rank classification), and what heads say.
 
 Axes: B batch, S input length, T target length, C choices, N = B*C rows, D embedding, V vocabulary.
 
@@ -100,12 +100,22 @@ def _scores_after_encoder(model: Generator, tokens_BS: jax.Array, choices_BCT: j
         encoder_mask_BS=tokens_BS != pad_id,
         segment_ids_BT=segment_ids_BCT.reshape(flat),
     )
-    # Position by position: the logits of all at once would be the largest array by far.
-    log_probs_TB = jax.lax.map(
-        lambda y_and_targets: token_log_probs(head_DV, *y_and_targets, pad_id),
-        (y_BTD.swapaxes(0, 1), choices_BCT.reshape(flat).T),
-    )
-    return log_probs_TB.T.reshape(choices_BCT.shape).sum(axis=-1)
+    # Position by position, as the logits of all at once would be the largest array by far; each row's tokens first, so
+    # that none are computed where all rows have nothing but padding left.
+    targets_BT = choices_BCT.reshape(flat)
+    real_BT = targets_BT != pad_id
+    order_BT = jnp.argsort(~real_BT, axis=1, stable=True)
+    own_C = jnp.arange(choices)
+
+    def add(i, scores_BC):
+        place_B1 = jax.lax.dynamic_slice_in_dim(order_BT, i, 1, axis=1)
+        y_BD = jnp.take_along_axis(y_BTD, place_B1[:, :, None], axis=1)[:, 0]
+        targets_B = jnp.take_along_axis(targets_BT, place_B1, axis=1)[:, 0]
+        log_probs_B = token_log_probs(head_DV, y_BD, targets_B, pad_id)
+        return scores_BC + jnp.where(place_B1 // length == own_C, log_probs_B[:, None], 0.0)
+
+    most = real_BT.sum(axis=1).max()
+    return jax.lax.fori_loop(0, most, add, jnp.zeros((batch, choices), jnp.float32))
 
 
 def _scores_after_prompt(model: Generator, tokens_BS: jax.Array, choices_BCT: jax.Array) -> jax.Array:
@@ -113,15 +123,15 @@ def _scores_after_prompt(model: Generator, tokens_BS: jax.Array, choices_BCT: ja
     batch, choices, length = choices_BCT.shape
     pad_id, head_DV = model.config.pad_id, model.head()
     cache, first_B = model.start(tokens_BS, length)
-    targets_TN = choices_BCT.reshape(-1, length).T
+    targets_TN = jnp.asarray(choices_BCT).reshape(-1, length).T
     inputs_TN = jnp.concatenate([jnp.repeat(first_B, choices)[None], targets_TN[:-1]])
 
-    def step(carry, scanned):
+    def step(index, carry):
         cache, scores_N = carry
-        index, inputs_N, targets_N = scanned
-        y_ND, cache = model.decode_step(inputs_N, index, cache)
-        return (cache, scores_N + token_log_probs(head_DV, y_ND, targets_N, pad_id)), None
+        y_ND, cache = model.decode_step(inputs_TN[index], index, cache)
+        return cache, scores_N + token_log_probs(head_DV, y_ND, targets_TN[index], pad_id)
 
+    longest = (targets_TN != pad_id).sum(axis=0).max()
     start = cache.repeat(choices), jnp.zeros((batch * choices,), jnp.float32)
-    (_, scores_N), _ = jax.lax.scan(step, start, (jnp.arange(length, dtype=jnp.int32), inputs_TN, targets_TN))
+    _, scores_N = jax.lax.fori_loop(0, longest, step, start)
     return scores_N.reshape(batch, choices)
