@@ -64,7 +64,7 @@ def test_a_real_server_shows_an_evaluation(complete, tmp_path, start_board):
     }
 
     texts = board.ask("text/tags")["."]
-    assert {"results", "operative config", "environment"} <= set(texts)
+    assert {"means over languages", "benchmarks", "operative config", "environment"} <= set(texts)
     assert "evaluate.limit = None" in board.ask("text/text", run=".", tag="operative config")[0]["text"]
     sample = board.ask("text/text", run=".", tag="samples/mt5-small/xquad/ro")[0]["text"]
     chosen = sorted((f"q{n}" for n in range(7)), key=order)[:3]

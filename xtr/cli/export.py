@@ -60,7 +60,8 @@ def export(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(facts, indent=1, ensure_ascii=False))
     elif arguments.form == "xtreme":
-        print(f"{len(facts['files'])} files of {len(facts['tasks'])} tasks below {output}")
+        tasks = len(facts["tasks"])
+        print(f"{len(facts['files'])} files of {tasks} task{'s' * (tasks != 1)} below {output}")
     else:
         print(f"{facts['rows']:,} rows: {output}")
     return 0

@@ -61,8 +61,8 @@ def heat_map(
         axes = figure.subplots()
         for y, line in enumerate(lines):
             for x, column in enumerate(columns):
-                value, text = cells.get((line, column), (None, "–"))
-                face = "#dddddd" if value is None else _GAINS(norm(value))
+                value, text = cells.get((line, column), (None, ""))
+                face = "#eeeeee" if value is None else _GAINS(norm(value))
                 axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=face, edgecolor="white"))
                 strong = value is not None and abs(value - centre) > 0.55 * extent
                 axes.text(x, y, text, ha="center", va="center", color="white" if strong else "black")

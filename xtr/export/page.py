@@ -56,9 +56,11 @@ td.heat { text-align: center; border: 2px solid var(--card); border-radius: 6px;
 td.heat.strong { font-weight: 700; }
 table:has(td.heat) thead th:not(:first-child) { text-align: center; }
 h3 { font-size: 1rem; margin: 14px 0 6px; }
+@media (min-width: 561px) { tbody th { white-space: nowrap; } }
 th[tabindex] { cursor: pointer; }
 th[aria-sort="descending"]::after { content: " ▾"; }
 th[aria-sort="ascending"]::after { content: " ▴"; }
+.samples th { text-align: left; }
 .samples td { text-align: left; white-space: pre-wrap; overflow-wrap: anywhere; min-width: 9em; max-width: 28em; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 30em), 1fr)); gap: 0 16px; }
 .pair > section { min-width: 0; }

@@ -50,7 +50,9 @@ def write(results: Results, logdir: str | os.PathLike, count: int = 5) -> Path:
     with SummaryWriter(logdir, SUFFIX) as writer:
         overview(writer, rows, lambda row: results.predictions(int(row["directory"]), place_of(row)), count)
         values = summary.scores(summary.final(rows))
-        writer.text("results", _table(values))
+        writer.text("means over languages", _means(values))
+        if benchmarks := _benchmarks(values):
+            writer.text("benchmarks", benchmarks)
         for name, png in _heat_maps(values):
             writer.image(name, png)
         origins(writer, results.directories)
@@ -193,19 +195,28 @@ def layout(rows: pd.DataFrame) -> dict[str, dict[str, list[str]]]:
     return {title: charts for title, charts in (categories | more).items() if charts}
 
 
-def _table(values: pd.DataFrame) -> str:
-    """Means over languages: systems x targets."""
+def _means(values: pd.DataFrame) -> str:
+    """The means over languages of every target and system."""
     means = summary.over_seeds(summary.means(values, ["system", "target", "seed"]))
     cells = {(m.system, m.target, m.kind): f"{m.value:.1f}" for m in means.itertuples(index=False)}
-    targets = list(dict.fromkeys(values["target"]))
+    pairs = [(t, s) for t in dict.fromkeys(means["target"]) for s in dict.fromkeys(means["system"])]
     lines = [
-        [str(system), kind.replace("_to_en", " to English"), *(cells.get((system, t, kind), "–") for t in targets)]
-        for system in dict.fromkeys(values["system"])
-        for kind in (MEAN, ZERO_SHOT, GAP)
-        if any((system, target, kind) in cells for target in targets)
+        [target, system, *(cells.get((system, target, kind), "–") for kind in summary.KINDS)]
+        for target, system in pairs
+        if (system, target, MEAN) in cells
     ]
-    note = "Per cent; zero-shot: the mean over all languages but English. Means over seeds."
-    return markdown_table(["system", "of languages", *targets], lines) + "\n\n" + note
+    note = "Per cent, the gap in points. Means over seeds."
+    return markdown_table(["target", "system", *summary.KINDS.values()], lines) + "\n\n" + note
+
+
+def _benchmarks(values: pd.DataFrame) -> str:
+    """The benchmarks' tasks and averages, of every system; empty where none is complete."""
+    found = summary.over_seeds(summary.benchmarks(values))
+    cells = {(b.benchmark, b.name, b.system): f"{b.value:.1f}" for b in found.itertuples(index=False)}
+    systems = list(dict.fromkeys(found["system"]))
+    names = dict.fromkeys((benchmark, name) for benchmark, name, _ in cells)
+    lines = [[*name, *(cells.get((*name, system), "–") for system in systems)] for name in names]
+    return markdown_table(["benchmark", "", *systems], lines) if lines else ""
 
 
 def _heat_maps(values: pd.DataFrame):

@@ -56,7 +56,7 @@ def write_html(results: Results, path: str | os.PathLike, title: str = "Results"
     body = [
         f"<header><h1>{page.text(title)}</h1>{_origin(results, systems, final)}</header>",
         *_benchmarks(values),
-        _means(values, rows),
+        *_means(values, rows),
         *_transfer(values),
         *_languages(values, systems),
         *_metrics(final),
@@ -128,44 +128,50 @@ def _titles(systems: Sequence[System]) -> dict[System, str]:
 def _benchmarks(values: pd.DataFrame) -> list[str]:
     found, sections = summary.over_seeds(summary.benchmarks(values)), []
     for benchmark, own in found.groupby("benchmark", sort=False):
-        cells = _by(own, "system", "name")
+        cells = _by(own, "name", "system")
         tasks = [name for name in dict.fromkeys(own["name"]) if name in summary.LANGUAGES[benchmark]]
         means = [name for name in dict.fromkeys(own["name"]) if name not in tasks]
-        columns = {name: name.replace("_", " ") for name in (*means, *tasks)}
-        systems = {system: str(system) for system in dict.fromkeys(own["system"])}
-        grid = _grid("system", systems, columns, lambda s, n, c=cells: _cell(c.get((s, n)), _share(c.get((s, n)))))
+        names = {name: name.replace("_", " ") for name in (*means, *tasks)}
+        systems = _titles(list(dict.fromkeys(own["system"])))
+        grid = _grid("", names, systems, lambda *key, c=cells: _cell(c.get(key), _share(c.get(key))))
         note = "Per cent. A mean is there if all of its tasks are, a task if all of its languages are."
         if benchmark == "xtreme_r" and OVERALL in means:
             note += " Overall: the mean of ten tasks, LAReQA among them, which the official script cannot score."
         sections.append(page.section(benchmark.replace("_", "-").upper(), grid, note))
-    return sections
+    return [f'<div class="pair">{"".join(sections)}</div>'] if sections else []
 
 
 def _share(value: float | None) -> float | None:
     return None if value is None else value / 100
 
 
-def _means(values: pd.DataFrame, rows: pd.DataFrame) -> str:
-    """Systems x targets, for each kind of mean."""
+def _means(values: pd.DataFrame, rows: pd.DataFrame) -> list[str]:
+    """Targets x systems for each kind of mean, or targets x kinds of one system."""
     means = summary.means(values, ["system", "target", "seed"])
     due, counts = summary.expected(rows), means.groupby(["system", "target", "kind"])["languages"].min()
+    short = {key for key, n in counts.items() if key[2] == MEAN and n < due[key[1]]}
     cells = _by(summary.over_seeds(means), "system", "target", "kind")
-    systems = {system: str(system) for system in dict.fromkeys(values["system"])}
+    systems = _titles(list(dict.fromkeys(means["system"])))
+    targets = {target: target for target in dict.fromkeys(means["target"])}
+    note = "Per cent; the gap in points: English minus the mean of the others."
+    note += " ‡ not all of the target's languages." * bool(short)
+
+    def cell(*key):
+        value = cells.get(key)
+        share = None if value is None else (-value if key[2] == GAP else value) / 100
+        return _cell(value, share, mark="‡" * (key in short))
+
+    if not cells:
+        return []
+    if len(systems) == 1:
+        (system,) = systems
+        grid = _grid("target", targets, KINDS, lambda target, kind: cell(system, target, kind))
+        return [page.section("Means", grid, note)]
     sections = []
     for kind, name in KINDS.items():
-        targets = {t: t for t in dict.fromkeys(values["target"]) if any((s, t, kind) in cells for s in systems)}
-        short = {key for key, n in counts.items() if key[2] == MEAN == kind and n < due[key[1]]}
-
-        def cell(system, target, kind=kind, short=short):
-            value = cells.get((system, target, kind))
-            share = None if value is None else (-value if kind == GAP else value) / 100
-            return _cell(value, share, mark="‡" * ((system, target, kind) in short))
-
-        if targets:
-            note = {GAP: "Points: English minus the mean of the others."}.get(kind, "Per cent.")
-            note += " ‡ not all of the target's languages." * bool(short)
-            sections.append(page.section(f"{name[0].upper()}{name[1:]}", _grid("system", systems, targets, cell), note))
-    return f'<div class="pair">{"".join(sections)}</div>' if sections else ""
+        grid = _grid("target", targets, systems, lambda target, system, kind=kind: cell(system, target, kind))
+        sections.append(page.section(f"{name[0].upper()}{name[1:]}", grid, note))
+    return [f'<div class="pair">{"".join(sections)}</div>'] if len(systems) < 6 else sections
 
 
 def _transfer(values: pd.DataFrame) -> list[str]:
