@@ -1,9 +1,27 @@
 """Length buckets: examples sorted by length into batches of a bounded number of compiled shapes."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+
+# Lengths of inputs that are compiled for: a quarter more each at the most from 64 on, so that padding costs a tenth.
+LENGTH_BUCKETS = (32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768, 896, 1024)
+_FEW_ROWS = 8  # what even a small set has in a batch, if it has so many
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Which sequences a batch holds, and its shape.
+
+    Attributes:
+      indices: of the sequences, at most `rows`.
+      rows, bucket: of the batch: rows and tokens of each.
+    """
+
+    indices: np.ndarray
+    rows: int
+    bucket: int
 
 
 def bucket_of(length: int, buckets: Sequence[int]) -> int:
@@ -13,51 +31,41 @@ def bucket_of(length: int, buckets: Sequence[int]) -> int:
 
 def rows_per_batch(bucket: int, tokens_per_batch: int, multiple: int = 1) -> int:
     """Rows of `bucket` tokens in a batch: a power of two times `multiple` (the number of devices), at least that."""
-    rows = max(tokens_per_batch // bucket, multiple) // multiple
-    return multiple * (1 << (rows.bit_length() - 1))
+    return _power_of_two(max(tokens_per_batch // bucket, multiple), multiple)
 
 
-@dataclasses.dataclass(frozen=True)
-class Refill:
-    """One refill of decoding slots (`xtr.evaluate.continuous`).
+def _power_of_two(rows: int, multiple: int) -> int:
+    """The greatest power of two times `multiple` that is no more than `rows`, at least `multiple`."""
+    return multiple * (1 << (max(rows // multiple, 1).bit_length() - 1))
 
-    Attributes:
-      indices: the sequences that come in, at most `rows`.
-      rows: inputs of a refill.
-      bucket: the length that they are padded to.
-      slots: sequences that are decoded at a time.
+
+def most_rows(count: int, share: int, multiple: int = 1) -> int:
+    """Rows of a batch that is no more than 1/share of `count` sequences, but has a few where they do.
+
+    A small set in large batches would be padded to the longest of all, and leave most of the last batch empty.
     """
-
-    indices: np.ndarray
-    rows: int
-    bucket: int
-    slots: int
+    return _power_of_two(max(count // share, min(count, _FEW_ROWS * multiple)), multiple)
 
 
-def refills(
-    lengths: Sequence[int], buckets: Sequence[int], max_length: int, tokens_per_batch: int, multiple: int = 1
-) -> Iterator[Refill]:
-    """Yields the refills of sequences of `lengths`, the shortest first: buckets never fall and slots never rise.
+def plan(lengths: Sequence[int], buckets: Sequence[int], rows_of: Callable[[int], int]) -> Iterator[Batch]:
+    """Divides sequences into batches, the shortest first: buckets never fall.
 
-    A refill brings all rows that it has room for, in the shortest bucket that then holds them, but for the last one:
-    what does not fill a batch of its bucket goes with longer sequences.
+    Every batch is full but the last, and in the shortest bucket that then holds it: what does not fill a batch of its
+    bucket goes with longer sequences, and a bucket that no batch fills is not used at all.
 
     Args:
-      max_length: of the outputs, for which a slot has room too.
-      tokens_per_batch: of the inputs and outputs of all slots.
-      multiple: the number of devices that slots are spread over.
+      lengths: of the sequences, in tokens.
+      rows_of: bucket -> rows of its batches, which never rise.
     """
     order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
-    most = multiple * (1 << (-(-len(order) // multiple) - 1).bit_length())
     start, place = 0, 0
     while start < len(order):
-        slots = min(rows_per_batch(buckets[place] + max_length, tokens_per_batch, multiple), most)
-        rows = max(slots // multiple // 4, 1) * multiple
+        rows = rows_of(buckets[place])
         indices = np.array(order[start : start + rows])
         if lengths[indices[-1]] > buckets[place] and place + 1 < len(buckets):
             place += 1
             continue
-        yield Refill(indices, rows, buckets[place], slots)
+        yield Batch(indices, rows, buckets[place])
         start += rows
 
 
@@ -66,21 +74,19 @@ def batches(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields (indices_b, tokens_BS): which sequences a batch holds, and their tokens padded with `pad_id`.
 
-    Only the first len(indices_b) rows of tokens_BS are sequences; the rest repeat the first row, so that every batch
-    of a bucket has one shape and no row is empty.
+    Shapes are one a bucket, and one more: the last batch is no larger than it must be. Only the first len(indices_b)
+    rows of tokens_BS are sequences; the rest repeat the first row, so that no row is empty.
     """
-    order = sorted(range(len(sequences)), key=lambda i: (len(sequences[i]), i))
-    by_bucket: dict[int, list[int]] = {}
-    for i in order:
-        by_bucket.setdefault(bucket_of(len(sequences[i]), buckets), []).append(i)
-    for bucket, members in sorted(by_bucket.items()):
-        rows = rows_per_batch(bucket, tokens_per_batch, multiple)
-        # A small set does not fill a large batch: shrink to the next power of two that holds it.
-        while rows // 2 >= max(len(members), multiple) and (rows // 2) % multiple == 0:
+    most = most_rows(len(sequences), 8, multiple)
+
+    def rows_of(bucket: int) -> int:
+        return min(rows_per_batch(bucket, tokens_per_batch, multiple), most)
+
+    for batch in plan([len(s) for s in sequences], buckets, rows_of):
+        rows = batch.rows
+        while rows // 2 >= max(len(batch.indices), multiple) and (rows // 2) % multiple == 0:
             rows //= 2
-        for start in range(0, len(members), rows):
-            indices = np.array(members[start : start + rows])
-            yield indices, pad([sequences[i] for i in indices], rows, bucket, pad_id)
+        yield batch.indices, pad([sequences[i] for i in batch.indices], rows, batch.bucket, pad_id)
 
 
 def pad(sequences: Sequence[np.ndarray], rows: int, length: int, pad_id: int) -> np.ndarray:

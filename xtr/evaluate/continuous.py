@@ -3,14 +3,14 @@
 Axes: N slots, G groups of slots (one a device that rows are spread over), F rows of a refill, S input length, T output
 length, V vocabulary.
 
-A slot holds one sequence and its rows of the cache. A refill decodes until at least F/G slots of every group have
-ended, hands out what F of them hold, and puts the next F inputs there. So a refill takes F inputs and gives F outputs,
-whatever the lengths: the host plans all refills beforehand (`batching.refills`), never waits for a result to give the
-device its next work, and reads results while the device goes on.
+A slot holds one sequence and its rows of the cache. Decoding goes on until at least F/G slots of every group have
+ended; a refill then hands out what F of them hold and puts the next F inputs there. So it takes F inputs and gives F
+outputs, whatever the lengths: the host plans everything beforehand, never waits for a result to give the device its
+next work, and reads results while the device goes on.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -27,6 +27,7 @@ from xtr.models.interface import DecodingCache, Generator, ModelConfig
 from xtr.parallel.sharding import BATCH_AXES, batch_sharding, batch_shards
 
 _IN_FLIGHT = 2  # refills whose results the host has not read yet
+_TWO_ROOMS = 256  # output tokens from which on slots have less room at first
 
 
 class Slots(NamedTuple):
@@ -53,16 +54,22 @@ class Slots(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What slots that have ended hold; -1 in `ids_F` where it is nothing."""
+    """What slots hold; -1 in `ids_F` where it is nothing."""
 
     ids_F: jax.Array
+    written_F: jax.Array
     tokens_FT: jax.Array
     log_prob_F: jax.Array
 
     @staticmethod
-    def of(slots: Slots, places_GF: jax.Array) -> "Found":
+    def all(slots: Slots) -> "Found":
+        """What all slots hold."""
+        return Found(slots.ids_N, slots.written_N, slots.tokens_NT, slots.log_prob_N)
+
+    @staticmethod
+    def at(slots: Slots, places_GF: jax.Array) -> "Found":
         """What the slots at `places_GF` hold."""
-        return Found(*(take_rows(a, places_GF) for a in (slots.ids_N, slots.tokens_NT, slots.log_prob_N)))
+        return Found(*(take_rows(a, places_GF) for a in Found.all(slots)))
 
 
 def empty(model: Generator, rows: int, length: int, max_length: int) -> Slots:
@@ -82,8 +89,8 @@ def empty(model: Generator, rows: int, length: int, max_length: int) -> Slots:
     )
 
 
-def _until(model: Generator, slots: Slots, count: int, groups: int, eos_id: int) -> Slots:
-    """Decodes until `count` slots of every group have ended."""
+def extend(model: Generator, slots: Slots, count: jax.Array, *, groups: int, eos_id: int) -> Slots:
+    """Decodes until at least `count` slots of every group have ended."""
     head_DV, pad_id = model.head(), model.config.pad_id
     max_length = slots.tokens_NT.shape[1]
 
@@ -107,9 +114,9 @@ def _until(model: Generator, slots: Slots, count: int, groups: int, eos_id: int)
 
 
 def refill(
-    model: Generator, slots: Slots, tokens_FS: jax.Array, ids_F: jax.Array, *, groups: int, eos_id: int
+    model: Generator, slots: Slots, tokens_FS: jax.Array, ids_F: jax.Array, *, groups: int
 ) -> tuple[Slots, Found]:
-    """Decodes until F/G slots of every group have ended, takes what they hold, and starts new inputs in them.
+    """Takes what F slots hold that have ended, F/G of each group, and starts new inputs in them.
 
     Args:
       slots: for inputs of S tokens.
@@ -117,10 +124,9 @@ def refill(
       ids_F: their numbers; -1 for a row that is no input.
     """
     max_length, pad_id = slots.tokens_NT.shape[1], model.config.pad_id
-    count = len(ids_F) // groups
-    slots = _until(model, slots, count, groups, eos_id)
-    places_GF = jnp.argsort(~slots.ended_N.reshape(groups, -1), axis=1, stable=True)[:, :count]
-    found = Found.of(slots, places_GF)
+    places_GN = jnp.argsort(~slots.ended_N.reshape(groups, -1), axis=1, stable=True)
+    places_GF = places_GN[:, : len(ids_F) // groups]
+    found = Found.at(slots, places_GF)
     cache, first_F = model.start(tokens_FS, max_length)
     new = (
         first_F,
@@ -134,58 +140,60 @@ def refill(
     return Slots(slots.place, slots.cache.insert(cache, places_GF), *rows), found
 
 
-def move(model: Generator, slots: Slots, *, rows: int, length: int, groups: int, eos_id: int) -> tuple[Slots, Found]:
-    """Decodes until all but `rows` slots have ended, takes what those hold, and moves the rest to slots for inputs of
-    `length` tokens."""
-    slots = _until(model, slots, (len(slots.ids_N) - rows) // groups, groups, eos_id)
+def move(slots: Slots, *, rows: int, length: int, groups: int) -> tuple[Slots, Found]:
+    """Moves all sequences that go on to `rows` slots for inputs of `length` tokens; and what is left behind."""
     order_GN = jnp.argsort(slots.ended_N.reshape(groups, -1), axis=1, stable=True)
     kept_GF, others_GF = jnp.split(order_GN, [rows // groups], axis=1)
     kept = (take_rows(a, kept_GF) for a in slots[2:])
-    return Slots(slots.place, slots.cache.select(kept_GF, length), *kept), Found.of(slots, others_GF)
-
-
-def finish(model: Generator, slots: Slots, *, groups: int, eos_id: int) -> Found:
-    """Decodes until all slots have ended, and takes what they hold."""
-    slots = _until(model, slots, len(slots.ids_N) // groups, groups, eos_id)
-    return Found(slots.ids_N, slots.tokens_NT, slots.log_prob_N)
+    return Slots(slots.place, slots.cache.select(kept_GF, length), *kept), Found.at(slots, others_GF)
 
 
 class _Programs(NamedTuple):
     empty: Callable
+    extend: Callable
     refill: Callable
     move: Callable
-    finish: Callable
 
 
 @functools.lru_cache(maxsize=32)
 def _programs(config: ModelConfig, mesh: Mesh, max_length: int, eos_id: int) -> _Programs:
     """The functions above, jitted; rows are spread over the devices of a batch."""
-    static = {"groups": batch_shards(mesh), "eos_id": eos_id}
+    groups = batch_shards(mesh)
 
     def spread(slots: Slots) -> Slots:
         if mesh.size == 1:
             return slots
 
         def pin(array: jax.Array) -> jax.Array:
-            spec = PartitionSpec(*(BATCH_AXES,) * (array.ndim > 0), *[PartitionSpec.UNCONSTRAINED] * (array.ndim - 1))
+            free = [PartitionSpec.UNCONSTRAINED] * (array.ndim - 1)
+            spec = PartitionSpec(BATCH_AXES, *free) if array.ndim else PartitionSpec()
             return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, spec))
 
         return jax.tree.map(pin, slots)
 
-    def on_slots(function: Callable) -> Callable:
-        def call(params: Any, slots: Slots, *arrays: jax.Array, **more: int) -> tuple[Slots, Found]:
-            slots, found = function(config.network(params), slots, *arrays, **more, **static)
-            return spread(slots), found
+    def make_empty(params: Any, rows: int, length: int) -> Slots:
+        return spread(empty(config.network(params), rows, length, max_length))
 
-        return call
+    def extended(params: Any, slots: Slots, count: jax.Array) -> Slots:
+        return spread(extend(config.network(params), slots, count, groups=groups, eos_id=eos_id))
+
+    def refilled(params: Any, slots: Slots, tokens_FS: jax.Array, ids_F: jax.Array) -> tuple[Slots, Found]:
+        slots, found = refill(config.network(params), slots, tokens_FS, ids_F, groups=groups)
+        return spread(slots), found
+
+    def moved(slots: Slots, rows: int, length: int) -> tuple[Slots, Found]:
+        slots, found = move(slots, rows=rows, length=length, groups=groups)
+        return spread(slots), found
 
     return _Programs(
-        jax.jit(lambda params, rows, length: spread(empty(config.network(params), rows, length, max_length)),
-                static_argnums=(1, 2)),
-        jax.jit(on_slots(refill), donate_argnums=1),
-        jax.jit(on_slots(move), static_argnames=("rows", "length")),
-        jax.jit(lambda params, slots: finish(config.network(params), slots, **static)),
-    )  # fmt: skip
+        jax.jit(make_empty, static_argnums=(1, 2)),
+        jax.jit(extended, donate_argnums=1),
+        jax.jit(refilled, donate_argnums=1),
+        jax.jit(moved, static_argnums=(1, 2)),
+    )
+
+
+OnRows = Callable[[np.ndarray, list[tuple[np.ndarray, np.float32]]], None]
 
 
 def generate(
@@ -198,19 +206,22 @@ def generate(
     tokens_per_batch: int,
     max_length: int,
     eos_id: int,
-    on_rows: Callable[[np.ndarray, list[tuple[np.ndarray, np.float32]]], None],
+    on_rows: OnRows,
 ) -> None:
     """Generates greedily for all sequences; each result equals `decoding.greedy_decode`'s, whatever the others are.
 
-    Slots are as many as `tokens_per_batch` holds inputs and outputs, a power of two a device, and a quarter of them is
-    refilled at once. Shapes: for each bucket that is used one of the refills, one of the end where it is the last, and
-    one move from the bucket used before; no more, however many sequences there are. Fewer than fill the slots have
-    fewer slots, a power of two too.
+    Slots are as many as `tokens_per_batch` holds inputs and outputs, a power of two a device, and at most a quarter of
+    the sequences; a quarter of the slots is refilled at once. Where `max_length` is great, slots have room for a
+    quarter of it first, and the few sequences that are longer are decoded again: what every step reads grows with the
+    room, and outputs are seldom as long as they may be.
+
+    Compiled shapes on one device: a decoding loop and a refill for every bucket that is used, a move between one and
+    the next, and one beginning; all of it twice where there are two rooms. No more, however many sequences there are.
 
     Args:
       sequences: inputs or prompts; cut at the longest bucket.
       length_buckets: input lengths that are compiled for, rising.
-      tokens_per_batch: tokens of inputs and outputs that the slots of one device's share hold.
+      tokens_per_batch: tokens of inputs and outputs that all slots hold.
       max_length: number of tokens at most, the EOS included; at least 1.
       on_rows: called with the numbers of sequences that have ended, in no order, and for each its tokens, int
         [max_length], and their log-probability, while the device goes on. Every sequence comes once.
@@ -218,36 +229,79 @@ def generate(
     Raises:
       Preempted: the process was asked to stop.
     """
-    programs, sharding, groups = _programs(config, mesh, max_length, eos_id), batch_sharding(mesh), batch_shards(mesh)
+    todo = np.arange(len(sequences))
+    for room in rooms(max_length):
+        longer: list[int] = []
+        found = _in_room(
+            config, params, mesh, [sequences[i] for i in todo], length_buckets, tokens_per_batch, room, eos_id
+        )
+        for numbers_F, written_F, tokens_FT, log_prob_F in found:
+            numbers_F = todo[numbers_F]
+            cut_F = (room < max_length) & (written_F == room) & (tokens_FT[:, -1] != eos_id)
+            longer.extend(numbers_F[cut_F])
+            if not cut_F.all():
+                behind = ((0, 0), (0, max_length - room))
+                tokens = np.pad(tokens_FT[~cut_F], behind, constant_values=config.pad_id)
+                on_rows(numbers_F[~cut_F], list(zip(tokens, log_prob_F[~cut_F], strict=True)))
+        todo = np.array(sorted(longer), int)
+
+
+def rooms(max_length: int) -> tuple[int, ...]:
+    """Numbers of tokens that slots have room for, one after the other: a quarter of a great `max_length` first."""
+    return (max_length // 4, max_length) if max_length >= _TWO_ROOMS else (max_length,)
+
+
+def _in_room(
+    config: ModelConfig,
+    params: Any,
+    mesh: Mesh,
+    sequences: Sequence[np.ndarray],
+    length_buckets: Sequence[int],
+    tokens_per_batch: int,
+    room: int,
+    eos_id: int,
+) -> Iterator[Found]:
+    """Decodes all sequences up to `room` tokens; yields what is found of them, as NumPy arrays."""
+    programs, sharding, groups = _programs(config, mesh, room, eos_id), batch_sharding(mesh), batch_shards(mesh)
+    most = batching.most_rows(len(sequences), 4, groups)
+
+    def slots_of(bucket: int) -> int:
+        return min(batching.rows_per_batch(bucket + room, tokens_per_batch, groups), most)
+
+    def rows_of(bucket: int) -> int:
+        return max(slots_of(bucket) // groups // 4, 1) * groups
+
     waiting: list[Found] = []
 
-    def collect() -> None:
-        ids, tokens, log_probs = jax.device_get(waiting.pop(0))
-        (rows,) = np.nonzero(ids >= 0)
-        if len(rows):
-            on_rows(ids[rows], list(zip(tokens[rows], log_probs[rows], strict=True)))
+    def read(in_flight: int) -> Iterator[Found]:
+        while len(waiting) > in_flight:
+            found = Found(*map(np.asarray, jax.device_get(waiting.pop(0))))
+            held_F = found.ids_F >= 0
+            if held_F.any():
+                yield Found(*(array[held_F] for array in found))
 
-    slots, shape = None, None
-    for step in batching.refills([len(s) for s in sequences], length_buckets, max_length, tokens_per_batch, groups):
+    bucket = None
+    for step in batching.plan([len(s) for s in sequences], length_buckets, rows_of):
         if preemption.requested():
             raise Preempted("the evaluation under way was abandoned; it starts again with the next run")
-        if slots is None:
-            slots = programs.empty(params, step.slots, step.bucket)
-        elif shape != (step.slots, step.bucket):
-            slots, found = programs.move(params, slots, rows=step.slots, length=step.bucket)
+        if bucket is None:
+            slots = programs.empty(params, slots_of(step.bucket), step.bucket)
+        elif bucket != step.bucket:
+            fewer = slots_of(bucket) - slots_of(step.bucket)
+            slots = programs.extend(params, slots, np.int32(fewer // groups))
+            slots, found = programs.move(slots, slots_of(step.bucket), step.bucket)
             waiting.append(found)
-        shape = step.slots, step.bucket
-        tokens_FS = np.full((step.rows, step.bucket), config.pad_id, np.int32)
+        bucket = step.bucket
+        tokens_FS = np.full((step.rows, bucket), config.pad_id, np.int32)
         ids_F = np.full(step.rows, -1, np.int32)
         for row, index in enumerate(step.indices):
-            cut = sequences[index][: step.bucket]
+            cut = sequences[index][:bucket]
             tokens_FS[row, : len(cut)] = cut
             ids_F[row] = index
+        slots = programs.extend(params, slots, np.int32(step.rows // groups))
         slots, found = programs.refill(params, slots, *jax.device_put((tokens_FS, ids_F), sharding))
         waiting.append(found)
-        while len(waiting) > _IN_FLIGHT:
-            collect()
-    if slots is not None:
-        waiting.append(programs.finish(params, slots))
-    while waiting:
-        collect()
+        yield from read(_IN_FLIGHT)
+    if bucket is not None:
+        waiting.append(Found.all(programs.extend(params, slots, np.int32(slots_of(bucket) // groups))))
+    yield from read(0)
