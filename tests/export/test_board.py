@@ -11,9 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from xtr.evaluate.results import ResultStore, is_mean
+from xtr.evaluate.results import ResultStore, is_mean, sample_order
 from xtr.export import source, tables, tensorboard, webpage
-from xtr.export.samples import order
 
 
 def test_a_real_server_shows_an_evaluation(complete, tmp_path, start_board):
@@ -67,7 +66,7 @@ def test_a_real_server_shows_an_evaluation(complete, tmp_path, start_board):
     assert {"means over languages", "benchmarks", "operative config", "environment"} <= set(texts)
     assert "evaluate.limit = None" in board.ask("text/text", run=".", tag="operative config")[0]["text"]
     sample = board.ask("text/text", run=".", tag="samples/mt5-small/xquad/ro")[0]["text"]
-    chosen = sorted((f"q{n}" for n in range(7)), key=order)[:3]
+    chosen = sorted((f"q{n}" for n in range(7)), key=sample_order)[:3]
     assert re.findall(r"<td>(q\d)</td>", sample) == chosen and f"text {chosen[0][1:]}" in sample
     assert all(f"none &lt;b&gt;{i[1:]}&lt;/b&gt; | *x*" in sample for i in chosen)
     assert list(board.ask("images/tags")["."]) == ["scores by language/mt5-small"]

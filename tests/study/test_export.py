@@ -3,7 +3,7 @@
 import pytest
 
 from xtr.errors import DataError
-from xtr.export.samples import order
+from xtr.evaluate.results import sample_order
 from xtr.study import transfer
 from xtr.study.export import export_tensorboard
 
@@ -58,7 +58,7 @@ def test_a_real_server_shows_the_study(study, tmp_path, start_board):
     assert {"answer", "provenance", "operative config", "transfer table/mt5-small"} <= set(texts)
     assert sum(tag.startswith("samples/") for tag in texts) == 10
     sample = board.ask("text/text", run=".", tag="samples/mt5-small/xnli/de")[0]["text"]
-    chosen = sorted((f"xnli-{n}" for n in range(120)), key=order)[:2]
+    chosen = sorted((f"xnli-{n}" for n in range(120)), key=sample_order)[:2]
     assert sample.count("<tr>") == 3
     assert all(f"answer {i.removeprefix('xnli-')} | with a bar" in sample for i in chosen)
     assert "TRAIN_STEPS = 7" in board.ask("text/text", run=".", tag="operative config")[0]["text"]

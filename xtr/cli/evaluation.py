@@ -59,6 +59,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     loaded = config.load(files, overrides, arguments.search_paths, entry="evaluate")
     run, texts = config.build("evaluate"), loaded.texts()
     from xtr.evaluate import engine
+    from xtr.export.tensorboard import write_evaluation
     from xtr.progress import say
 
     say(_line([name for name, _ in _COLUMNS]))
@@ -70,11 +71,12 @@ def evaluate(arguments: argparse.Namespace) -> int:
                 say(_line([row.target, row.language, row.split, row.metric, f"{row.value:.2f}", f"{row.n:,}"]))
 
     rows = engine.regrade(run, saved, texts, on_rows) if saved else engine.evaluate(run, texts, on_rows)
+    board = write_evaluation(run.eval_output_dir)
     if arguments.log_samples:
         _print_samples(run.eval_output_dir, arguments.log_samples)
     if details := sum(_is_detail(row.metric) for row in rows):
         say(f"{details} rows of layers and of single tests are in results.parquet alone.")
-    say(f"rows and predictions: {run.eval_output_dir}")
+    say(f"rows and predictions: {run.eval_output_dir}; tensorboard --logdir {board}")
     return 0
 
 

@@ -28,7 +28,7 @@ from xtr.evaluate.journal import Journal, plan_shards
 from xtr.evaluate.methods import GENERATE, LABEL, SCORE, Asked, Method
 from xtr.evaluate.metrics import METRICS
 from xtr.evaluate.predictor import Predictor, open_predictor
-from xtr.evaluate.results import Place, ResultRow, ResultStore, mean_rows
+from xtr.evaluate.results import Place, ResultRow, ResultStore, mean_rows, sample_order
 from xtr.evaluate.run import EvaluateRun
 from xtr.models import spec
 from xtr.models.interface import ModelConfig
@@ -303,11 +303,7 @@ def _predict_shards(
 
 def _add_inputs(records: Sequence[dict], examples: Sequence[Mapping], predictor: Predictor, count: int, length: int):
     """Adds the input's text to so many records, chosen by their ids alone."""
-
-    def order(n: int) -> str:
-        return hashlib.sha256(str(records[n]["id"]).encode()).hexdigest()
-
-    for n in sorted(range(len(records)), key=order)[:count]:
+    for n in sorted(range(len(records)), key=lambda n: sample_order(records[n]["id"]))[:count]:
         example = examples[n]
         tokens = [*example.get("question", ()), *example["inputs"]][:length]
         records[n]["input"] = predictor.vocabulary.decode([int(token) for token in tokens])

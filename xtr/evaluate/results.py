@@ -8,6 +8,7 @@ The rows are the source of truth; tables, reports and TensorBoard files are made
 """
 
 import dataclasses
+import hashlib
 import json
 import math
 import numbers
@@ -71,6 +72,11 @@ class ResultRow:
                 raise DataError(f"result row, field {field.name}: expected {field.type.__name__}, got {value!r}")
         if not math.isfinite(self.value):
             raise DataError(f"result row {self.target}.{self.language} {self.metric}, field value: {self.value}")
+
+
+def sample_order(example_id: object) -> str:
+    """Sample predictions are chosen by this key: it knows nothing of the run, nor of the place in the file."""
+    return hashlib.sha256(str(example_id).encode()).hexdigest()
 
 
 def is_mean(language: str) -> bool:

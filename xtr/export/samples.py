@@ -1,10 +1,11 @@
 """A few predictions of every language: the same examples of every system and in every export."""
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
+
+from xtr.evaluate.results import sample_order
 
 _LONGEST = 300  # characters of a cell
 
@@ -25,11 +26,6 @@ class Samples:
     lines: tuple[tuple[str, ...], ...]
 
 
-def order(example_id: object) -> str:
-    """Examples are chosen by this key: it knows nothing of the run, and their place in the file does not matter."""
-    return hashlib.sha256(str(example_id).encode()).hexdigest()
-
-
 def samples(rows: pd.DataFrame, read: Callable[[Mapping], Sequence[Mapping] | None], count: int) -> Iterator[Samples]:
     """Chooses examples of what has predictions.
 
@@ -46,7 +42,7 @@ def samples(rows: pd.DataFrame, read: Callable[[Mapping], Sequence[Mapping] | No
                 found[" · ".join(system.names[1:])] = {str(record["id"]): record for record in records}
         if not found:
             continue
-        ids = sorted(next(iter(found.values())), key=order)[:count]
+        ids = sorted(next(iter(found.values())), key=sample_order)[:count]
         lines, inputs = [], []
         for i in ids:
             there = [records[i] for records in found.values() if i in records]
