@@ -1,13 +1,18 @@
 """The event files' content; tests/study/test_export.py has a real TensorBoard server read them."""
 
+import html
+import re
 import struct
 import subprocess
 import sys
 from io import BytesIO
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from tensorboard.compat.proto import event_pb2, summary_pb2
+from tensorboard.plugin_util import markdown_to_safe_html
 
 from xtr.errors import DataError
 from xtr.tensorboard import SummaryWriter, markdown_table
@@ -75,3 +80,12 @@ def test_wrong_images_are_refused(tmp_path):
 
 def test_markdown_table():
     assert markdown_table(["a", "b"], [["x|y\nz", 1]]) == "| a | b |\n| --- | --- |\n| x\\|y z | 1 |"
+
+
+@given(
+    st.lists(st.text(alphabet=st.sampled_from("ab \\|*_[]()`<>&#~!-+.{}$1é\n"), min_size=1, max_size=12), min_size=1)
+)
+def test_cells_are_shown_as_they_are(texts):
+    shown = markdown_to_safe_html(markdown_table(["t"], [[f"<{text}>"] for text in texts]))
+    cells = re.findall(r"<td>(.*?)</td>", shown, re.DOTALL)
+    assert [html.unescape(cell) for cell in cells] == [f"<{text}>".replace("\n", " ") for text in texts]

@@ -51,7 +51,7 @@ def test_latex_of_everything(complete, tmp_path):
     rows = {line[0]: line[1] for line in xtreme_r[1:]}
     assert len(xtreme_r[0]) == 2 and {"overall", "lareqa", r"multi\_choice"} <= set(rows)
     assert "pawsx" in {line[0] for line in xtreme} and "booktabs" in text.split("\n")[0]
-    assert len(languages) == 1 + 50 + 3 and languages[1][0] == "en" and "\\footnotesize" in text
+    assert len(languages) == 1 + 50 + 3 and languages[1][0] == "en" and "\\scriptsize" in text
     values = ResultStore(complete).read().set_index(["target", "language", "metric"])["value"]
     cells = {(line[0], target): cell for line in languages[1:] for target, cell in zip(languages[0], line, strict=True)}
     assert cells["sw", "xnli"] == f"{values['xnli', 'sw', 'accuracy']:.3f}" and cells["sw", "xquad"] == "--"

@@ -42,7 +42,7 @@ def _written(path: str | os.PathLike, data: str | bytes) -> Path:
 _ESCAPES = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", '"': r"\textquotedbl{}", "\n": " ", "·": r"$\cdot$",
+    "|": r"\textbar{}", '"': "''", "\n": " ", "·": r"$\cdot$",
 }  # fmt: skip
 
 
@@ -84,20 +84,27 @@ def _languages(system: summary.System, values: pd.DataFrame, rows: pd.DataFrame,
     ]
     due = summary.expected(rows)
     of_means = summary.means(values, ["target", "seed"])
-    for kind, name in summary.KINDS.items():
+    for kind, name in _KINDS.items():
         own = of_means[of_means["kind"] == kind].groupby("target")
         found, counts = own["value"].mean(), own["languages"].min()
         if kind == summary.MEAN:
             marks = {target: "$^\\ddagger$" * int(counts[target] < due[target]) for target in found.index}
         lines.append(
-            [escape(name), *(_number(found.get(target), digits) + marks.get(target, "") for target in targets)]
+            [
+                escape(name),
+                *(_number(found.get(target), digits) + marks.get(target, "") * (target in found) for target in targets),
+            ]
         )
     caption = f"{escape(system)}: score by language (per cent){_seeds(summary.over_seeds(values))}"
+    caption += "; zero-shot: all languages but English; gap: English minus zero-shot"
     if any(marks.values()):
         caption += "; $\\ddagger$: not all languages"
     label = "-".join(map(_label, system.names))
-    header, small = ["", *map(escape, targets)], len(languages) > 30
+    header, small = ["", *map(escape, targets)], len(languages) > 30 or len(targets) > 6
     return _table(caption, f"tab:languages-{label}", header, lines, [len(languages)], small)
+
+
+_KINDS = {summary.MEAN: "mean", summary.ZERO_SHOT: "zero-shot", summary.GAP: "gap"}
 
 
 def _label(text: str) -> str:
@@ -133,7 +140,7 @@ def _table(
         [
             "\\begin{table}",
             "\\centering",
-            *["\\footnotesize"] * small,
+            *["\\scriptsize", "\\setlength{\\tabcolsep}{3pt}"] * small,
             f"\\caption{{{caption}.}}",
             f"\\label{{{label}}}",
             f"\\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
