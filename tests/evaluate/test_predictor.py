@@ -16,7 +16,7 @@ PROMPTS = [RNG.integers(4, 30, n).astype(np.int32) for n in (3, 17, 9, 1, 12, 6,
 class Letters:
     """A vocabulary of one id a letter, from 4."""
 
-    eos_id = EOS
+    eos_id, bos_id = EOS, None
 
     def encode(self, text):
         return [ord(letter) - ord("a") + 4 for letter in text]
@@ -64,16 +64,50 @@ def test_alternatives_that_do_not_exist_are_left_out(predictors):
     assert [[text for text, _ in texts] for texts in found] == [[""], [""]]
 
 
-def test_ranking_of_choices(predictors, table_model):
-    choices = [["a", "bc"], ["def", "g", "h"]] * 4 + [["xyz"]]
-    one, many = (predictor.rank(PROMPTS, choices, no_progress) for predictor in predictors)
-    np.testing.assert_allclose(one, many, rtol=1e-6)
+def expected_scores(table_model, prompt, texts):
     model = table_model(30, seed=3, pad_id=PAD)
-    for row, (prompt, texts) in enumerate(zip(PROMPTS, choices, strict=True)):
-        assert np.isneginf(one[row, len(texts) :]).all()
-        for text, score in zip(texts, one[row], strict=False):
-            tokens = [*Letters().encode(text), EOS]
-            expected = sum(model.log_probs(prompt, tokens[:i])[token] for i, token in enumerate(tokens))
+    all_tokens = [[*Letters().encode(text), EOS] for text in texts]
+    return [sum(model.log_probs(prompt, tokens[:i])[t] for i, t in enumerate(tokens)) for tokens in all_tokens]
+
+
+def test_ranking_of_choices(predictors, table_model):
+    """Any number of choices of any length, repeated ones too: each has the score that it has by itself."""
+    choices = [["a", "bc"], ["def", "g", "h"], [], ["lmnopq" * 9, "l"]] * 2 + [["xyz", "", "xyz", *"abcdefghijklmn"]]
+    one, many = (predictor.rank(PROMPTS, choices, no_progress) for predictor in predictors)
+    for scores, others, prompt, texts in zip(one, many, PROMPTS, choices, strict=True):
+        np.testing.assert_allclose(scores, expected_scores(table_model, prompt, texts), rtol=1e-5)
+        np.testing.assert_allclose(scores, others, rtol=1e-6)
+    assert one[-1][0] == one[-1][2]
+    assert predictors[0].choice_lengths(choices[-2:]) == [[55, 2], [4, 1, 4] + [2] * 14]
+
+
+def test_scores_do_not_depend_on_the_order_of_choices_to_the_bit(predictors):
+    choices = [["a", "bc", "a"], ["def", "g", "h", "ij"], ["k" * 30, "l"]] * 3
+    order = [np.random.default_rng(n).permutation(len(texts)) for n, texts in enumerate(choices)]
+    moved = [[texts[i] for i in own] for texts, own in zip(choices, order, strict=True)]
+    for predictor in predictors:
+        found, again = (predictor.rank(PROMPTS, texts, no_progress) for texts in (choices, moved))
+        priors, again_priors = (predictor.priors(texts, "no") for texts in (choices, moved))
+        for a, b in (found, again), (priors, again_priors):
+            assert all(x[own].tobytes() == y.tobytes() for x, y, own in zip(a, b, order, strict=True))
+
+
+@pytest.mark.parametrize(("text", "prompt"), [("no", [17, 18]), ("", [EOS])])
+def test_priors_are_the_scores_after_one_input(predictors, table_model, text, prompt):
+    choices = [["a", "bc"], ["bc", "def", "g"], ["a"]]
+    for found, texts in zip(predictors[1].priors(choices, text), choices, strict=True):
+        np.testing.assert_allclose(found, expected_scores(table_model, prompt, texts), rtol=1e-5)
+
+
+def test_scores_of_targets(predictors, table_model):
+    targets = [np.array([*RNG.integers(4, 30, n), EOS], np.int32) for n in (1, 2, 3, 40, 0, 5, 6, 7, 8)]
+    targets[4] = targets[4][:0]
+    for predictor in predictors:
+        found = predictor.score(PROMPTS, targets, no_progress)
+        assert found.dtype == np.float32 and found[4] == 0
+        model = table_model(30, seed=3, pad_id=PAD)
+        for prompt, tokens, score in zip(PROMPTS, targets, found, strict=True):
+            expected = sum(model.log_probs(prompt, tokens[:i])[t] for i, t in enumerate(tokens))
             assert score == pytest.approx(expected, rel=1e-5)
 
 

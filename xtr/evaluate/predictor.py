@@ -14,7 +14,7 @@ from xtr import preemption
 from xtr.checkpoints import load
 from xtr.data.vocabulary import Vocabulary, open_vocabulary
 from xtr.errors import Preempted
-from xtr.evaluate import batching, continuous, decoding, embedding, scoring
+from xtr.evaluate import batching, continuous, decoding, embedding, ranking, scoring
 from xtr.evaluate.run import EvaluateRun, InferRun
 from xtr.models.interface import ModelConfig
 from xtr.parallel.mesh import make_mesh
@@ -108,19 +108,56 @@ class Predictor:
         """The tokens of an input that fit into `length`: the first; of a decoder's prompt the last, where it asks."""
         return np.asarray(tokens[-length:] if self.config.causal else tokens[:length], np.int32)
 
-    def rank(self, inputs: Sequence[np.ndarray], choices: Sequence[Sequence[str]], advance) -> np.ndarray:
-        """Log-probability of each choice (EOS included): float [N, C]; -inf where an example has fewer choices."""
-        encoded = [[self.vocabulary.encode(text) + [self.vocabulary.eos_id] for text in texts] for texts in choices]
-        most = max(len(texts) for texts in encoded)
-        longest = max(len(tokens) for texts in encoded for tokens in texts)
-        tokens_NCT = np.full((len(encoded), most, longest), self.config.pad_id, np.int32)
-        present_NC = np.zeros((len(encoded), most), bool)
-        for n, texts in enumerate(encoded):
-            for c, tokens in enumerate(texts):
-                tokens_NCT[n, c, : len(tokens)] = tokens
-                present_NC[n, c] = True
-        scores = self._run(compiled(self.config, "rank"), inputs, [tokens_NCT], advance)
-        return np.where(present_NC, np.stack([s for (s,) in scores]), -np.inf)
+    def rank(self, inputs: Sequence[np.ndarray], choices: Sequence[Sequence[str]], advance) -> list[np.ndarray]:
+        """Log-probabilities of each input's choices (EOS included), however many: float32 [C]."""
+        return self._rank(inputs, self._choice_tokens(choices), advance)
+
+    def choice_lengths(self, choices: Sequence[Sequence[str]]) -> list[list[int]]:
+        """Tokens of each choice, the EOS included."""
+        return [[len(tokens) for tokens in own] for own in self._choice_tokens(choices)]
+
+    def priors(self, choices: Sequence[Sequence[str]], text: str) -> list[np.ndarray]:
+        """Log-probabilities of choices after an input that says nothing (`Ranking.calibrate`): as `rank`.
+
+        An empty prompt is the token that begins a text, or the one that ends it where there is none, as in
+        lm-evaluation-harness; an empty input of an encoder is its EOS.
+        """
+        tokens = self.vocabulary.encode(text) + ([] if self.config.causal else [self.vocabulary.eos_id])
+        begin = self.vocabulary.eos_id if self.vocabulary.bos_id is None else self.vocabulary.bos_id
+        distinct = sorted({choice for own in choices for choice in own})
+        (scores_C,) = self._rank(
+            [self.cut(tokens or [begin], self.length_buckets[-1])], self._choice_tokens([distinct]), lambda rows: None
+        )
+        score_of = dict(zip(distinct, scores_C, strict=True))
+        return [np.array([score_of[choice] for choice in own], np.float32) for own in choices]
+
+    def _choice_tokens(self, choices: Sequence[Sequence[str]]) -> list[list[list[int]]]:
+        return [[[*self.vocabulary.encode(text), self.vocabulary.eos_id] for text in own] for own in choices]
+
+    def _rank(
+        self, inputs: Sequence[np.ndarray], choices: Sequence[Sequence[Sequence[int]]], advance
+    ) -> list[np.ndarray]:
+        """Log-probabilities of each input's choices, given as tokens: float32 [C]; 0 for one of padding alone."""
+        pad_id = self.config.pad_id
+        choices = [[tuple(int(t) for t in choice if t != pad_id) for choice in own] for own in choices]
+        groups = ranking.choice_rows(
+            inputs,
+            choices,
+            buckets=self.length_buckets,
+            tokens_per_batch=self.tokens_per_batch,
+            pad_id=pad_id,
+            causal=self.config.causal,
+        )
+        by_rows = _counted(advance, sum(len(group.examples) for group in groups), len(inputs))
+        score_of: list[dict[tuple[int, ...], np.float32]] = [{(): np.float32(0)} for _ in inputs]
+        for group in groups:
+            rows = [inputs[example] for example in group.examples]
+            found = self._run(
+                compiled(self.config, "rank"), rows, [group.tokens_NCT], by_rows, continuations=group.continuations
+            )
+            for example, row, (scores_C,) in zip(group.examples, group.choices, found, strict=True):
+                score_of[example].update(zip(row, scores_C, strict=False))
+        return [np.array([s[choice] for choice in own], np.float32) for s, own in zip(score_of, choices, strict=True)]
 
     def classify(self, inputs: Sequence[np.ndarray], token_types: Sequence[np.ndarray], advance) -> np.ndarray:
         """Log-probability of each of the head's labels: float [N, C]."""
@@ -211,11 +248,7 @@ class Predictor:
 
     def score(self, inputs: Sequence[np.ndarray], targets: Sequence[np.ndarray], advance) -> np.ndarray:
         """Log-probability of each input's target: float32 [N]; 0 for one without tokens."""
-        targets_N1T = np.full((len(targets), 1, max(map(len, targets))), self.config.pad_id, np.int32)
-        for n, tokens in enumerate(targets):
-            targets_N1T[n, 0, : len(tokens)] = tokens
-        scores = np.stack([s for (s,) in self._run(compiled(self.config, "rank"), inputs, [targets_N1T], advance)])
-        return np.where((targets_N1T == self.config.pad_id).all(-1), 0, scores)[:, 0]
+        return np.concatenate(self._rank(inputs, [[target] for target in targets], advance))
 
     def vectors(self, inputs: Sequence[np.ndarray], advance) -> np.ndarray:
         """A dual encoder's vectors: float32 [N, D]."""
@@ -232,6 +265,19 @@ def _embed_all(config: ModelConfig) -> Callable:
     """All layers with the batch in front ([B, L+1, D]), so that rows can be told apart."""
     pooled = compiled(config, "embed", layer="all")
     return jax.jit(lambda params, tokens_BS: pooled(params, tokens_BS).swapaxes(0, 1))
+
+
+def _counted(advance: Callable[[int], None], rows: int, examples: int) -> Callable[[int], None]:
+    """`advance` for rows, where progress counts examples."""
+    done = 0
+
+    def by_rows(n: int) -> None:
+        nonlocal done
+        before, done = done, done + n
+        if more := done * examples // rows - before * examples // rows:
+            advance(more)
+
+    return by_rows
 
 
 def _longest(run: EvaluateRun | InferRun) -> int | None:
