@@ -1,0 +1,92 @@
+"""`xtr bench eval`: how fast evaluation is here, beside Hugging Face's generate and batches of fixed shape."""
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import sys
+import tempfile
+
+from xtr import rundir
+from xtr.cli import options, tables
+from xtr.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser, parser_class: type[argparse.ArgumentParser]) -> None:
+    """Adds the actions of `xtr bench`."""
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=parser_class)
+    evaluation = actions.add_parser("eval", help="examples a second, against Hugging Face and fixed batches")
+    evaluation.add_argument("--model", choices=("micro", "small"), default="micro", help="mT5's shape, in float32")
+    evaluation.add_argument("--tasks", nargs="+", metavar="TASK", help="xquad, xnli, udpos (default: all there are)")
+    evaluation.add_argument(
+        "--languages", nargs="+", default=(), metavar="CODE", help="default: see docs/performance.md"
+    )
+    for name, value, text in (
+        ("examples", 256, "of each task"),
+        ("repeats", 3, "timed runs of each contender, in turns; the median counts"),
+        ("rows", 32, "of the other contenders' batches"),
+        ("tokens_per_batch", 16_384, "of the engine"),
+    ):
+        evaluation.add_argument(f"--{name}", type=int, default=value, help=f"{text} (default: %(default)s)")
+    evaluation.add_argument("--seed", type=int, default=0, help="of the weights")
+    options.add_data_dir(evaluation)
+    options.add_cache_dir(evaluation)
+    options.add_vocabulary(evaluation)
+    evaluation.add_argument("--json", action="store_true", help="for scripts")
+
+
+def bench(arguments: argparse.Namespace) -> int:
+    """Runs the command; returns the exit code."""
+    from xtr.bench.evaluation import TASKS, Bench, measure
+
+    if unknown := [name for name in arguments.tasks or () if name not in TASKS]:
+        raise UserError(f"xtr bench eval measures {', '.join(TASKS)}; it knows no {', '.join(unknown)}.")
+    names = ("model", "examples", "repeats", "rows", "tokens_per_batch", "seed", "languages")
+    given = {name: getattr(arguments, name) for name in names}
+    data_dir = arguments.data_dir or os.environ.get("XTR_DATA_DIR")
+    with tempfile.TemporaryDirectory() as folder:
+        if data_dir:
+            given |= {"data_dir": data_dir, "vocabulary_path": options.vocabulary_path(arguments)}
+            tasks = arguments.tasks or list(TASKS)
+        else:
+            from xtr.demo.write import write_world
+
+            print(
+                "no official files (--data_dir, XTR_DATA_DIR): measured on the demo's generated ones", file=sys.stderr
+            )
+            world = write_world(os.path.join(folder, "world"))
+            given |= {"data_dir": str(world.directory), "vocabulary_path": str(world.vocabulary_path)}
+            tasks = arguments.tasks or [name for name in TASKS if name != "udpos"]
+        found = measure(Bench(**given, tasks=tasks, cache_dir=str(rundir.cache_dir(arguments.cache_dir))))
+    machine = f"{os.cpu_count()} CPUs, {platform.machine()}"
+    if arguments.json:
+        facts = {"model": arguments.model, "machine": machine, "rows": arguments.rows, "repeats": arguments.repeats}
+        print(json.dumps(facts | {"tasks": [dataclasses.asdict(own) for own in found]}, indent=1))
+        return 0
+    print(f"mT5-{arguments.model}, float32, {machine}; examples a second, compilation apart")
+    tables.print_table([fact for own in found for fact in _rows(own)])
+    for own in found:
+        for who, why in own.skipped.items():
+            print(f"{own.task}, {who}: skipped: {why}", file=sys.stderr)
+    return 0
+
+
+def _rows(own) -> list[dict]:
+    """A row of the table for each contender."""
+    engine = own.per_second["engine"]
+    return [
+        {
+            "task": own.task,
+            "contender": who.replace("_", " "),
+            "examples": own.examples,
+            "input tokens": round(own.input_tokens),
+            "output tokens": f"{own.output_tokens:.1f}" if own.output_tokens else "",
+            "examples/s": f"{speed:.1f}",
+            "engine is faster by": "" if who == "engine" else f"{engine / speed:.2f}",
+            "same predictions": f"{own.same[who]:.1%}",
+            "slowest/fastest": f"{own.spread[who]:.2f}",
+            "first run longer by, s": f"{own.first_seconds[who]:.1f}",
+        }
+        for who, speed in own.per_second.items()
+    ]
