@@ -1,4 +1,4 @@
-"""Mean-pooled sentence embeddings."""
+"""Sentence embeddings: any layer, any pooling, every family."""
 
 from types import SimpleNamespace
 
@@ -8,56 +8,98 @@ import numpy as np
 import pytest
 
 from xtr.errors import UserError
-from xtr.evaluate.embedding import mean_pooled
+from xtr.evaluate.embedding import check_readout, layer_vectors
+from xtr.evaluate.predictor import Predictor
 from xtr.models import spec as spec_lib
-from xtr.models.mt5 import MT5, MT5Config, param_specs
+from xtr.models.bert import BertConfig
+from xtr.models.bloom import BloomConfig
+from xtr.models.heads import POOLINGS
+from xtr.models.mt5 import MT5Config
+from xtr.parallel.mesh import MeshConfig, make_mesh
 
-CONFIG = MT5Config(96, 32, 2, 16, 64, 3, 1, dtype="float32")
-TOKENS = np.array([[5, 6, 7, 1, 0, 0], [9, 1, 0, 0, 0, 0], [0] * 6], np.int32)
+BERT = dict(vocab_size=60, emb_dim=16, num_heads=2, mlp_dim=32, num_layers=3, dtype="float32")
+CONFIGS = {
+    "xlmr": BertConfig("xlmr", max_positions=34, **BERT),
+    "mbert": BertConfig("mbert", max_positions=32, type_vocab_size=2, **BERT),
+    "bloom": BloomConfig(60, 16, 2, 3, dtype="float32"),
+    "mt5": MT5Config(60, 16, 2, 8, 32, 3, 1, dtype="float32"),
+}
+RNG = np.random.default_rng(0)
+TEXTS = [RNG.integers(6, 60, n).astype(np.int32) for n in (4, 2, 1, 9, 7, 3, 15, 5)]
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def made(request):
+    config = CONFIGS[request.param].encoder()
+    return config, jax.jit(lambda key: spec_lib.init_params(config.param_specs(), key))(jax.random.key(0))
 
 
 @pytest.fixture(scope="module")
-def model():
-    return MT5(CONFIG, jax.jit(lambda key: spec_lib.init_params(param_specs(CONFIG), key))(jax.random.key(0)))
+def predictor(made):
+    """A function: (buckets, tokens of a batch) -> a predictor on one device."""
+    mesh = make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])
+    return lambda buckets, tokens: Predictor(*made, None, mesh, buckets, tokens)
 
 
-@pytest.fixture(scope="module")
-def pooled(model):
-    return np.asarray(jax.jit(lambda t: mean_pooled(model, t, "all"))(TOKENS))
+def poolings(config):
+    return [pooling for pooling in POOLINGS if pooling != "first" or not config.causal]
 
 
-def test_every_layer_is_the_mean_over_real_tokens(model, pooled):
-    assert pooled.shape == (4, 3, 32) and pooled.dtype == np.float32
-    states = np.asarray(model.encode(TOKENS, all_layers=True))
-    np.testing.assert_allclose(pooled[:, 0], states[:, 0, :4].mean(axis=1), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(pooled[:, 1], states[:, 1, :2].mean(axis=1), rtol=1e-5, atol=1e-6)
-    np.testing.assert_array_equal(pooled[:, 2], np.zeros((4, 32)))
+def no_progress(done):
+    assert done > 0
 
 
-def test_one_layer_is_that_of_all(model, pooled):
-    for layer, index in ((None, 3), (-1, 3), (3, 3), (1, 1), (0, 0), (-4, 0)):
-        np.testing.assert_allclose(mean_pooled(model, TOKENS, layer), pooled[index], rtol=1e-5, atol=1e-6)
+def test_every_layer_is_pooled_from_its_states(made, predictor):
+    """Of each text by itself and without padding; in one pass and in batches, with every layer or some."""
+    config, params = made
+    network = config.network(params)
+    states = [np.asarray(jax.jit(lambda t: network.encode(t, all_layers=True))(text[None]))[:, 0] for text in TEXTS]
+    plain = {"mean": lambda x: x.mean(axis=1), "first": lambda x: x[:, 0], "last": lambda x: x[:, -1]}
+    for pooling in poolings(config):
+        expected = np.stack([plain[pooling](x) for x in states], axis=1)
+        assert expected.shape == (4, 8, 16)
+        for how in ((16,), 4096), ((4, 16), 32):
+            found = predictor(*how).embed(TEXTS, no_progress, pooling=pooling)
+            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2e-6)
+        for layers in ((-1,), (3,), (1,), (0, -2)):
+            found = predictor((16,), 4096).embed(TEXTS, no_progress, layers, pooling)
+            assert found.dtype == np.float32
+            np.testing.assert_allclose(found, expected[list(layers)], rtol=1e-5, atol=2e-6)
 
 
-def test_embeddings_do_not_depend_on_batch_or_padding(model, pooled):
-    alone = jax.jit(lambda t: mean_pooled(model, t, "all"))(TOKENS[1:2, :2])
-    np.testing.assert_allclose(alone[:, 0], pooled[:, 1], rtol=1e-5, atol=1e-6)
+def test_a_row_of_padding_has_the_mean_zero(made):
+    config, params = made
+    tokens = np.full((2, 4), config.pad_id, np.int32)
+    tokens[0, :2] = 9
+    found = jax.jit(lambda t: layer_vectors(config.network(params), t))(tokens)
+    np.testing.assert_array_equal(found[1], np.zeros((4, 16)))
+    assert np.abs(found[0]).min(axis=1).max() > 0
 
 
 @pytest.mark.parametrize("layer", [4, -5, "last", True])
-def test_a_layer_that_is_not_there(model, layer):
+def test_a_layer_that_is_not_there(layer):
     with pytest.raises(UserError, match="layers 0 .* to 3"):
-        mean_pooled(model, TOKENS, layer)
+        check_readout(CONFIGS["mt5"], (0, layer), "mean")
+
+
+def test_a_pooling_that_is_not_there():
+    with pytest.raises(UserError, match=r"one of first, mean, last \('first' is .*\[CLS\].*, not 'cls'"):
+        check_readout(CONFIGS["xlmr"], "all", "cls")
+    with pytest.raises(UserError, match="first token of a bloom has not seen the text"):
+        check_readout(CONFIGS["bloom"], "all", "first")
+    check_readout(CONFIGS["mt5"], "all", "first")
 
 
 def test_padding_is_the_config_s_own_id():
     class Words:
         """An encoder whose states are its tokens."""
 
-        config = SimpleNamespace(pad_id=3, num_layers=1)
+        config = SimpleNamespace(pad_id=3, num_layers=1, causal=False)
 
         def encode(self, tokens_BS, **_):
             return jnp.asarray(tokens_BS, jnp.bfloat16)[..., None]
 
     tokens = np.array([[0, 4, 5, 3], [7, 3, 3, 3], [3, 3, 3, 3]], np.int32)
-    np.testing.assert_array_equal(mean_pooled(Words(), tokens)[:, 0], [3.0, 7.0, 0.0])
+    np.testing.assert_array_equal(layer_vectors(Words(), tokens, (-1,))[:, 0, 0], [3.0, 7.0, 0.0])
+    np.testing.assert_array_equal(layer_vectors(Words(), tokens, (1,), "first")[:2, 0, 0], [0.0, 7.0])
+    np.testing.assert_array_equal(layer_vectors(Words(), tokens, (1, -1), "last")[:2, :, 0], [[5.0] * 2, [7.0] * 2])

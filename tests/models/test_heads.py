@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from xtr.errors import UserError
-from xtr.evaluate.embedding import mean_pooled
+from xtr.evaluate.embedding import layer_vectors
 from xtr.models import heads
 from xtr.models import spec as spec_lib
 from xtr.models.bert import BertConfig
@@ -212,7 +212,7 @@ def test_an_embedding_is_what_retrieval_reads():
     params = randomised(config)
     tokens, _ = inputs_of(config)
     body = {name: tree for name, tree in params.items() if name != "head"}
-    vectors = np.array(mean_pooled(config.encoder().network(body), tokens))
+    vectors = np.array(layer_vectors(config.encoder().network(body), tokens, (-1,))[:, 0])
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     np.testing.assert_allclose(run(config, params, tokens), vectors, rtol=1e-5, atol=1e-6)
 

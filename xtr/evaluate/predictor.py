@@ -6,6 +6,7 @@ Its functions are compiled once an architecture and a purpose, and shared by all
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 import jax
 import numpy as np
@@ -33,10 +34,10 @@ def compiled(config: ModelConfig, purpose: str, **static) -> Callable:
         "classify": scoring.label_scores,
         "choose": scoring.choice_logits,
         "tag": scoring.best_tags,
-        "span": scoring.span_scores,
+        "span": scoring.span_logits,
         "vectors": embedding.own_vectors,
         "generate": decoding.decode,
-        "embed": embedding.mean_pooled,
+        "embed": embedding.layer_vectors,
     }
     function = functions[purpose]
     return jax.jit(lambda params, *arrays: function(config.network(params), *arrays, **static))
@@ -174,10 +175,10 @@ class Predictor:
         return [tags for (tags,) in self._run(compiled(self.config, "tag"), inputs, [], advance)]
 
     def span(self, inputs: Sequence[np.ndarray], token_types: Sequence[np.ndarray], advance) -> list[np.ndarray]:
-        """Log-probabilities that a span starts and that it ends at each token: float32 [S, 2], longer than the input
-        where its row is."""
-        scores = self._run(compiled(self.config, "span"), inputs, [], advance, aligned=[token_types])
-        return [s for (s,) in scores]
+        """Logits of a span that starts and of one that ends at each token: float32 [S, 2], longer than the input where
+        its row is."""
+        logits = self._run(compiled(self.config, "span"), inputs, [], advance, aligned=[token_types])
+        return [own for (own,) in logits]
 
     def generate(
         self, inputs: Sequence[np.ndarray], max_length: int, how: decoding.Decoding, advance
@@ -254,17 +255,17 @@ class Predictor:
         """A dual encoder's vectors: float32 [N, D]."""
         return np.stack([v for (v,) in self._run(compiled(self.config, "vectors"), inputs, [], advance)])
 
-    def embed(self, inputs: Sequence[np.ndarray], advance) -> np.ndarray:
-        """Mean-pooled encoder states of every layer: float32 [L+1, N, D]."""
-        vectors = self._run(_embed_all(self.config), inputs, [], advance)
+    def embed(
+        self,
+        inputs: Sequence[np.ndarray],
+        advance,
+        layers: Sequence[int] | Literal["all"] = "all",
+        pooling: str = "mean",
+    ) -> np.ndarray:
+        """Pooled encoder states of the layers that are asked for, see `embedding.layer_vectors`: float32 [K, N, D]."""
+        layers = layers if layers == "all" else tuple(layers)
+        vectors = self._run(compiled(self.config, "embed", layers=layers, pooling=pooling), inputs, [], advance)
         return np.stack([v for (v,) in vectors], axis=1)
-
-
-@functools.lru_cache(maxsize=8)
-def _embed_all(config: ModelConfig) -> Callable:
-    """All layers with the batch in front ([B, L+1, D]), so that rows can be told apart."""
-    pooled = compiled(config, "embed", layer="all")
-    return jax.jit(lambda params, tokens_BS: pooled(params, tokens_BS).swapaxes(0, 1))
 
 
 def _counted(advance: Callable[[int], None], rows: int, examples: int) -> Callable[[int], None]:

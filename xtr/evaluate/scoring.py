@@ -36,10 +36,12 @@ def best_tags(model: Tagger, tokens_BS: jax.Array) -> jax.Array:
     return jnp.argmax(model.tag(tokens_BS), axis=-1)
 
 
-def span_scores(model: SpanFinder, tokens_BS: jax.Array, token_types_BS: jax.Array) -> jax.Array:
-    """Log-probabilities of starting and of ending at each token of its row, f32 [B, S, 2]; arguments as
-    `label_scores`."""
-    return jax.nn.log_softmax(model.span(tokens_BS, token_types_BS=token_types_BS), axis=1)
+def span_logits(model: SpanFinder, tokens_BS: jax.Array, token_types_BS: jax.Array) -> jax.Array:
+    """Logits of starting and of ending at each token of its row, f32 [B, S, 2]; arguments as `label_scores`.
+
+    They are not normalised over the row: answers of several windows are compared by them.
+    """
+    return model.span(tokens_BS, token_types_BS=token_types_BS)
 
 
 def shift_right(targets_BT: jax.Array) -> jax.Array:
