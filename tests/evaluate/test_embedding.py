@@ -25,7 +25,7 @@ CONFIGS = {
     "mt5": MT5Config(60, 16, 2, 8, 32, 3, 1, dtype="float32"),
 }
 RNG = np.random.default_rng(0)
-TEXTS = [RNG.integers(6, 60, n).astype(np.int32) for n in (4, 2, 1, 9, 7, 3, 15, 5)]
+TEXTS = [RNG.integers(6, 60, n).astype(np.int32) for n in (4, 1, 12, 4, 12, 1)]
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
@@ -53,18 +53,22 @@ def test_every_layer_is_pooled_from_its_states(made, predictor):
     """Of each text by itself and without padding; in one pass and in batches, with every layer or some."""
     config, params = made
     network = config.network(params)
-    states = [np.asarray(jax.jit(lambda t: network.encode(t, all_layers=True))(text[None]))[:, 0] for text in TEXTS]
+    alone = jax.jit(lambda t: network.encode(t, all_layers=True))
+    states = [np.asarray(alone(text[None]))[:, 0] for text in TEXTS]
     plain = {"mean": lambda x: x.mean(axis=1), "first": lambda x: x[:, 0], "last": lambda x: x[:, -1]}
+    expected = {name: np.stack([pooled(x) for x in states], axis=1) for name, pooled in plain.items()}
+    assert expected["mean"].shape == (4, 6, 16)
+
+    def check(found, pooling, layers=slice(None)):
+        np.testing.assert_allclose(found, expected[pooling][layers], rtol=1e-5, atol=2e-6)
+
     for pooling in poolings(config):
-        expected = np.stack([plain[pooling](x) for x in states], axis=1)
-        assert expected.shape == (4, 8, 16)
-        for how in ((16,), 4096), ((4, 16), 32):
-            found = predictor(*how).embed(TEXTS, no_progress, pooling=pooling)
-            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2e-6)
-        for layers in ((-1,), (3,), (1,), (0, -2)):
-            found = predictor((16,), 4096).embed(TEXTS, no_progress, layers, pooling)
-            assert found.dtype == np.float32
-            np.testing.assert_allclose(found, expected[list(layers)], rtol=1e-5, atol=2e-6)
+        check(predictor((16,), 4096).embed(TEXTS, no_progress, pooling=pooling), pooling)
+    check(predictor((4, 16), 16).embed(TEXTS, no_progress), "mean")
+    check(predictor((16,), 4096).embed(TEXTS, no_progress, (-1,), "last"), "last", [-1])
+    found = predictor((16,), 4096).embed(TEXTS, no_progress, (0, -2))
+    assert found.dtype == np.float32
+    check(found, "mean", [0, -2])
 
 
 def test_a_row_of_padding_has_the_mean_zero(made):
