@@ -91,6 +91,7 @@ def _register() -> None:
     """Makes the configurable dataclasses known to gin, under the names T5X users type where T5X has them."""
     from xtr.data.mixing import Mixing
     from xtr.evaluate.decoding import Decoding
+    from xtr.evaluate.ranking import Ranking
     from xtr.evaluate.run import EvaluateRun, InferRun
     from xtr.models.bert import BertConfig
     from xtr.models.bloom import BloomConfig
@@ -117,6 +118,7 @@ def _register() -> None:
         (MeshConfig, "MeshConfig", "partitioning"),
         (Mixing, "Mixing", "mixing"),
         (Decoding, "Decoding", "decoding"),
+        (Ranking, "Ranking", "ranking"),
         (TrainRun, "train", "xtr"),
         (EvaluateRun, "evaluate", "xtr"),
         (InferRun, "infer", "xtr"),

@@ -10,7 +10,6 @@ import pytest
 
 from xtr.data.cached_task import CachedTask
 from xtr.data.framing import longest_first
-from xtr.data.spans import Window
 from xtr.errors import UserError
 from xtr.evaluate import engine, heads, retrieval
 from xtr.evaluate.grading import Grading, grade
@@ -69,7 +68,7 @@ def answer(method, predictor, examples, run, length, info, grading=None):
     """The graded records and the values of the metrics."""
     asked = Asked(run, info, length)
     said = method.predict(predictor, examples, asked, lambda n: None)
-    records = method.records(predictor.vocabulary, examples, range(len(examples)), said, asked)
+    records = method.records(predictor.vocabulary, examples, said, asked)
     return records, grade(records, info, grading or Grading())
 
 
@@ -311,24 +310,32 @@ def span_example(number, question, context, answerable=True):
 
 
 def plain_span(span, family, example, run, length):
-    """The best span, its log-probability and the null score, by loops over windows and spans."""
+    """The best span, its logit and the null one, by loops over windows and spans."""
     question, context = example["question"][: run.max_query_length].tolist(), example["inputs"].tolist()
     joint = [NEWLINE] if family == "bloom" else []
     room = length - len(question) - len(framed(family, [], joint)[0])
-    best, null, start = (-np.inf, None), np.inf, 0
+    windows, null, start = [], np.inf, 0
     while True:
         tokens, types = framed(family, question + joint, context[start : start + room])
-        scores = np.asarray(jax.nn.log_softmax(span(tokens, types)[: len(tokens)], axis=0), np.float64)
-        null = min(null, scores[0].sum())
+        logits = np.asarray(span(tokens, types)[: len(tokens)], np.float64)
+        null = min(null, logits[0].sum())
         offset = len(framed(family, question + joint, [])[0]) - len(FRAMES[family][2])
-        size = min(room, len(context) - start)
-        for i in range(size):
-            for j in range(i, min(i + run.max_answer_length, size)):
-                score = scores[offset + i, 0] + scores[offset + j, 1]
-                best = max(best, (score, (start + i, start + j)), key=lambda found: found[0])
+        windows.append((start, min(start + room, len(context)), logits[offset:]))
         if start + room >= len(context):
-            return best[1], best[0], null
+            break
         start += min(run.doc_stride, room)
+
+    def context_in(window, i):
+        start, end, _ = window
+        return min(i - start, end - 1 - i) + 0.01 * (end - start) if start <= i < end else -1
+
+    best = -np.inf, None
+    for i in range(len(context)):
+        start, end, logits = max(windows, key=lambda window: context_in(window, i))
+        for j in range(i, min(i + run.max_answer_length, end)):
+            score = logits[i - start, 0] + logits[j - start, 1]
+            best = max(best, (score, (i, j)), key=lambda found: found[0])
+    return best[1], best[0], null
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -340,14 +347,14 @@ def test_spans(family):
     (records, values), *others = answers(heads.SPAN, made, examples, run, length=20, info=info)
     span = alone(network, lambda t, u: network.span(t, token_types_BS=u))
     for n, (example, record) in enumerate(zip(examples, records, strict=True)):
-        (first, last), log_prob, null = plain_span(span, family, example, run, 20)
+        (first, last), logit, null = plain_span(span, family, example, run, 20)
         assert record["prediction"] == record["span"] == example["meta"]["context"][4 * first : 4 * last + 3]
-        found = record["log_prob"], record["null_log_prob"]
-        np.testing.assert_allclose(found, (log_prob, null), atol=1e-5)
+        found = record["span_logit"], record["null_logit"]
+        np.testing.assert_allclose(found, (logit, null), atol=1e-5)
         for other, same in others:
             assert other[n]["prediction"] == record["prediction"] and same == values
-            np.testing.assert_allclose((other[n]["log_prob"], other[n]["null_log_prob"]), found, atol=1e-5)
-    assert len({record["log_prob"] for record in records}) == 6
+            np.testing.assert_allclose((other[n]["span_logit"], other[n]["null_logit"]), found, atol=1e-5)
+    assert len({record["span_logit"] for record in records}) == 6
     cut = [heads.is_cut(made(WAYS[0]), example, run, 20) for example in examples]
     assert cut == [False, True, False, False, False, False]
 
@@ -364,7 +371,7 @@ def test_no_answer_is_for_tasks_that_have_questions_without_one():
 
     records, _ = predictions(examples, 1e9)
     assert all(record["prediction"] == record["span"] != "" for record in records)
-    differences = [record["null_log_prob"] - record["log_prob"] for record in records]
+    differences = [record["null_logit"] - record["span_logit"] for record in records]
     middle = float(np.mean(sorted(differences)[1:3]))
     records, _ = predictions(examples, middle)
     assert [record["prediction"] == "" for record in records] == [d > middle for d in differences]
@@ -373,21 +380,6 @@ def test_no_answer_is_for_tasks_that_have_questions_without_one():
     info = info | {"metrics": ["f1"]}
     records, _ = predictions(examples[:2], -1e9)
     assert [record["prediction"] for record in records] == [record["span"] for record in records]
-
-
-def test_a_span_is_made_of_the_likeliest_ends():
-    windows = [Window(None, 0, 6, 2), Window(None, 4, 8, 1), Window(None, 8, 8, 3)]
-    scores = [np.full((12, 2), -9.0), np.full((12, 2), -9.0), np.zeros((3, 2))]
-    scores[0][[0, 1, 8]] = 0.0  # not of the context
-    scores[0][2 + 5, 0], scores[0][2 + 1, 1] = -1.0, -1.0  # an end before its start
-    assert heads.best_span(windows[:1], scores[:1], 1, 30) is None
-    assert heads.best_span(windows[:1], scores[:1], 2, 30) == (0, 1, -10.0)
-    assert heads.best_span(windows[:1], scores[:1], 6, 30) == (0, 1, -10.0)
-    assert heads.best_span(windows, scores, 1, 30) == (4, 4, -18.0)
-    scores[1][1 + 1, 0], scores[1][1 + 3, 1] = -1.0, -2.0
-    assert heads.best_span(windows, scores, 1, 3) == (5, 7, -3.0)
-    assert heads.best_span(windows, scores, 6, 2) == (0, 1, -10.0)
-    assert heads.best_span(windows[2:], scores[2:], 20, 30) is None
 
 
 @pytest.mark.parametrize("settings", [{"pooling": "mean", "pooler": True}, {"pooling": "last", "read": 0}])

@@ -273,7 +273,7 @@ def _predict_shards(
     found: dict[int, list[dict]] = dict(journal.shards)
 
     def finish(number: int, own: Sequence[Mapping], said: Sequence, entries: Sequence[Mapping]) -> None:
-        records = method.records(predictor.vocabulary, own, shards[number], said, asked)
+        records = method.records(predictor.vocabulary, own, said, dataclasses.replace(asked, numbers=shards[number]))
         for record, entry in zip(records, entries, strict=True):
             record |= {"model_outputs": entry} if entry else {}
         found[number] = records
@@ -286,9 +286,9 @@ def _predict_shards(
             if number in found:
                 advance(len(members))
                 continue
-            own = [examples[i] for i in members]
-            said = method.predict(predictor, own, asked, advance)
-            entries = own_metrics.predict(predictor, outputs, own, said, method, asked) if outputs else [{}] * len(own)
+            own, these = [examples[i] for i in members], dataclasses.replace(asked, numbers=members)
+            said = method.predict(predictor, own, these, advance)
+            entries = own_metrics.predict(predictor, outputs, own, said, method, these) if outputs else [{}] * len(own)
             while waiting and (waiting[0].done() or len(waiting) > 1):
                 waiting.pop(0).result()
             waiting.append(host.submit(finish, number, own, said, entries))
@@ -346,7 +346,7 @@ class _Grader:
         is_dev = run.dev_task_name is not None and place.split == run.dev_split
         if run.null_threshold == ENGLISH_DEV and is_dev and may_lack_answers(info):
             self.threshold = values["null_threshold"] = best_null_threshold(records)
-        values |= grade(records, info, Grading(null_threshold=self.threshold))
+        values |= grade(records, info, Grading(self.threshold, run.ranking))
         if outputs := [record["model_outputs"] for record in records if "model_outputs" in record]:
             if task is None:
                 raise DataError(f"{meta['task']} is not cached any more; its own metrics read its examples.")

@@ -8,6 +8,8 @@ import numpy as np
 from xtr.data.formats import UNANSWERABLE
 from xtr.errors import DataError
 from xtr.evaluate.metrics import METRICS, squad2
+from xtr.evaluate.ranking import Ranking, ranked
+from xtr.evaluate.span_answers import null_difference
 
 ENGLISH_DEV = "dev"  # a threshold that is the best one on the English development set
 
@@ -18,9 +20,11 @@ class Grading:
 
     Attributes:
       null_threshold: by how much the score of no answer must exceed that of the best span.
+      ranking: by which scores one of several choices is taken.
     """
 
     null_threshold: float = 0.0
+    ranking: Ranking = Ranking()
 
 
 def may_lack_answers(info: Mapping) -> bool:
@@ -37,27 +41,22 @@ def best_null_threshold(records: Sequence[Mapping]) -> float:
     golds = [record["gold"] for record in records]
     spans = [record["span"] for record in records]
     contributions_N = squad2.f1(spans, golds)[1]
-    differences_N = np.array([_no_answer_by(record) for record in records])
+    differences_N = np.array([null_difference(record) for record in records])
     answered_N = np.array([bool(span) for span in spans])
     return squad2.best_threshold(contributions_N, np.array(list(map(bool, golds))), answered_N, differences_N)[1]
-
-
-def _no_answer_by(record: Mapping) -> float:
-    """By how much the score of no answer exceeds that of the best span; infinite where there is no span."""
-    return np.inf if record["log_prob"] is None else record["null_log_prob"] - record["log_prob"]
 
 
 def _labels(records: Sequence[dict], grading: Grading) -> tuple[list, list]:
     predicted = []
     for record in records:
-        predicted.append(int(np.argmax(record["scores"])))
+        predicted.append(int(np.argmax(ranked(record, grading.ranking))))
         record["prediction"] = record["choices"][predicted[-1]]
     return predicted, [record["label"] for record in records]
 
 
 def _spans(records: Sequence[dict], grading: Grading, may_lack: bool) -> tuple[list, list]:
     for record in records:
-        none = may_lack and _no_answer_by(record) > grading.null_threshold
+        none = may_lack and null_difference(record) > grading.null_threshold
         record["prediction"] = "" if none else record["span"]
     return [record["prediction"] for record in records], [record["gold"] for record in records]
 

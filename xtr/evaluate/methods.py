@@ -29,11 +29,13 @@ class Asked:
       run: the evaluation.
       info: the task's facts.
       length: the most tokens of a row.
+      numbers: the examples' numbers in their split, where not all are predicted at once.
     """
 
     run: EvaluateRun
     info: Mapping
     length: int
+    numbers: Sequence[int] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,17 +51,14 @@ class Method:
     record: Callable[[Vocabulary, Mapping, Any, Asked], dict]
 
     def records(
-        self, vocabulary: Vocabulary, examples: Sequence[Mapping], numbers: Sequence[int], said: Sequence, asked: Asked
+        self, vocabulary: Vocabulary, examples: Sequence[Mapping], said: Sequence, asked: Asked
     ) -> list[dict]:
-        """The records of some of a task's examples.
-
-        Args:
-          numbers: the examples' numbers in their split, the names of those without an id.
+        """The records of some of a task's examples; one without an id is named by its number.
 
         Raises:
           DataError: an example cannot be scored; the message names it.
         """
-        records = []
+        records, numbers = [], range(len(examples)) if asked.numbers is None else asked.numbers
         for example, number, own in zip(examples, numbers, said, strict=True):
             name = str(example["meta"].get("id", number))
             record = {"id": name, **self.record(vocabulary, example, own, asked)}
@@ -97,18 +96,29 @@ def inputs_of(
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _label_scores(predictor: Predictor, examples, asked: Asked, advance) -> Sequence:
+def _label_scores(predictor: Predictor, examples, asked: Asked, advance) -> list[dict]:
     inputs = inputs_of(predictor, examples, asked.length)
     if "classify" in predictor.config.objectives:
-        return predictor.classify(inputs, inputs_of(predictor, examples, asked.length, "token_types"), advance)
-    return predictor.rank(inputs, [example["meta"]["choices"] for example in examples], advance)
+        types = inputs_of(predictor, examples, asked.length, "token_types")
+        return [{"scores": scores} for scores in predictor.classify(inputs, types, advance)]
+    choices = [example["meta"]["choices"] for example in examples]
+    said = [
+        {"scores": scores, "tokens": tokens}
+        for scores, tokens in zip(
+            predictor.rank(inputs, choices, advance), predictor.choice_lengths(choices), strict=True
+        )
+    ]
+    if (text := asked.run.ranking.calibrate) is not None:
+        for own, priors in zip(said, predictor.priors(choices, text), strict=True):
+            own["priors"] = {text: priors.tolist()}
+    return said
 
 
-def chosen(vocabulary: Vocabulary, example: Mapping, scores: np.ndarray, asked: Asked) -> dict:
+def chosen(vocabulary: Vocabulary, example: Mapping, said: Mapping, asked: Asked) -> dict:
     """The record of one choice of several."""
     choices, label = example["meta"]["choices"], int(example["meta"]["label"])
-    own = [float(score) for score in scores[: len(choices)]]
-    return {"gold": choices[label], "label": label, "choices": list(choices), "scores": own}
+    own = [float(score) for score in said["scores"][: len(choices)]]
+    return {"gold": choices[label], "label": label, "choices": list(choices), **said, "scores": own}
 
 
 LABEL = Method(_label_scores, chosen)
@@ -120,7 +130,8 @@ LABEL = Method(_label_scores, chosen)
 
 def _generated(predictor: Predictor, examples, asked: Asked, advance) -> Sequence:
     run, inputs = asked.run, inputs_of(predictor, examples, asked.length)
-    return [found[0] for found in predictor.generate_tokens(inputs, run.max_decode_length, run.decoding, advance)]
+    found = predictor.generate_tokens(inputs, run.max_decode_length, run.decoding, advance, row_ids=asked.numbers)
+    return [own[0] for own in found]
 
 
 def _answer(vocabulary: Vocabulary, example: Mapping, said, asked: Asked) -> dict:

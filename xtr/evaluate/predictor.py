@@ -91,7 +91,7 @@ class Predictor:
             sequences, self.length_buckets, self.tokens_per_batch // continuations, multiple, self.config.pad_id
         ):
             if preemption.requested():
-                raise Preempted("the evaluation under way was abandoned; it starts again with the next run")
+                raise Preempted("the evaluation under way stopped; the next run goes on behind what it wrote")
             rows = np.concatenate([indices_b, np.repeat(indices_b[:1], len(tokens_BS) - len(indices_b))])
             extra = [batching.pad([s[i] for i in indices_b], *tokens_BS.shape, 0) for s in aligned]
             extra += [array[rows] for array in arrays]
@@ -196,10 +196,12 @@ class Predictor:
         how: decoding.Decoding,
         advance,
         on_rows: OnRows | None = None,
+        row_ids: Sequence[int] | None = None,
     ) -> list[list[tuple[np.ndarray, float]]]:
         """As `generate`, but tokens, int [max_length], with padding behind their EOS.
 
         Args:
+          row_ids: what tells the inputs apart where tokens are drawn; by default their numbers.
           on_rows: given what is returned, as it comes.
         """
         eos_id = self.vocabulary.eos_id
@@ -242,8 +244,8 @@ class Predictor:
             keep(indices_b, best_first)
 
         generate = compiled(self.config, "generate", decoding=how, max_length=max_length, eos_id=eos_id)
-        # A row's number in `inputs` tells it apart, not its place in a batch: draws do not depend on the batching.
-        row_ids_N = np.arange(len(inputs), dtype=np.uint32)
+        # Not a row's place in a batch tells it apart: draws do not depend on the batching.
+        row_ids_N = np.asarray(range(len(inputs)) if row_ids is None else row_ids, np.uint32)
         self._run(generate, inputs, [row_ids_N], advance, how.continuations, on_rows=several)
         return out
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from xtr.data.formats import format_of
 from xtr.errors import UserError
 from xtr.evaluate.decoding import Decoding
+from xtr.evaluate.ranking import Ranking
 from xtr.models.interface import ModelConfig
 from xtr.parallel.mesh import MeshConfig
 
@@ -33,6 +34,7 @@ class EvaluateRun:
         Lengths above the model's `max_length`, or all of `task_feature_lengths`, count as that.
       embedding_layer: layer that retrieval reads (0 = embeddings, -1 = after the final norm); a dual encoder's head
         reads its own.
+      ranking: by which scores one of several choices is taken, where texts are ranked.
       doc_stride, max_query_length: how contexts and questions are cut for a span head, see `xtr.data.spans.Windowing`.
       n_best, max_answer_length: a span is made of the so many likeliest starts and ends of a window, and has no more
         than so many tokens.
@@ -58,6 +60,7 @@ class EvaluateRun:
     allow_pickle: bool = False
     max_decode_length: int = 32
     decoding: Decoding = Decoding()
+    ranking: Ranking = Ranking()
     tokens_per_batch: int = 16_384
     length_buckets: tuple[int, ...] = (32, 64, 128, 256, 512, 1024)
     embedding_layer: int = -1
@@ -68,7 +71,7 @@ class EvaluateRun:
     null_threshold: float | str = 0.0
     languages: tuple[str, ...] | None = None
     limit: int | None = None
-    examples_per_shard: int = 512
+    examples_per_shard: int = 1024
     log_samples: int = 5
     run_id: str = "run"
     stage: str = "target"
