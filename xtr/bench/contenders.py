@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from xtr.checkpoints import load, source, write
@@ -23,7 +24,7 @@ from xtr.evaluate.decoding import Decoding, greedy_decode
 from xtr.evaluate.predictor import Predictor
 from xtr.evaluate.scoring import score_targets
 from xtr.models import spec as spec_lib
-from xtr.models.interface import ModelConfig
+from xtr.models.interface import Generator, ModelConfig
 from xtr.parallel.mesh import MeshConfig, make_mesh
 
 
@@ -57,15 +58,25 @@ def engine(
 
 
 def fixed_batches(
-    config: ModelConfig, params: Mapping, vocabulary: Vocabulary, max_length: int, rows: int, length: int
+    config: ModelConfig,
+    params: Mapping,
+    vocabulary: Vocabulary,
+    max_length: int,
+    rows: int,
+    length: int,
+    own_argmax: bool = False,
 ) -> Contender:
     """T5X's way: batches of `rows` in the order of the examples, all padded to `length` tokens, decoded until every row
-    has ended; a choice is an example of its own."""
-    eos_id = vocabulary.eos_id
+    has ended; a choice is an example of its own.
+
+    Args:
+      own_argmax: take tokens as this package's greedy decoding does, instead of by argmax and log-softmax as T5X does.
+    """
+    greedy = functools.partial(greedy_decode if own_argmax else _plain_greedy, max_length=max_length)
 
     @jax.jit
     def generate(params: Mapping, tokens_BS: jax.Array) -> jax.Array:
-        return greedy_decode(config.network(params), tokens_BS, max_length=max_length, eos_id=eos_id)[0]
+        return greedy(config.network(params), tokens_BS, eos_id=vocabulary.eos_id)[0]
 
     @jax.jit
     def score(params: Mapping, tokens_BS: jax.Array, targets_BT: jax.Array) -> jax.Array:
@@ -90,6 +101,28 @@ def fixed_batches(
         return _best(np.concatenate(scores)[: len(pairs)], questions)
 
     return answer
+
+
+def _plain_greedy(model: Generator, tokens_BS: jax.Array, *, max_length: int, eos_id: int) -> tuple:
+    """Tokens [B, max_length] and their log-probabilities [B], as `greedy_decode`'s."""
+    batch, pad_id, head_DV = len(tokens_BS), model.config.pad_id, model.head()
+    cache, first_B = model.start(tokens_BS, max_length)
+
+    def step(state):
+        index, cache, last_B, tokens_BT, log_prob_B, ended_B = state
+        y_BD, cache = model.decode_step(last_B, index, cache)
+        log_probs_BV = jax.nn.log_softmax(y_BD.astype(jnp.float32) @ head_DV)
+        token_B = jnp.argmax(log_probs_BV, axis=-1).astype(jnp.int32)
+        log_prob_B += jnp.where(ended_B, 0.0, jnp.take_along_axis(log_probs_BV, token_B[:, None], axis=-1)[:, 0])
+        token_B = jnp.where(ended_B, pad_id, token_B)
+        tokens_BT = jax.lax.dynamic_update_slice_in_dim(tokens_BT, token_B[:, None], index, axis=1)
+        return index + 1, cache, token_B, tokens_BT, log_prob_B, ended_B | (token_B == eos_id)
+
+    tokens_BT, log_prob_B = jnp.full((batch, max_length), pad_id, jnp.int32), jnp.zeros(batch)
+    ended_B = (tokens_BS == pad_id).all(axis=1)
+    state = jnp.int32(0), cache, first_B.astype(jnp.int32), tokens_BT, log_prob_B, ended_B
+    *_, tokens_BT, log_prob_B, _ = jax.lax.while_loop(lambda s: (s[0] < max_length) & ~s[-1].all(), step, state)
+    return tokens_BT, log_prob_B
 
 
 def hugging_face(config: ModelConfig, params: Mapping, vocabulary: Vocabulary, max_length: int, rows: int) -> Contender:

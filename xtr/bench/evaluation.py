@@ -40,6 +40,7 @@ class Bench:
       rows: of the others' batches.
       tokens_per_batch: of the engine.
       seed: of the weights.
+      own_argmax: fixed batches take tokens as the engine does, see `contenders.fixed_batches`.
       languages: empty for all that the vocabulary writes in at most twice as many tokens as English (one that was cut
         down writes others in bytes).
       data_dir, vocabulary_path, cache_dir: official files, the vocabulary, where tasks are tokenised.
@@ -56,6 +57,7 @@ class Bench:
     tokens_per_batch: int = 16_384
     seed: int = 0
     languages: Sequence[str] = ()
+    own_argmax: bool = False
 
     def __post_init__(self):
         for name in ("examples", "repeats", "rows", "tokens_per_batch"):
@@ -124,7 +126,9 @@ def measure(bench: Bench) -> list[Measured]:
         make = {
             "engine": lambda common=common: contenders.engine(*common, bench.tokens_per_batch),
             "hugging_face": lambda common=common: contenders.hugging_face(*common, bench.rows),
-            "fixed_batches": lambda common=common, length=length: contenders.fixed_batches(*common, bench.rows, length),
+            "fixed_batches": lambda common=common, length=length: contenders.fixed_batches(
+                *common, bench.rows, length, bench.own_argmax
+            ),
         }
         figures, predictions, skipped = _race(make, questions, bench.repeats)
         outputs = [len(tokens) for tokens in predictions["engine"]] if max_length else [0]

@@ -30,6 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser, parser_class: type[argparse.A
     ):
         evaluation.add_argument(f"--{name}", type=int, default=value, help=f"{text} (default: %(default)s)")
     evaluation.add_argument("--seed", type=int, default=0, help="of the weights")
+    evaluation.add_argument(
+        "--own_argmax", action="store_true", help="fixed batches take tokens by the engine's argmax, not as T5X does"
+    )
     options.add_data_dir(evaluation)
     options.add_cache_dir(evaluation)
     options.add_vocabulary(evaluation)
@@ -42,7 +45,7 @@ def bench(arguments: argparse.Namespace) -> int:
 
     if unknown := [name for name in arguments.tasks or () if name not in TASKS]:
         raise UserError(f"xtr bench eval measures {', '.join(TASKS)}; it knows no {', '.join(unknown)}.")
-    names = ("model", "examples", "repeats", "rows", "tokens_per_batch", "seed", "languages")
+    names = ("model", "examples", "repeats", "rows", "tokens_per_batch", "seed", "languages", "own_argmax")
     given = {name: getattr(arguments, name) for name in names}
     data_dir = arguments.data_dir or os.environ.get("XTR_DATA_DIR")
     with tempfile.TemporaryDirectory() as folder:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from xtr import config, rundir
 from xtr.cli import options, tables
+from xtr.cli.bench import bench
 from xtr.cli.convert import convert
 from xtr.cli.data import data
 from xtr.cli.evaluation import evaluate
@@ -223,6 +224,7 @@ def demo(arguments: argparse.Namespace) -> int:
 
 
 COMMANDS = {
+    "bench": bench,
     "train": train,
     "eval": evaluate,
     "infer": infer,

@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Sequence
 
-from xtr.cli import convert, data, evaluation, export, options, show
+from xtr.cli import bench, convert, data, evaluation, export, options, show
 from xtr.errors import Preempted, UserError, did_you_mean
 
 EXIT_DONE, EXIT_USAGE, EXIT_PREEMPTED = 0, 2, 42
@@ -104,6 +104,8 @@ def build_parser() -> argparse.ArgumentParser:
     _gin_arguments(convert_command)
 
     export.add_arguments(commands.add_parser("export", help="results as TensorBoard, tables, a page or a submission"))
+
+    bench.add_arguments(commands.add_parser("bench", help="how fast this is here, beside others"), _Parser)
 
     study = commands.add_parser("study", help="models x intermediates x targets x seeds -> transfer table and report")
     actions = study.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=_Parser)
