@@ -97,6 +97,21 @@ def test_ties_and_near_ties_go_to_the_lowest_row(rng, k, kind, close):
         np.testing.assert_array_equal(index_QK, brute_force(query_QD, candidate_CD, k)[0])
 
 
+def test_no_device_waits_for_another_while_blocks_are_in_flight():
+    # Programs that wait for each other's devices, several in flight, come to a standstill on busy processors.
+    mesh = mesh_of(8)
+    whole, spread = (jax.NamedSharding(mesh, spec) for spec in (jax.P(), jax.P(mesh.axis_names)))
+    arguments = [
+        jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+        for shape, dtype, sharding in (
+            ((4, 3), np.float32, whole), ((64, 3), np.float32, spread), ((8, 4, 20), np.float32, spread),
+            ((8, 4, 20), np.int32, spread), ((), np.int32, whole), ((), np.int32, whole),
+        )
+    ]  # fmt: skip
+    program = search._step(mesh, 20).lower(*arguments).compile().as_text()
+    assert "parameter(" in program and "all-" not in program and "collective-" not in program
+
+
 @given(rng=RNG, dim=st.integers(1, 300))
 def test_a_score_depends_on_its_two_vectors_alone(rng, dim):
     query_QD, candidate_CD = rng.normal(size=(3, dim)).astype(np.float32), rng.normal(size=(7, dim)).astype(np.float32)

@@ -107,8 +107,11 @@ def screened_top_k(
 
     if 4 * queries * dim <= block_bytes // 4:  # They stay on the devices.
         query_block = functools.cache(query_block)
-    empty = np.full((query_rows, kept), -np.inf, np.float32), np.zeros((query_rows, kept), np.int32)
-    lists = {first: tuple(put(array, P()) for array in empty) for first in range(0, queries, query_rows)}
+    shape, spread = (mesh.size, query_rows, kept), P(mesh.axis_names)
+    lists = {
+        first: (put(np.full(shape, -np.inf, np.float32), spread), put(np.zeros(shape, np.int32), spread))
+        for first in range(0, queries, query_rows)
+    }
     for first in range(0, count, candidate_rows):
         if preemption.requested():
             raise Preempted("the search under way was abandoned; it starts again with the next run")
@@ -117,15 +120,16 @@ def screened_top_k(
         rest_CD = _padded(rest_CD, candidate_rows)
         longest_rest = max(longest_rest, longest_in_block)
         jax.block_until_ready(lists)  # One block is prepared while the devices work on the one before it.
-        rest_CD = put(rest_CD, P(mesh.axis_names))
+        rest_CD = put(rest_CD, spread)
         for start in lists:
             lists[start] = step(query_block(start), rest_CD, *lists[start], np.int32(first), np.int32(count))
         advance(len(block))
     index_QK, score_QK = retrieval.empty_lists(queries, k)
     certain_Q = np.zeros(queries, bool)
     margin = float32_error(dim) * longest_rest + 10.0**-retrieval.DIGITS
-    for start in lists:
-        screen = tuple(np.asarray(array) for array in lists[start])
+    jax.block_until_ready(lists)  # Merging, devices wait for each other, which nothing else may keep busy.
+    for start in list(lists):
+        screen = tuple(np.asarray(array) for array in _merge(mesh, kept)(*lists.pop(start)))
         some = slice(start, min(start + query_rows, queries))
         some_QD = np.asarray(query_QD[some])
         index_QK[some], score_QK[some], last_Q = _decide(some_QD, candidate_CD, screen, k, longest, block_bytes)
@@ -208,26 +212,49 @@ def _without_mean(
 
 @functools.lru_cache(maxsize=16)
 def _step(mesh: Mesh, kept: int) -> Callable:
-    """Jitted: puts a block of candidates into the lists of a block of queries."""
+    """Jitted: puts a block of candidates into the lists of a block of queries, [devices, Q, kept].
+
+    Each device has lists of its own rows alone, so that no device waits for another until the end (`_merge`).
+    """
     axes = mesh.axis_names
 
-    def local(query_QD, candidate_CD, score_QK, row_QK, first, count):
+    def local(query_QD, candidate_CD, score_1QK, row_1QK, first, count):
         rows = candidate_CD.shape[0]
         here = first + jax.lax.axis_index(axes) * rows
         score_QC = jnp.einsum("qd,cd->qc", query_QD, candidate_CD, precision=jax.lax.Precision.HIGHEST)
         score_QC = jnp.where(here + jnp.arange(rows) < count, score_QC, -jnp.inf)
         best_QK, place_QK = _best(score_QC, min(kept, rows))
-        gathered = (jax.lax.all_gather(x, axes, axis=1, tiled=True) for x in (best_QK, here + place_QK))
-        best_QK, found_QK = (
-            jnp.concatenate([old, new], axis=1) for old, new in zip((score_QK, row_QK), gathered, strict=True)
+        found = _first(
+            jnp.concatenate([score_1QK[0], best_QK], axis=1),
+            jnp.concatenate([row_1QK[0], here + place_QK], axis=1),
+            kept,
         )
-        score_QK, place_QK = jax.lax.top_k(best_QK, kept)
-        return score_QK, jnp.take_along_axis(found_QK, place_QK, axis=1)
+        return tuple(array[None] for array in found)
 
-    blocks = (P(), P(axes), P(), P(), P(), P())
+    lists = (P(axes), P(axes))
+    blocks = (P(), P(axes), *lists, P(), P())
     return jax.jit(
-        jax.shard_map(local, mesh=mesh, in_specs=blocks, out_specs=(P(), P()), check_vma=False), donate_argnums=(2, 3)
+        jax.shard_map(local, mesh=mesh, in_specs=blocks, out_specs=lists, check_vma=False), donate_argnums=(2, 3)
     )
+
+
+@functools.lru_cache(maxsize=16)
+def _merge(mesh: Mesh, kept: int) -> Callable:
+    """Jitted: the lists [Q, kept] of all devices' lists [devices, Q, kept]."""
+
+    whole = NamedSharding(mesh, P())
+
+    def merge(*lists: jax.Array) -> tuple[jax.Array, jax.Array]:
+        gathered = [jax.lax.with_sharding_constraint(array_NQK, whole) for array_NQK in lists]
+        return _first(*(jnp.concatenate(list(array_NQK), axis=1) for array_NQK in gathered), kept)
+
+    return jax.jit(merge, out_shardings=(whole, whole))
+
+
+def _first(score_QK: jax.Array, row_QK: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    """The k greatest scores and their rows."""
+    score_QK, place_QK = jax.lax.top_k(score_QK, k)
+    return score_QK, jnp.take_along_axis(row_QK, place_QK, axis=1)
 
 
 def _best(score_QC: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
