@@ -29,6 +29,8 @@ PLACE_FIELDS = frozenset(
         "use_cached_tasks",
         "examples_per_shard",
         "log_samples",
+        "index_dir",
+        "search_block_bytes",
     }
 )
 

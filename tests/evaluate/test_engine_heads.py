@@ -11,9 +11,9 @@ import pytest
 from xtr.data.cached_task import CachedTask
 from xtr.data.framing import longest_first
 from xtr.errors import UserError
-from xtr.evaluate import engine, heads, retrieval
+from xtr.evaluate import engine, heads, retrieval, retrieve
 from xtr.evaluate.grading import Grading, grade
-from xtr.evaluate.methods import LABEL, Asked
+from xtr.evaluate.methods import LABEL, Asked, inputs_of
 from xtr.evaluate.predictor import Predictor, open_predictor
 from xtr.evaluate.run import EvaluateRun
 from xtr.models.bert import BertConfig
@@ -393,7 +393,16 @@ def test_a_dual_encoder_retrieves_by_its_own_vectors(settings):
     queries = [text(i, size, "3") for i, size in enumerate([1, 9, 4, 12])]
     candidates = [text(i, size) for i, size in enumerate([5, 2, 13, 7, 20])]
     run = dataclasses.replace(run, task_feature_lengths={"inputs": 10, "targets": 17})
-    found = [retrieval.retrieve(made(how), queries, candidates, run, 10, INFO, lambda n: None) for how in WAYS]
+
+    def retrieved(predictor):
+        def side(examples, length):
+            vectors = predictor.vectors(inputs_of(predictor, examples, length), lambda n: None)
+            return retrieve.Side([example["meta"]["id"] for example in examples], {0: vectors})
+
+        sides = map(side, (queries, candidates), retrieval._lengths(predictor, run))
+        return retrieve.nearest(*sides, [example["meta"]["gold"] for example in queries], INFO["metrics"], 0)
+
+    found = [retrieved(made(how)) for how in WAYS]
 
     embed = alone(network, lambda t, u: network.embed(t, token_types_BS=u))
 
@@ -405,7 +414,7 @@ def test_a_dual_encoder_retrieves_by_its_own_vectors(settings):
     cosines = query_QD @ candidate_CD.T
     expected = cosines.argmax(axis=1)
     assert np.diff(np.sort(cosines, axis=1))[:, -1].min() > 1e-5
-    for records, _ in found:
+    for records in found:
         assert [r["prediction"] for r in records] == [str(c) for c in expected]
         assert grade(records, INFO) == {"accuracy": 25.0 * (expected == 3).sum()}
 

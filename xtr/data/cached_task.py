@@ -233,8 +233,8 @@ def _text(value: bytes) -> str | bytes:
         return value
 
 
-def eval_examples(task: CachedTask, split: str) -> list[dict]:
-    """All examples of a split, in order, for evaluation.
+def eval_examples(task: CachedTask, split: str, numbers: Sequence[int] | None = None) -> list[dict]:
+    """Examples of a split, all of them in order or those of some numbers, for evaluation.
 
     Returns:
       One dict an example: integers are int32 arrays (int64 where they do not fit; tokens are not truncated), `meta` the
@@ -247,7 +247,8 @@ def eval_examples(task: CachedTask, split: str) -> list[dict]:
     of_a_kind = task.info.get("kind") != "text2text"
     examples = task.examples(split)
     out = []
-    for number, example in enumerate(examples.read(range(len(examples)))):
+    numbers = range(len(examples)) if numbers is None else numbers
+    for number, example in zip(numbers, examples.read(numbers), strict=True):
         row = {"meta": {}}
         for name, value in example.items():
             try:

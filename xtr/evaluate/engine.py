@@ -6,11 +6,13 @@ one. A killed evaluation goes on behind its last whole shard, with the same bits
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
+import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,13 +24,17 @@ from xtr.data.cache import as_names, ensure_cached
 from xtr.data.cached_task import CachedTask, eval_examples
 from xtr.data.formats import ENCODER, format_of
 from xtr.errors import DataError, UserError, did_you_mean
-from xtr.evaluate import heads, own_metrics, retrieval
+from xtr.evaluate import heads, own_metrics
+from xtr.evaluate.embedding import check_readout
 from xtr.evaluate.grading import ENGLISH_DEV, Grading, best_null_threshold, grade, may_lack_answers
+from xtr.evaluate.index import weights_digest
 from xtr.evaluate.journal import Journal, plan_shards
 from xtr.evaluate.methods import GENERATE, LABEL, SCORE, Asked, Method
 from xtr.evaluate.metrics import METRICS
 from xtr.evaluate.predictor import Predictor, open_predictor
 from xtr.evaluate.results import Place, ResultRow, ResultStore, mean_rows, sample_order
+from xtr.evaluate.retrieval import Retrieval, is_dual
+from xtr.evaluate.retrieve import layer_values
 from xtr.evaluate.run import EvaluateRun
 from xtr.models import spec
 from xtr.models.interface import ModelConfig
@@ -40,6 +46,7 @@ from xtr.progress import progress
 
 _METHODS = {"rank": LABEL, "generate": GENERATE, "score": SCORE, "tag": heads.TAG, "span": heads.SPAN}
 _RETRIEVAL = "embed"
+_INDEX = "index"  # the folder of the candidates' vectors while an evaluation lasts
 
 
 def method_of(model: ModelConfig, info: Mapping) -> Method:
@@ -101,21 +108,19 @@ class _Part:
     run: EvaluateRun
     task: CachedTask
     split: str
+    retrieval: Retrieval | None = None  # where the task is one of retrieval
 
     @property
     def place(self) -> Place:
         info = self.task.info
         return Place(self.run.run_id, self.run.target or info["group"], info["language"], self.split)
 
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """The splits that are read."""
-        return retrieval.SPLITS if self.task.info["predictor"] == _RETRIEVAL else (self.split,)
-
     def count(self) -> int:
         """Examples that are read."""
-        counts = [self.task.num_examples(split) for split in self.splits]
-        return sum(min(n, self.run.limit or n) for n in counts)
+        if self.retrieval:
+            return self.retrieval.count()
+        n = self.task.num_examples(self.split)
+        return min(n, self.run.limit or n)
 
 
 def _parts(run: EvaluateRun, found: Mapping[str, Sequence[CachedTask]]) -> list[_Part]:
@@ -135,7 +140,26 @@ def _parts(run: EvaluateRun, found: Mapping[str, Sequence[CachedTask]]) -> list[
                 f"{part.place.language} in the results: leave evaluate.target unset, or say the tasks' languages and "
                 "groups by xtr.tasks.describe()."
             )
-    return list({part.place: part for part in parts}.values())
+    return _with_candidates(run, list({part.place: part for part in parts}.values()))
+
+
+def _with_candidates(run: EvaluateRun, parts: Sequence[_Part]) -> list[_Part]:
+    """The parts, those of retrieval with the candidates that are searched, which several may share."""
+    of = {p.task.name: p.task.info.get("candidates") for p in parts if p.task.info["predictor"] == _RETRIEVAL}
+    shared = {name: found[0] for name, found in _cached(run, sorted(filter(None, of.values()))).items()}
+    with_candidates = [
+        dataclasses.replace(
+            part, retrieval=Retrieval(run, part.task, shared.get(of[part.task.name], part.task), part.split)
+        )
+        if part.task.name in of
+        else part
+        for part in parts
+    ]
+    for part in with_candidates:
+        part.count()  # says what is lacking
+        if part.retrieval and not is_dual(run.model):
+            check_readout(run.model, (run.embedding_layer,), run.embedding_pooling)
+    return with_candidates
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -144,6 +168,8 @@ def _parts(run: EvaluateRun, found: Mapping[str, Sequence[CachedTask]]) -> list[
 
 
 def _cached(run: EvaluateRun, names: Sequence[str]) -> Mapping[str, Sequence[CachedTask]]:
+    if not names:
+        return {}
     return ensure_cached(
         names,
         task_modules=run.task_modules,
@@ -180,7 +206,7 @@ def evaluate(
     parts = _parts(run, found)
     # Retrieval reads no head but a dual encoder's, and published checkpoints have none.
     embeds = all(part.task.info["predictor"] == _RETRIEVAL for part in parts)
-    headless = run.format == ENCODER and embeds and not retrieval.is_dual(run.model)
+    headless = run.format == ENCODER and embeds and not is_dual(run.model)
     predictor, step = open_predictor(run, run.model.encoder() if headless else run.model)
     rundir.create(run.eval_output_dir, rundir.identity(run), gin_texts or {})
     total = sum(part.count() for part in parts)
@@ -219,21 +245,23 @@ def _predict(
     """Predicts a part; returns its records in the examples' order, not graded yet, and what they are of."""
     run, task = part.run, part.task
     predictor = dataclasses.replace(predictor, config=heads.for_task(predictor.config, task, part.split))
-    sides = [eval_examples(task, split)[: run.limit] for split in part.splits]
     longest = predictor.length_buckets[-1]
     length = min((run.task_feature_lengths or {}).get("inputs", longest), longest)
-    asked = Asked(run, task.info, length)
-    lengths = (length, retrieval.candidate_length(predictor, run, length))
-    cut = sum(
-        heads.is_cut(predictor, example, run, longest_kept)
-        for side, longest_kept in zip(sides, lengths, strict=False)
-        for example in side
-    )
-    if len(sides) == 2:
-        records, values = retrieval.retrieve(predictor, *sides, run, length, task.info, advance)
+    if part.retrieval:
+        directory = Path(run.index_dir) if run.index_dir else store.directory / _INDEX
+        weights = functools.cache(lambda: weights_digest(predictor.params))
+        records = part.retrieval.predict(predictor, directory, weights, advance)
+        queries, candidates = part.retrieval.pairs(predictor)[0]
+        cut = queries.cut() + candidates.cut()
+        chance = 100.0 / len(candidates) if "accuracy" in task.info["metrics"] else None
+        examples = functools.partial(eval_examples, task, queries.split)
     else:
-        records, values = _predict_shards(part, predictor, asked, sides[0], _digest(part, step), store, advance), {}
-    _add_inputs(records, sides[0], predictor, run.log_samples, length)
+        asked, own = Asked(run, task.info, length), eval_examples(task, part.split)[: run.limit]
+        records = _predict_shards(part, predictor, asked, own, _digest(part, step), store, advance)
+        cut = sum(heads.is_cut(predictor, example, run, length) for example in own)
+        chance = _chance(own)
+        examples = functools.partial(map, own.__getitem__)
+    _add_inputs(records, examples, predictor, run.log_samples, length)
     meta = {
         "digest": _digest(part, step),
         "task": task.name,
@@ -249,8 +277,7 @@ def _predict(
         },
         "examples": len(records),
         "truncated": cut,
-        "chance": _chance(sides),
-        "values": values,
+        "chance": chance,
     }
     return records, meta
 
@@ -301,19 +328,23 @@ def _predict_shards(
     return records
 
 
-def _add_inputs(records: Sequence[dict], examples: Sequence[Mapping], predictor: Predictor, count: int, length: int):
+def _add_inputs(
+    records: Sequence[dict],
+    examples: Callable[[Sequence[int]], Iterable[Mapping]],
+    predictor: Predictor,
+    count: int,
+    length: int,
+) -> None:
     """Adds the input's text to so many records, chosen by their ids alone."""
-    for n in sorted(range(len(records)), key=lambda n: sample_order(records[n]["id"]))[:count]:
-        example = examples[n]
+    numbers = sorted(range(len(records)), key=lambda n: sample_order(records[n]["id"]))[:count]
+    for n, example in zip(numbers, examples(numbers), strict=True):
         tokens = [*example.get("question", ()), *example["inputs"]][:length]
         records[n]["input"] = predictor.vocabulary.decode([int(token) for token in tokens])
 
 
-def _chance(sides: Sequence[Sequence[Mapping]]) -> float | None:
-    """Percentage right by guessing one of the choices or candidates; None where that is not defined."""
-    if len(sides) == 2:
-        return 100.0 / len(sides[1])
-    choices = [len(example["meta"].get("choices", ())) for example in sides[0]]
+def _chance(examples: Sequence[Mapping]) -> float | None:
+    """Percentage right by guessing one of the choices; None where there are none."""
+    choices = [len(example["meta"].get("choices", ())) for example in examples]
     return float(np.mean([100.0 / n for n in choices])) if all(choices) else None
 
 
@@ -342,11 +373,12 @@ class _Grader:
           task: where its own metrics read the examples from.
         """
         run, info = self.run, meta["info"]
-        values = dict(meta["values"])
+        values = {}
         is_dev = run.dev_task_name is not None and place.split == run.dev_split
         if run.null_threshold == ENGLISH_DEV and is_dev and may_lack_answers(info):
             self.threshold = values["null_threshold"] = best_null_threshold(records)
         values |= grade(records, info, Grading(self.threshold, run.ranking))
+        values |= layer_values(records)
         if outputs := [record["model_outputs"] for record in records if "model_outputs" in record]:
             if task is None:
                 raise DataError(f"{meta['task']} is not cached any more; its own metrics read its examples.")
@@ -379,6 +411,7 @@ class _Grader:
                 self.rows += means
                 self.on_rows(means)
         if self.writes:
+            shutil.rmtree(self.store.directory / _INDEX, ignore_errors=True)
             self.store.append(self.rows)
             chance = {place.language: meta["chance"] for place, meta in self.metas if meta["chance"] is not None}
             rundir.mark_done(

@@ -34,6 +34,10 @@ class EvaluateRun:
         Lengths above the model's `max_length`, or all of `task_feature_lengths`, count as that.
       embedding_layer: layer that retrieval reads (0 = embeddings, -1 = after the final norm); a dual encoder's head
         reads its own.
+      embedding_pooling: how its states are pooled: 'mean', 'first' or 'last'.
+      layers_bytes: every layer is scored where the vectors of all, in float32, take no more.
+      search_block_bytes: memory that a search among candidates takes.
+      index_dir: where the vectors of many candidates are kept for the next evaluation; None: until this one's end.
       ranking: by which scores one of several choices is taken, where texts are ranked.
       doc_stride, max_query_length: how contexts and questions are cut for a span head, see `xtr.data.spans.Windowing`.
       n_best, max_answer_length: a span is made of the so many likeliest starts and ends of a window, and has no more
@@ -64,6 +68,10 @@ class EvaluateRun:
     tokens_per_batch: int = 16_384
     length_buckets: tuple[int, ...] = (32, 64, 128, 256, 512, 1024)
     embedding_layer: int = -1
+    embedding_pooling: str = "mean"
+    layers_bytes: int = 2**31
+    search_block_bytes: int = 2**29
+    index_dir: str | None = None
     doc_stride: int = 128
     max_query_length: int = 64
     n_best: int = 20
@@ -87,7 +95,9 @@ class EvaluateRun:
     def __post_init__(self):
         if list(self.length_buckets) != sorted(set(self.length_buckets)) or not self.length_buckets:
             raise UserError(f"evaluate.length_buckets {self.length_buckets} must be rising lengths.")
-        for name in ("doc_stride", "max_query_length", "n_best", "max_answer_length", "examples_per_shard"):
+        for name in (
+            "doc_stride", "max_query_length", "n_best", "max_answer_length", "examples_per_shard", "search_block_bytes"
+        ):  # fmt: skip
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise UserError(f"evaluate.{name} is {value!r}; it must be a positive whole number.")
