@@ -27,7 +27,6 @@ from xtr.errors import DataError, UserError, did_you_mean
 from xtr.evaluate import heads, own_metrics
 from xtr.evaluate.embedding import check_readout
 from xtr.evaluate.grading import ENGLISH_DEV, Grading, best_null_threshold, grade, may_lack_answers
-from xtr.evaluate.index import weights_digest
 from xtr.evaluate.journal import Journal, plan_shards
 from xtr.evaluate.methods import GENERATE, LABEL, SCORE, Asked, Method
 from xtr.evaluate.metrics import METRICS
@@ -249,8 +248,7 @@ def _predict(
     length = min((run.task_feature_lengths or {}).get("inputs", longest), longest)
     if part.retrieval:
         directory = Path(run.index_dir) if run.index_dir else store.directory / _INDEX
-        weights = functools.cache(lambda: weights_digest(predictor.params))
-        records = part.retrieval.predict(predictor, directory, weights, advance)
+        records = part.retrieval.predict(predictor, directory, advance)
         queries, candidates = part.retrieval.pairs(predictor)[0]
         cut = queries.cut() + candidates.cut()
         chance = 100.0 / len(candidates) if "accuracy" in task.info["metrics"] else None

@@ -6,7 +6,6 @@ goes on with; one that was asked for is kept and used again.
 
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -94,13 +93,10 @@ class Retrieval:
             for task, split, _ in (sides := list(sides)):
                 if split not in task.splits:
                     use = "is what is scored" if prefix == scored else "the threshold of mining is chosen on"
+                    other = f" --gin.evaluate.split={_DEV}{SPLITS[0]} scores the development pairs."
                     raise UserError(
                         f"{task.name} has no split {split!r}, which {use}; it has {', '.join(task.splits)}."
-                        + (
-                            f" --gin.evaluate.split={_DEV}{SPLITS[0]} scores the development pairs."
-                            if self.mines
-                            else ""
-                        )
+                        + other * self.mines
                     )
             pairs.append(tuple(Texts(task, split, self.run.limit, size) for task, split, size in sides))
         return pairs
@@ -108,17 +104,16 @@ class Retrieval:
     def count(self) -> int:
         return sum(len(side) for pair in self.pairs() for side in pair)
 
-    def predict(self, predictor: Predictor, directory: Path, weights: Callable[[], str], advance) -> list[dict]:
+    def predict(self, predictor: Predictor, directory: Path, advance) -> list[dict]:
         """The records of the queries.
 
         Args:
           directory: of indexes, each in a folder of its own.
-          weights: says by which weights texts are embedded.
           advance: told how many texts are embedded.
         """
         (queries, candidates), *dev = self.pairs(predictor)
         layers, chosen = self._layers(predictor, queries, candidates)
-        embed = functools.partial(self._side, predictor, layers, directory, weights, advance)
+        embed = functools.partial(self._side, predictor, layers, directory, advance)
         find = functools.partial(search.top_k, mesh=predictor.mesh, block_bytes=self.run.search_block_bytes)
         if self.mines:
             thresholds = None
@@ -155,7 +150,7 @@ class Retrieval:
             say(note)
         return layers, self.run.embedding_layer % (predictor.config.num_layers + 1)
 
-    def _side(self, predictor, layers, directory, weights, advance, texts: Texts) -> retrieve.Side:
+    def _side(self, predictor, layers, directory, advance, texts: Texts) -> retrieve.Side:
         """The ids and vectors of texts."""
         ids = texts.facts(lambda example: str(example["meta"]["id"]))
 
@@ -169,16 +164,10 @@ class Retrieval:
         if len(texts) <= index.SHARD_ROWS and not shared:
             vectors = embed_rows(range(len(texts)), advance)
             return retrieve.Side(ids, _by_layer(vectors, layers, lambda k: vectors[:, k]))
-        identity = {
-            "weights": weights(),
-            "model": json.loads(json.dumps(dataclasses.asdict(predictor.config), default=str)),
-            "task": Path(texts.task.directory).name,
-            "split": texts.split,
-            "count": len(texts),
-            "length": texts.length,
-            "layers": layers,
-            "pooling": self.run.embedding_pooling,
-        }
+        readout = ((0,), "head") if layers is None else (layers, self.run.embedding_pooling)
+        identity = retrieve.index_identity(
+            predictor.params, predictor.config, texts.task, texts.split, *readout, texts.length
+        ) | {"count": len(texts)}
         place = directory / f"{texts.task.name}.{texts.split}"
         held = index.open_or_build(
             place, identity, len(texts), lambda rows: embed_rows(rows, lambda n: None), advance=advance
