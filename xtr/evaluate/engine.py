@@ -29,7 +29,7 @@ from xtr.evaluate.embedding import check_readout
 from xtr.evaluate.grading import ENGLISH_DEV, Grading, best_null_threshold, grade, may_lack_answers
 from xtr.evaluate.journal import Journal, plan_shards
 from xtr.evaluate.methods import GENERATE, LABEL, SCORE, Asked, Method
-from xtr.evaluate.metrics import METRICS
+from xtr.evaluate.metrics import METRICS, forms
 from xtr.evaluate.predictor import Predictor, open_predictor
 from xtr.evaluate.results import Place, ResultRow, ResultStore, mean_rows, sample_order
 from xtr.evaluate.retrieval import Retrieval, is_dual
@@ -429,7 +429,7 @@ class _Grader:
 
 def _higher_is_better(metric: str) -> bool:
     known = METRICS.get(metric.partition("/")[0])
-    return known is None or known.higher_is_better
+    return metric not in forms.NAMES and (known is None or known.higher_is_better)
 
 
 def _languages_due(run: EvaluateRun, tasks: Sequence[CachedTask]) -> dict[str, list[str]]:

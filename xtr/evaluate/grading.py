@@ -7,7 +7,7 @@ import numpy as np
 
 from xtr.data.formats import UNANSWERABLE
 from xtr.errors import DataError
-from xtr.evaluate.metrics import METRICS, squad2
+from xtr.evaluate.metrics import METRICS, forms, squad2
 from xtr.evaluate.ranking import Ranking, ranked
 from xtr.evaluate.span_answers import null_difference
 
@@ -71,11 +71,13 @@ def grade(records: Sequence[dict], info: Mapping, grading: Grading = Grading()) 
     Raises:
       DataError: a record lacks what its kind of task is graded by.
     """
+    no_answer = UNANSWERABLE
     try:
         if records and "scores" in records[0] and "choices" in records[0]:
             predictions, golds = _labels(records, grading)
         elif records and "span" in records[0]:
             predictions, golds = _spans(records, grading, may_lack_answers(info))
+            no_answer = ""  # of a head it is no text
         else:
             predictions, golds = ([record[side] for record in records] for side in ("prediction", "gold"))
     except (KeyError, TypeError, IndexError) as error:
@@ -84,7 +86,7 @@ def grade(records: Sequence[dict], info: Mapping, grading: Grading = Grading()) 
         record["contributions"] = {}
     facts = {
         "language": info["language"],
-        "no_answer": UNANSWERABLE,
+        "no_answer": no_answer,
         "ids": [record["id"] for record in records],
     }
     values = {}
@@ -93,4 +95,8 @@ def grade(records: Sequence[dict], info: Mapping, grading: Grading = Grading()) 
             values[name] = value
             for record, contribution in zip(records, contributions.tolist(), strict=True):
                 record["contributions"][name] = contribution
+    for name, contributions in forms.contributions(records).items():
+        values[name] = float(contributions.mean())
+        for record, contribution in zip(records, contributions.tolist(), strict=True):
+            record["contributions"][name] = contribution
     return values

@@ -16,7 +16,8 @@ from xtr.data.framing import longest_first
 from xtr.data.tag_text import parse_tags
 from xtr.data.vocabulary import Vocabulary
 from xtr.errors import DataError
-from xtr.evaluate.metrics import unpad_answer
+from xtr.evaluate.grading import may_lack_answers
+from xtr.evaluate.metrics import forms, unpad_answer
 from xtr.evaluate.predictor import Predictor
 from xtr.evaluate.run import EvaluateRun
 
@@ -141,11 +142,19 @@ def _answer(vocabulary: Vocabulary, example: Mapping, said, asked: Asked) -> dic
     text, meta = vocabulary.decode(tokens.tolist()), example["meta"]
     record = {"raw_prediction": text, "log_prob": log_prob}
     if "answers" in meta:
-        answer = text if text == UNANSWERABLE else unpad_answer(text, meta["context"])
+        context, none = meta["context"], UNANSWERABLE if may_lack_answers(asked.info) else None
+        answer = text if text == UNANSWERABLE else unpad_answer(text, context)
+        faults = forms.answer_faults(text, answer, context, none)
+        wrong = False if text == none else forms.wrong_language(answer, asked.info["language"], context)
+        record |= {"illegal": dict(faults), "wrong_language": wrong}
         return {"prediction": answer, "gold": meta["answers"], **record}
     if "tags" in meta:
-        tags, counts = parse_tags(text, len(meta["tokens"]), asked.info["label_names"])
-        return {"prediction": list(tags), "gold": meta["tags"], **record, "illegal": dict(counts)}
+        names, words = asked.info["label_names"], len(meta["tokens"])
+        faults = forms.tag_faults(text, words, names)
+        tags = list(parse_tags(text, words, names)[0])
+        return {"prediction": tags, "gold": meta["tags"], **record, "illegal": dict(faults)}
+    if "choices" in meta:
+        record["illegal"] = dict(forms.label_faults(text, meta["choices"]))
     return {"prediction": text, "gold": [vocabulary.decode(example["targets"].tolist())], **record}
 
 

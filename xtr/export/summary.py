@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from xtr import coverage
+from xtr.evaluate.metrics import forms
 from xtr.evaluate.metrics.benchmark import SCORES, XTREME, XTREME_R, Benchmark
 from xtr.evaluate.results import is_mean
 
@@ -23,7 +24,8 @@ MEAN, ZERO_SHOT, GAP = "mean", "zero-shot", "gap_to_en"
 # As tables say them.
 KINDS = {MEAN: "mean over all languages", ZERO_SHOT: "mean without English", GAP: "gap to English"}
 # Shares of outputs, in percent, that no score is made of.
-SHARES = ("illegal_form", "wrong_language")
+SHARES = forms.NAMES
+_NO_SCORES = (*SHARES, "null_threshold")
 BENCHMARKS = (XTREME_R, XTREME)
 LANGUAGES = {XTREME_R.name: coverage.XTREME_R, XTREME.name: coverage.XTREME}
 
@@ -105,7 +107,7 @@ def score_metrics(target: str, found: Collection[str]) -> tuple[str, ...]:
     Args:
       found: those that the target has.
     """
-    found = [name for name in found if name not in SHARES and "/" not in name]
+    found = [name for name in found if name not in _NO_SCORES and "/" not in name]
     for choice in dict.fromkeys([SCORES.get(target, ()), *SCORES.values()]):
         if choice and set(found).issuperset(choice):
             return choice

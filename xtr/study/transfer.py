@@ -17,8 +17,8 @@ import pandas as pd
 
 from xtr.errors import DataError, UserError
 from xtr.evaluate.metrics import value_of_mean
-from xtr.evaluate.metrics.benchmark import SCORES
 from xtr.evaluate.results import ContributionKey
+from xtr.export.summary import score_metrics
 from xtr.study.statistics import Estimate, estimate, example_draws, holm, seed_weights
 
 NONE, POOLED = "none", "mean of intermediates"
@@ -230,11 +230,8 @@ def build(
 
 
 def _score_metrics(target: str, found: set[str]) -> tuple[str, ...]:
-    for choice in dict.fromkeys(SCORES.values()):
-        if found.issuperset(choice):
-            return choice
-    if len(found) == 1:
-        return tuple(found)
+    if metrics := score_metrics(target, sorted(found)):
+        return metrics
     raise UserError(f"{target}: cannot tell its score from the metrics {', '.join(sorted(found))}")
 
 
