@@ -161,14 +161,12 @@ def _programs(config: ModelConfig, mesh: Mesh, max_length: int, eos_id: int) -> 
     groups = batch_shards(mesh)
 
     def spread(slots: Slots) -> Slots:
-        if mesh.size == 1:
-            return slots
-
         def pin(array: jax.Array) -> jax.Array:
             free = [PartitionSpec.UNCONSTRAINED] * (array.ndim - 1)
             spec = PartitionSpec(BATCH_AXES, *free) if array.ndim else PartitionSpec()
             return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, spec))
 
+        # On one device too: arrays that know of a mesh and arrays that do not are compiled for apart.
         return jax.tree.map(pin, slots)
 
     def make_empty(params: Any, rows: int, length: int) -> Slots:
