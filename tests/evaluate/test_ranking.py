@@ -2,13 +2,19 @@
 
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from xtr.errors import DataError, UserError
+from xtr.evaluate.predictor import Predictor
 from xtr.evaluate.ranking import Ranking, choice_rows, ranked
+from xtr.models.bloom import BloomConfig
+from xtr.models.mt5 import MT5Config
+from xtr.models.spec import init_params
+from xtr.parallel.mesh import MeshConfig, make_mesh
 
 BUCKETS = (8, 16, 32)
 CHOICES = st.lists(st.lists(st.integers(4, 9), max_size=40).map(tuple), max_size=9)
@@ -129,3 +135,35 @@ def test_mistakes_say_what_to_do():
         ranked(RECORD, Ranking(calibrate="none"))
     with pytest.raises(DataError, match="example 7: choice 1 has no characters"):
         ranked(RECORD | {"choices": ["a", "", "b"]}, Ranking("characters"))
+
+
+@pytest.mark.parametrize(
+    "config", [MT5Config(40, 16, 2, 8, 32, 1, 1, dtype="float32"), BloomConfig(40, 16, 2, 1, dtype="float32")]
+)
+def test_scores_of_models_depend_on_nothing_but_input_and_choice(config):
+    """To the bit where choices are given in another order; else up to rounding: of each choice by itself, of inputs in
+    another order and other batches."""
+    mesh = make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])
+    params = jax.jit(lambda key: init_params(config.param_specs(), key))(jax.random.key(0))
+    letters = SimpleNamespace(encode=lambda text: [ord(c) - 87 for c in text], eos_id=1, bos_id=None)
+    rng = np.random.default_rng(0)
+    inputs = [rng.integers(4, 40, n).astype(np.int32) for n in (3, 9, 1, 14, 6)]
+    choices = [["a", "bcd", "a", "zz"], ["efg", "h"], ["ijklmnopqrs", "t"], ["uvw", "xy", "z"], ["b" * 20, "c"]]
+
+    def scores(order, buckets=(16,), tokens_per_batch=512, places=None):
+        made = Predictor(config, params, letters, mesh, buckets, tokens_per_batch)
+        texts = [choices[n] if places is None else [choices[n][c] for c in places[n]] for n in order]
+        return made.rank([inputs[n] for n in order], texts, lambda done: None)
+
+    whole = scores(range(5))
+    places = [rng.permutation(len(own)) for own in choices]
+    for own, moved, place in zip(whole, scores(range(5), places=places), places, strict=True):
+        assert own[place].tobytes() == moved.tobytes()
+    order = [4, 2, 0, 3, 1]
+    for n, other in zip(order, scores(order), strict=True):
+        np.testing.assert_allclose(other, whole[n], rtol=2e-6)
+    for own, other in zip(whole, scores(range(5), (8, 16), 16), strict=True):
+        np.testing.assert_allclose(own, other, rtol=2e-6)
+    for n, c in ((0, 1), (2, 0), (4, 1)):
+        (alone,) = scores([n], places={n: [c]})
+        np.testing.assert_allclose(alone, whole[n][c : c + 1], rtol=2e-6)

@@ -4,7 +4,7 @@ Axes: N rows, C choices, T target length.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,12 +13,14 @@ from xtr.errors import DataError, UserError, did_you_mean
 from xtr.evaluate.batching import bucket_of
 
 _ROW_TOKENS = 1024  # choices of a row have no more together: attention takes the square of that
+_Choice = tuple[int, ...]  # tokens
+_Row = tuple[int, list[_Choice]]  # the number of an input, and choices of it
 NORMALISE = ("none", "tokens", "characters", "bytes")
 
 
 @dataclasses.dataclass(frozen=True)
 class Ranking:
-    """By which scores one of several choices is taken. Neither setting asks for other predictions than are recorded.
+    """By which scores one of several choices is taken; they are made of what records hold (`ranked`).
 
     Attributes:
       normalise: what a choice's log-probability is divided by. 'none'; 'tokens', its EOS among them, as it is in the
@@ -97,14 +99,14 @@ class ChoiceRows(NamedTuple):
     """
 
     examples: list[int]
-    choices: list[list[tuple[int, ...]]]
+    choices: list[list[_Choice]]
     tokens_NCT: np.ndarray
     continuations: int
 
 
 def choice_rows(
     inputs: Sequence[Sequence[int]],
-    choices: Sequence[Sequence[tuple[int, ...]]],
+    choices: Sequence[Sequence[_Choice]],
     *,
     buckets: Sequence[int],
     tokens_per_batch: int,
@@ -125,7 +127,7 @@ def choice_rows(
         as one row allows.
       causal: whether choices are read side by side, each by a row of its own.
     """
-    by_number: dict[int, dict[int, list[tuple[int, list[tuple[int, ...]]]]]] = {}
+    by_number: dict[int, dict[int, list[_Row]]] = {}
     for example, own in enumerate(choices):
         for row in _rows(own):
             by_length = by_number.setdefault(_number(len(row)), {})
@@ -133,24 +135,35 @@ def choice_rows(
     bucket_N = [bucket_of(len(tokens), buckets) for tokens in inputs]
     groups = []
     for number, by_length in sorted(by_number.items()):
-        members: list[tuple[int, list[tuple[int, ...]]]] = []
-        for length in sorted(by_length):
-            members += by_length[length]
-            tokens = sum(bucket_N[example] + number * length for example, _ in members)
-            if tokens < tokens_per_batch and length != max(by_length):
-                continue
-            by_size: dict[int, list[tuple[int, list[tuple[int, ...]]]]] = {}
-            for example, row in sorted(members):
+
+        def tokens(length: int, rows: list[_Row], number: int = number) -> int:
+            return sum(bucket_N[example] + number * length for example, _ in rows)
+
+        for length, rows in _joined(by_length, tokens, tokens_per_batch):
+            by_size: dict[int, list[_Row]] = {}
+            for example, row in rows:
                 fewer = _length(max(-(-number * length // bucket_N[example]), number if causal else 1))
                 by_size.setdefault(fewer, []).append((example, row))
-            groups += [_padded(own, (number, length), pad_id, fewer) for fewer, own in sorted(by_size.items())]
-            members = []
+            for fewer, own in _joined(by_size, lambda _, own, length=length: tokens(length, own), tokens_per_batch):
+                groups.append(_padded(sorted(own), (number, length), pad_id, fewer))
     return groups
 
 
-def _rows(choices: Sequence[tuple[int, ...]]) -> list[list[tuple[int, ...]]]:
+def _joined(
+    rows: Mapping[int, list[_Row]], size: Callable[[int, list[_Row]], int], least: int
+) -> Iterator[tuple[int, list[_Row]]]:
+    """Rows by rising size class; those of too few go with the next class."""
+    waiting: list[_Row] = []
+    for key in sorted(rows):
+        waiting = waiting + rows[key]
+        if size(key, waiting) >= least or key == max(rows):
+            yield key, waiting
+            waiting = []
+
+
+def _rows(choices: Sequence[_Choice]) -> list[list[_Choice]]:
     """Distinct choices by rising length, in rows of no more than `_ROW_TOKENS` once they are as long as the longest."""
-    rows: list[list[tuple[int, ...]]] = []
+    rows: list[list[_Choice]] = []
     for choice in sorted(set(choices) - {()}, key=lambda choice: (len(choice), choice)):
         if not rows or (len(rows[-1]) + 1) * len(choice) > _ROW_TOKENS:
             rows.append([])
@@ -158,14 +171,12 @@ def _rows(choices: Sequence[tuple[int, ...]]) -> list[list[tuple[int, ...]]]:
     return rows
 
 
-def _padded(
-    members: Sequence[tuple[int, list[tuple[int, ...]]]], shape: tuple[int, int], pad_id: int, continuations: int
-) -> ChoiceRows:
-    tokens_NCT = np.full((len(members), *shape), pad_id, np.int32)
-    for n, (_, row) in enumerate(members):
+def _padded(rows: Sequence[_Row], shape: tuple[int, int], pad_id: int, continuations: int) -> ChoiceRows:
+    tokens_NCT = np.full((len(rows), *shape), pad_id, np.int32)
+    for n, (_, row) in enumerate(rows):
         for c, choice in enumerate(row):
             tokens_NCT[n, c, : len(choice)] = choice
-    return ChoiceRows([example for example, _ in members], [row for _, row in members], tokens_NCT, continuations)
+    return ChoiceRows([example for example, _ in rows], [row for _, row in rows], tokens_NCT, continuations)
 
 
 def _length(tokens: int) -> int:

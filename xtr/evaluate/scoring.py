@@ -1,6 +1,6 @@
 """Log-probabilities of given targets, of the choices for an input (rank classification), and what heads say.
 
-Axes: B batch, S input length, T target length, C choices, N = B*C rows, D embedding, V vocabulary.
+Axes: B batch, S input length, T target length, C choices, N rows of logits, K positions, D embedding, V vocabulary.
 
 Targets are padded with the config's `pad_id`. Scores are natural log-probabilities summed over the tokens that are not
 padding (no z-loss, no length normalisation), f32, and independent of the other rows and of padding up to f32 rounding.
@@ -11,6 +11,8 @@ import jax.numpy as jnp
 
 from xtr.models.heads import Chooser, Classifier, SpanFinder, Tagger
 from xtr.models.interface import Generator
+
+_LOGIT_ROWS = 256  # rows of logits at a time: as many as make good use of the output kernel that each step reads
 
 
 def label_scores(model: Classifier, tokens_BS: jax.Array, token_types_BS: jax.Array) -> jax.Array:
@@ -102,22 +104,26 @@ def _scores_after_encoder(model: Generator, tokens_BS: jax.Array, choices_BCT: j
         encoder_mask_BS=tokens_BS != pad_id,
         segment_ids_BT=segment_ids_BCT.reshape(flat),
     )
-    # Position by position, as the logits of all at once would be the largest array by far; each row's tokens first, so
-    # that none are computed where all rows have nothing but padding left.
-    targets_BT = choices_BCT.reshape(flat)
+    # A few positions at a time, as the logits of all at once would be the largest array by far; tokens before padding,
+    # so that none are computed where all rows have nothing but padding left.
+    targets_BT = jnp.asarray(choices_BCT).reshape(flat)
     real_BT = targets_BT != pad_id
-    order_BT = jnp.argsort(~real_BT, axis=1, stable=True)
+    together = max(1, _LOGIT_ROWS // batch)
+    order_BT = jnp.pad(jnp.argsort(~real_BT, axis=1, stable=True), ((0, 0), (0, -flat[1] % together)), mode="edge")
     own_C = jnp.arange(choices)
 
     def add(i, scores_BC):
-        place_B1 = jax.lax.dynamic_slice_in_dim(order_BT, i, 1, axis=1)
-        y_BD = jnp.take_along_axis(y_BTD, place_B1[:, :, None], axis=1)[:, 0]
-        targets_B = jnp.take_along_axis(targets_BT, place_B1, axis=1)[:, 0]
-        log_probs_B = token_log_probs(head_DV, y_BD, targets_B, pad_id)
-        return scores_BC + jnp.where(place_B1 // length == own_C, log_probs_B[:, None], 0.0)
+        place_BK = jax.lax.dynamic_slice_in_dim(order_BT, i * together, together, axis=1)
+        y_ND = jnp.take_along_axis(y_BTD, place_BK[:, :, None], axis=1).reshape(batch * together, -1)
+        targets_BK = jnp.take_along_axis(targets_BT, place_BK, axis=1)
+        log_probs_BK = token_log_probs(head_DV, y_ND, targets_BK.reshape(-1), pad_id).reshape(batch, together)
+        # What was padded repeats the last place.
+        new_BK = i * together + jnp.arange(together) < flat[1]
+        its_own_BKC = (place_BK[:, :, None] // length == own_C) & new_BK[:, None]
+        return scores_BC + jnp.where(its_own_BKC, log_probs_BK[:, :, None], 0.0).sum(axis=1)
 
-    most = real_BT.sum(axis=1).max()
-    return jax.lax.fori_loop(0, most, add, jnp.zeros((batch, choices), jnp.float32))
+    steps = -(-real_BT.sum(axis=1).max() // together)
+    return jax.lax.fori_loop(0, steps, add, jnp.zeros((batch, choices), jnp.float32))
 
 
 def _scores_after_prompt(model: Generator, tokens_BS: jax.Array, choices_BCT: jax.Array) -> jax.Array:
