@@ -60,6 +60,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     run, texts = config.build("evaluate"), loaded.texts()
     from xtr.evaluate import engine
     from xtr.export.tensorboard import write_evaluation
+    from xtr.parallel.distributed import is_first
     from xtr.progress import say
 
     say(_line([name for name, _ in _COLUMNS]))
@@ -71,6 +72,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
                 say(_line([row.target, row.language, row.split, row.metric, f"{row.value:.2f}", f"{row.n:,}"]))
 
     rows = engine.regrade(run, saved, texts, on_rows) if saved else engine.evaluate(run, texts, on_rows)
+    if not is_first():
+        return 0
     board = write_evaluation(run.eval_output_dir)
     if arguments.log_samples:
         _print_samples(run.eval_output_dir, arguments.log_samples)

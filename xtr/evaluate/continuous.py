@@ -18,13 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from xtr import preemption
 from xtr.errors import Preempted
 from xtr.evaluate import batching
 from xtr.evaluate.decoding import most_probable
 from xtr.models.cache import put_rows, take_rows
 from xtr.models.interface import DecodingCache, Generator, ModelConfig
-from xtr.parallel.sharding import BATCH_AXES, batch_sharding, batch_shards
+from xtr.parallel.distributed import asked_to_stop_alone
+from xtr.parallel.sharding import BATCH_AXES, batch_shards, for_every_host, one_at_a_time, spread_batch
 
 _IN_FLIGHT = 2  # refills whose results the host has not read yet
 _TWO_ROOMS = 256  # output tokens from which on slots have less room at first
@@ -260,7 +260,7 @@ def _in_room(
     eos_id: int,
 ) -> Iterator[Found]:
     """Decodes all sequences up to `room` tokens; yields what is found of them, as NumPy arrays."""
-    programs, sharding, groups = _programs(config, mesh, room, eos_id), batch_sharding(mesh), batch_shards(mesh)
+    programs, groups = _programs(config, mesh, room, eos_id), batch_shards(mesh)
     most = batching.most_rows(len(sequences), 4, groups)
 
     def slots_of(bucket: int) -> int:
@@ -268,6 +268,9 @@ def _in_room(
 
     def rows_of(bucket: int) -> int:
         return max(slots_of(bucket) // groups // 4, 1) * groups
+
+    def go_on(slots: Slots, count: int) -> Slots:
+        return one_at_a_time(programs.extend(params, slots, np.int32(count)), mesh)
 
     waiting: list[Found] = []
 
@@ -280,15 +283,14 @@ def _in_room(
 
     bucket = None
     for step in batching.plan([len(s) for s in sequences], length_buckets, rows_of):
-        if preemption.requested():
+        if asked_to_stop_alone():
             raise Preempted("the evaluation under way was abandoned; it starts again with the next run")
         if bucket is None:
             slots = programs.empty(params, slots_of(step.bucket), step.bucket)
         elif bucket != step.bucket:
             fewer = slots_of(bucket) - slots_of(step.bucket)
-            slots = programs.extend(params, slots, np.int32(fewer // groups))
-            slots, found = programs.move(slots, slots_of(step.bucket), step.bucket)
-            waiting.append(found)
+            slots, found = programs.move(go_on(slots, fewer // groups), slots_of(step.bucket), step.bucket)
+            waiting.append(for_every_host(found, mesh))
         bucket = step.bucket
         tokens_FS = np.full((step.rows, bucket), config.pad_id, np.int32)
         ids_F = np.full(step.rows, -1, np.int32)
@@ -296,10 +298,10 @@ def _in_room(
             cut = sequences[index][:bucket]
             tokens_FS[row, : len(cut)] = cut
             ids_F[row] = index
-        slots = programs.extend(params, slots, np.int32(step.rows // groups))
-        slots, found = programs.refill(params, slots, *jax.device_put((tokens_FS, ids_F), sharding))
-        waiting.append(found)
+        slots = go_on(slots, step.rows // groups)
+        slots, found = programs.refill(params, slots, *spread_batch((tokens_FS, ids_F), mesh))
+        waiting.append(for_every_host(found, mesh))
         yield from read(_IN_FLIGHT)
     if bucket is not None:
-        waiting.append(Found.all(programs.extend(params, slots, np.int32(slots_of(bucket) // groups))))
+        waiting.append(for_every_host(Found.all(go_on(slots, slots_of(bucket) // groups)), mesh))
     yield from read(0)

@@ -3,6 +3,9 @@
 Examples are predicted shard by shard (`journal`), and a shard's records are written while the device works on the next
 one. A killed evaluation goes on behind its last whole shard, with the same bits. Grading reads records alone, so that
 `regrade` needs no model.
+
+Of several processes every one predicts and grades the same; the first alone reads and writes the evaluation's folder,
+and tells the others what it found there.
 """
 
 import dataclasses
@@ -16,14 +19,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from xtr import rundir
 from xtr.data.cache import as_names, ensure_cached
 from xtr.data.cached_task import CachedTask, eval_examples
 from xtr.data.formats import ENCODER, format_of
-from xtr.errors import DataError, UserError, did_you_mean
+from xtr.errors import DataError, Preempted, UserError, did_you_mean
 from xtr.evaluate import heads, own_metrics
 from xtr.evaluate.embedding import check_readout
 from xtr.evaluate.grading import ENGLISH_DEV, Grading, best_null_threshold, grade, may_lack_answers
@@ -37,6 +39,7 @@ from xtr.evaluate.retrieve import layer_values
 from xtr.evaluate.run import EvaluateRun
 from xtr.models import spec
 from xtr.models.interface import ModelConfig
+from xtr.parallel.distributed import asked_to_stop, from_first, is_first, wait
 from xtr.progress import progress
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -189,15 +192,15 @@ def evaluate(
     """Evaluates one checkpoint; a finished evaluation is recognised and its rows are read back.
 
     Args:
-      on_rows: is told the rows of each task and language, as soon as it is graded.
+      on_rows: is told the rows of each task and language, as soon as it is graded; in the first process alone.
 
     Returns:
       The rows, also written to `eval_output_dir/results.parquet`, with the predictions beside them.
     """
     store = ResultStore(run.eval_output_dir)
-    if rundir.is_done(run.eval_output_dir, rundir.identity(run)):
-        rows = [ResultRow(**row) for row in store.read().to_dict("records")]
-        on_rows(rows)
+    if (rows := from_first(lambda: _finished(run, store))) is not None:
+        if is_first():
+            on_rows(rows)
         return rows
     started = time.monotonic()
     names = list(as_names(run.mixture_or_task_name))
@@ -207,13 +210,14 @@ def evaluate(
     embeds = all(part.task.info["predictor"] == _RETRIEVAL for part in parts)
     headless = run.format == ENCODER and embeds and not is_dual(run.model)
     predictor, step = open_predictor(run, run.model.encoder() if headless else run.model)
-    rundir.create(run.eval_output_dir, rundir.identity(run), gin_texts or {})
+    if is_first():
+        rundir.create(run.eval_output_dir, rundir.identity(run), gin_texts or {})
     total = sum(part.count() for part in parts)
     due = _languages_due(run, [task for name in names for task in found[name]])
     grader = _Grader(run, store, on_rows)
     with grader, progress(f"evaluate {run.target or ', '.join(names)}", total) as bar:
         for part in parts:
-            records, meta = _saved(store, part, step) or (None, None)
+            records, meta = from_first(functools.partial(_saved, store, part, step)) or (None, None)
             if records is None:
                 records, meta = _predict(part, predictor, step, store, bar.advance)
                 meta["languages"] = due.get(part.place.target, [])
@@ -221,6 +225,13 @@ def evaluate(
                 bar.advance(part.count())
             grader.grade(part.place, records, meta, part.task)
     return grader.finish(started)
+
+
+def _finished(run: EvaluateRun, store: ResultStore) -> list[ResultRow] | None:
+    """The rows of this very evaluation, where it is done."""
+    if not rundir.is_done(run.eval_output_dir, rundir.identity(run)):
+        return None
+    return [ResultRow(**row) for row in store.read().to_dict("records")]
 
 
 def _digest(part: _Part, step: int) -> str:
@@ -294,8 +305,8 @@ def _predict_shards(
     lengths = [len(example["inputs"]) for example in examples]
     shards = plan_shards(lengths, predictor.length_buckets, predictor.tokens_per_batch, part.run.examples_per_shard)
     plan = hashlib.sha256(json.dumps(shards).encode()).hexdigest()[:16]
-    journal = Journal(store.journal_path(part.place), f"{digest} {plan}", writes=jax.process_index() == 0)
-    found: dict[int, list[dict]] = dict(journal.shards)
+    journal = Journal(store.journal_path(part.place), f"{digest} {plan}", writes=is_first())
+    found: dict[int, list[dict]] = from_first(lambda: dict(journal.shards))
 
     def finish(number: int, own: Sequence[Mapping], said: Sequence, entries: Sequence[Mapping]) -> None:
         records = method.records(predictor.vocabulary, own, said, dataclasses.replace(asked, numbers=shards[number]))
@@ -311,6 +322,8 @@ def _predict_shards(
             if number in found:
                 advance(len(members))
                 continue
+            if asked_to_stop():
+                raise Preempted("the evaluation under way stopped; the next run goes on behind what it wrote")
             own, these = [examples[i] for i in members], dataclasses.replace(asked, numbers=members)
             said = method.predict(predictor, own, these, advance)
             entries = own_metrics.predict(predictor, outputs, own, said, method, these) if outputs else [{}] * len(own)
@@ -350,8 +363,8 @@ class _Grader:
     """Grades the parts of an evaluation one after the other, and writes predictions, rows and the run's end."""
 
     def __init__(self, run: EvaluateRun, store: ResultStore, on_rows: Callable[[Sequence[ResultRow]], None]):
-        self.run, self.store, self.on_rows = run, store, on_rows
-        self.writes = jax.process_index() == 0
+        self.writes = is_first()
+        self.run, self.store, self.on_rows = run, store, on_rows if self.writes else lambda rows: None
         self.own = own_metrics.OwnMetrics(run)
         self.rows: list[ResultRow] = []
         self.metas: list[tuple[Place, dict]] = []
@@ -381,7 +394,7 @@ class _Grader:
             if task is None:
                 raise DataError(f"{meta['task']} is not cached any more; its own metrics read its examples.")
             examples = eval_examples(task, place.split)[: run.limit]
-            values |= self.own.values(task, place.split, examples, outputs)
+            values |= from_first(functools.partial(self.own.values, task, place.split, examples, outputs))
         rows = [
             ResultRow(
                 **place._asdict(), **meta["row"], metric=name, value=float(value), n=len(records),
@@ -408,6 +421,7 @@ class _Grader:
                 means = mean_rows(own, languages)
                 self.rows += means
                 self.on_rows(means)
+        wait("evaluation: predicted")  # The others may still read the index.
         if self.writes:
             shutil.rmtree(self.store.directory / _INDEX, ignore_errors=True)
             self.store.append(self.rows)
@@ -424,6 +438,7 @@ class _Grader:
                     "seconds": round(time.monotonic() - started, 3),
                 },
             )
+        wait("evaluation: written")
         return self.rows
 
 

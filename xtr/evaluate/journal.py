@@ -20,7 +20,7 @@ class Journal:
     Args:
       path: the file; made with the first shard.
       digest: says what is predicted, on what, and how it is divided into shards.
-      writes: whether this process is the one that writes.
+      writes: whether this process is the one that reads and writes the file.
 
     Attributes:
       shards: shard -> its records, of those that were whole when it was opened.
@@ -33,7 +33,7 @@ class Journal:
         self._read()
 
     def _read(self) -> None:
-        if not self.path.exists():
+        if not (self.writes and self.path.exists()):
             return
         data = self.path.read_bytes()
         whole = data.rfind(b"\n") + 1

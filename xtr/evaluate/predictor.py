@@ -11,15 +11,15 @@ from typing import Literal
 import jax
 import numpy as np
 
-from xtr import preemption
 from xtr.checkpoints import load
 from xtr.data.vocabulary import Vocabulary, open_vocabulary
 from xtr.errors import Preempted
 from xtr.evaluate import batching, continuous, decoding, embedding, ranking, scoring
 from xtr.evaluate.run import EvaluateRun, InferRun
 from xtr.models.interface import ModelConfig
+from xtr.parallel.distributed import asked_to_stop_alone
 from xtr.parallel.mesh import make_mesh
-from xtr.parallel.sharding import DEFAULT_RULES, batch_sharding, tree_shardings
+from xtr.parallel.sharding import DEFAULT_RULES, batch_shards, for_every_host, spread_batch, tree_shardings
 
 # Told which inputs have ended, by number and in no order, and the result of each, while the device goes on with others.
 OnRows = Callable[[np.ndarray, Sequence], None]
@@ -74,7 +74,6 @@ class Predictor:
           aligned: more sequences, each as long as the input's tokens; padded with 0.
           on_rows: given each batch's results as they come, see `OnRows`.
         """
-        sharding = batch_sharding(self.mesh)
         out: list = [None] * len(sequences)
         waiting: list[tuple[np.ndarray, object]] = []
 
@@ -86,19 +85,21 @@ class Predictor:
                 on_rows(indices_b, [out[row] for row in indices_b])
             advance(len(indices_b))
 
-        multiple = int(np.prod([self.mesh.shape[name] for name in ("replica", "fsdp")]))
         for indices_b, tokens_BS in batching.batches(
-            sequences, self.length_buckets, self.tokens_per_batch // continuations, multiple, self.config.pad_id
+            sequences,
+            self.length_buckets,
+            self.tokens_per_batch // continuations,
+            batch_shards(self.mesh),
+            self.config.pad_id,
         ):
-            if preemption.requested():
+            if asked_to_stop_alone():
                 raise Preempted("the evaluation under way stopped; the next run goes on behind what it wrote")
             rows = np.concatenate([indices_b, np.repeat(indices_b[:1], len(tokens_BS) - len(indices_b))])
             extra = [batching.pad([s[i] for i in indices_b], *tokens_BS.shape, 0) for s in aligned]
             extra += [array[rows] for array in arrays]
             # One batch is always in flight, so that the host collects a result while the device works on the next.
-            waiting.append(
-                (indices_b, function(self.params, *(jax.device_put(a, sharding) for a in (tokens_BS, *extra))))
-            )
+            result = function(self.params, *spread_batch((tokens_BS, *extra), self.mesh))
+            waiting.append((indices_b, for_every_host(result, self.mesh)))
             if len(waiting) > 1:
                 collect()
         while waiting:

@@ -13,12 +13,13 @@ import numpy as np
 
 from xtr.checkpoints.load import say
 from xtr.data.cached_task import CachedTask, eval_examples
-from xtr.errors import UserError
+from xtr.errors import Preempted, UserError
 from xtr.evaluate import index, retrieve, search
 from xtr.evaluate.methods import inputs_of
 from xtr.evaluate.predictor import Predictor
 from xtr.evaluate.run import EvaluateRun
 from xtr.models.interface import ModelConfig
+from xtr.parallel.distributed import asked_to_stop
 
 SPLITS = ("queries", "candidates")
 MINING = "bucc_f1"
@@ -155,6 +156,8 @@ class Retrieval:
         ids = texts.facts(lambda example: str(example["meta"]["id"]))
 
         def embed_rows(rows: range, done: Callable[[int], None]) -> np.ndarray:
+            if asked_to_stop():
+                raise Preempted("the evaluation under way stopped; the next run goes on behind what it wrote")
             inputs = inputs_of(predictor, texts.read(rows), texts.length)
             if layers is None:
                 return predictor.vectors(inputs, done)

@@ -1,12 +1,20 @@
-"""Multi-process start-up, the same call on TPU pods, GPU clusters and CPU processes."""
+"""Several processes of one run: start-up, the same call on TPU pods, GPU clusters and CPU processes; and agreement."""
 
 import glob
 import importlib.util
 import os
+import pickle
+from collections.abc import Callable
+from typing import TypeVar
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
+from xtr import preemption
 from xtr.errors import UserError
+
+T = TypeVar("T")
 
 # Set by the launchers that JAX can read the whole topology from; more than one task means more than one process.
 _TASK_COUNTS = ("SLURM_NTASKS", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
@@ -59,3 +67,60 @@ def initialize(
     else:
         return 0, 1
     return jax.process_index(), jax.process_count()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Agreement. Every process must come to these calls, in the same order, from its main thread.
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes files and talks to the user."""
+    return jax.process_index() == 0
+
+
+def from_first(make: Callable[[], T]) -> T:
+    """What `make` returns, or raises, in the first process, which alone calls it: so that what every process goes by is
+    one reading of files that change. Anything that can be pickled."""
+    if jax.process_count() == 1:
+        return make()
+    value, error = None, None
+    if is_first():
+        try:
+            value = make()
+        except Exception as e:
+            error = e
+    told = np.frombuffer(pickle.dumps((value, error)), np.uint8) if is_first() else np.zeros(0, np.uint8)
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(told))))
+    told = multihost_utils.broadcast_one_to_all(np.resize(told, size))
+    if is_first():  # An error keeps its traceback here.
+        if error is not None:
+            raise error
+        return value
+    value, error = pickle.loads(np.asarray(told, np.uint8).tobytes())
+    if error is not None:
+        raise error
+    return value
+
+
+def wait(what: str) -> None:
+    """Waits until every process is here.
+
+    Args:
+      what: its name, the same in all.
+    """
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)
+
+
+def asked_to_stop_alone() -> bool:
+    """Whether to stop, where one process by itself may: never among several, which would wait for it."""
+    return jax.process_count() == 1 and preemption.requested()
+
+
+def asked_to_stop() -> bool:
+    """Whether any process was asked to stop; the same answer in all."""
+    asked = preemption.requested()
+    if jax.process_count() == 1:
+        return asked
+    return bool(multihost_utils.process_allgather(np.int32(asked)).any())

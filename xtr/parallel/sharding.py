@@ -112,6 +112,37 @@ def global_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.A
     return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}
 
 
+def spread_batch(arrays: Any, mesh: Mesh) -> Any:
+    """Puts a tree of whole arrays, the same in every process, on the mesh's devices, their rows over those of a
+    batch."""
+    sharding = batch_sharding(mesh)
+    if jax.process_count() == 1:
+        return jax.device_put(arrays, sharding)
+    # device_put would first have the processes compare their arrays.
+    return jax.tree.map(lambda a: jax.make_array_from_callback(a.shape, sharding, a.__getitem__), arrays)
+
+
+def for_every_host(arrays: Any, mesh: Mesh) -> Any:
+    """A tree of results in a form that every process can read whole, by `jax.device_get`.
+
+    Call it for each result before the next program starts, in the same order in every process.
+    """
+    if jax.process_count() > 1:
+        arrays = _replicate(mesh)(arrays)
+    return one_at_a_time(arrays, mesh)
+
+
+def one_at_a_time(arrays: Any, mesh: Mesh) -> Any:
+    """Waits for a program's results where the next program must not start before: on several CPU devices, which share
+    few threads, programs that wait for each other's devices can come to a standstill."""
+    return jax.block_until_ready(arrays) if mesh.size > 1 and mesh.devices.flat[0].platform == "cpu" else arrays
+
+
+@functools.lru_cache(maxsize=64)
+def _replicate(mesh: Mesh) -> Callable:
+    return jax.jit(lambda arrays: arrays, out_shardings=replicated(mesh))
+
+
 @functools.lru_cache(maxsize=64)
 def make_constrain(
     mesh: Mesh, rules: Rules = DEFAULT_RULES
