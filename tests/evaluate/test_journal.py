@@ -6,25 +6,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xtr.evaluate.batching import bucket_of, rows_per_batch
 from xtr.evaluate.journal import Journal, plan_shards
 
-BUCKETS = (8, 32)
 
-
-@given(st.lists(st.integers(0, 40), max_size=200), st.sampled_from([8, 64, 256]), st.integers(1, 50))
-def test_every_example_is_in_one_shard_of_its_bucket(lengths, tokens_per_batch, least):
-    shards = plan_shards(lengths, BUCKETS, tokens_per_batch, least)
-    assert sorted(i for members in shards for i in members) == list(range(len(lengths)))
-    by_bucket = {}
-    for members in shards:
-        (bucket,) = {bucket_of(lengths[i], BUCKETS) for i in members}
-        by_bucket.setdefault(bucket, []).append(members)
-    for bucket, own in by_bucket.items():
-        for members in own[:-1]:
-            assert len(members) >= least and len(members) % rows_per_batch(bucket, tokens_per_batch) == 0
-        in_order = [lengths[i] for members in own for i in members]
-        assert in_order == sorted(in_order)
+@given(st.lists(st.integers(0, 40), max_size=200), st.integers(1, 50))
+def test_every_example_is_in_one_shard_among_its_like(lengths, size):
+    shards = plan_shards(lengths, size)
+    in_order = [i for members in shards for i in members]
+    assert sorted(in_order) == list(range(len(lengths)))
+    assert [lengths[i] for i in in_order] == sorted(lengths)
+    sizes = [len(members) for members in shards]
+    assert not sizes or max(sizes) - min(sizes) <= 1 and max(sizes) <= -(-3 * size // 2)
 
 
 RECORDS = [[{"id": "a", "scores": [-0.1, 1e-7]}], [{"id": "ä\u2028", "text": "x\ny"}, {"id": "c"}], []]

@@ -302,8 +302,7 @@ def _predict_shards(
 ) -> list[dict]:
     """Predicts examples shard by shard, those aside that the journal holds."""
     method, outputs = method_of(predictor.config, asked.info), own_metrics.outputs(asked.info)
-    lengths = [len(example["inputs"]) for example in examples]
-    shards = plan_shards(lengths, predictor.length_buckets, predictor.tokens_per_batch, part.run.examples_per_shard)
+    shards = plan_shards([len(example["inputs"]) for example in examples], part.run.examples_per_shard)
     plan = hashlib.sha256(json.dumps(shards).encode()).hexdigest()[:16]
     journal = Journal(store.journal_path(part.place), f"{digest} {plan}", writes=is_first())
     found: dict[int, list[dict]] = from_first(lambda: dict(journal.shards))

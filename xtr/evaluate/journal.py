@@ -6,12 +6,11 @@
 A line is a shard. One that was cut off is not there; of another digest, nothing is.
 """
 
+import itertools
 import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-from xtr.evaluate.batching import bucket_of, rows_per_batch
 
 
 class Journal:
@@ -67,27 +66,19 @@ class Journal:
             self.path.unlink(missing_ok=True)
 
 
-def plan_shards(
-    lengths: Sequence[int], buckets: Sequence[int], tokens_per_batch: int, examples_per_shard: int
-) -> list[list[int]]:
-    """Divides examples of like length into shards of whole batches.
+def plan_shards(lengths: Sequence[int], examples_per_shard: int) -> list[list[int]]:
+    """Divides examples into shards of equal size, those of like length together.
 
-    It knows nothing of devices, so that an evaluation may go on with others.
+    It knows nothing of batches and devices, so that an evaluation may go on with others.
 
     Args:
       lengths: of each example's input, in tokens.
-      buckets, tokens_per_batch: as in `batching`.
-      examples_per_shard: at least so many, where a bucket has them.
+      examples_per_shard: about so many.
 
     Returns:
       The examples' numbers, each once: shard by shard, the shortest inputs first.
     """
-    by_bucket: dict[int, list[int]] = {}
-    for i in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
-        by_bucket.setdefault(bucket_of(lengths[i], buckets), []).append(i)
-    shards = []
-    for bucket, members in sorted(by_bucket.items()):
-        rows = rows_per_batch(bucket, tokens_per_batch)
-        size = rows * max(1, -(-examples_per_shard // rows))
-        shards += [members[start : start + size] for start in range(0, len(members), size)]
-    return shards
+    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
+    shards = max(1, round(len(order) / examples_per_shard))
+    ends = [len(order) * n // shards for n in range(shards + 1)]
+    return [order[start:end] for start, end in itertools.pairwise(ends) if end > start]

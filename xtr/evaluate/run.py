@@ -46,7 +46,7 @@ class EvaluateRun:
         is best on the development set, of which `dev_task_name` must be one with such questions.
       languages: score only these (None: all found).
       limit: score only the first examples of each split (a test of the setup; rows say n).
-      examples_per_shard: predictions are written when at least so many are made (of one bucket's, where it has them).
+      examples_per_shard: predictions are written whenever about so many are made.
       log_samples: examples of each language whose records hold their input too: the same ones in every evaluation.
       run_id, stage, intermediate, seed: what the rows say of the model's history.
     """
