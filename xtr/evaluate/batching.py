@@ -7,6 +7,7 @@ import numpy as np
 
 # Lengths of inputs that are compiled for: a quarter more each at the most from 64 on, so that padding costs a tenth.
 LENGTH_BUCKETS = (32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768, 896, 1024)
+_ROWS_OF_A_TILE = 8
 _FEW_ROWS = 8  # what even a small set has in a batch, if it has so many
 
 
@@ -30,24 +31,32 @@ def bucket_of(length: int, buckets: Sequence[int]) -> int:
 
 
 def rows_per_batch(bucket: int, tokens_per_batch: int, multiple: int = 1) -> int:
-    """Rows of `bucket` tokens in a batch: a power of two times `multiple` (the number of devices), at least that."""
-    return _power_of_two(max(tokens_per_batch // bucket, multiple), multiple)
+    """Rows of `bucket` tokens in a batch: as many as it holds, at least one a device; of more than 8 a device a multiple
+    of 8, as devices lay out rows.
 
-
-def _power_of_two(rows: int, multiple: int) -> int:
-    """The greatest power of two times `multiple` that is no more than `rows`, at least `multiple`."""
-    return multiple * (1 << (max(rows // multiple, 1).bit_length() - 1))
+    Args:
+      multiple: the number of devices.
+    """
+    rows = max(tokens_per_batch // bucket // multiple, 1)
+    return multiple * (rows if rows < _ROWS_OF_A_TILE else rows - rows % _ROWS_OF_A_TILE)
 
 
 def most_rows(count: int, share: int, multiple: int = 1) -> int:
     """Rows of a batch that is no more than 1/share of `count` sequences, but has a few where they do.
 
-    A small set in large batches would be padded to the longest of all, and leave most of the last batch empty.
+    A small set in large batches would be padded to the longest of all, and leave most of the last batch empty. A power
+    of two a device: sets of many sizes have few shapes.
     """
-    return _power_of_two(max(count // share, min(count, _FEW_ROWS * multiple)), multiple)
+    rows = max(count // share, min(count, _FEW_ROWS * multiple)) // multiple
+    return multiple * (1 << (max(rows, 1).bit_length() - 1))
 
 
-def plan(lengths: Sequence[int], buckets: Sequence[int], rows_of: Callable[[int], int]) -> Iterator[Batch]:
+def plan(
+    lengths: Sequence[int],
+    buckets: Sequence[int],
+    rows_of: Callable[[int], int],
+    least_of: Callable[[int], int] | None = None,
+) -> Iterator[Batch]:
     """Divides sequences into batches, the shortest first: buckets never fall.
 
     Every batch is full but the last, and in the shortest bucket that then holds it: what does not fill a batch of its

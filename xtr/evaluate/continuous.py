@@ -208,13 +208,14 @@ def generate(
 ) -> None:
     """Generates greedily for all sequences; each result equals `decoding.greedy_decode`'s, whatever the others are.
 
-    Slots are as many as `tokens_per_batch` holds inputs and outputs, a power of two a device, and at most a quarter of
-    the sequences; a quarter of the slots is refilled at once. Where `max_length` is great, slots have room for a
-    quarter of it first, and the few sequences that are longer are decoded again: what every step reads grows with the
-    room, and outputs are seldom as long as they may be.
+    Slots are as many as `tokens_per_batch` holds inputs and outputs, and at most a quarter of the sequences; a quarter
+    of the slots is refilled at once. Where `max_length` is great, slots have room for a quarter of it first, and the
+    few sequences that are longer are decoded again: what every step reads grows with the room, and outputs are seldom
+    as long as they may be.
 
-    Compiled shapes on one device: a decoding loop and a refill for every bucket that is used, a move between one and
-    the next, and one beginning; all of it twice where there are two rooms. No more, however many sequences there are.
+    Compiled shapes: a decoding loop and a refill for every bucket that is used (as many sequences as slots must want
+    it), a move between one and the next, and one beginning; all of it twice where there are two rooms. No more, however
+    many sequences there are.
 
     Args:
       sequences: inputs or prompts; cut at the longest bucket.
