@@ -60,21 +60,22 @@ def plan(
     """Divides sequences into batches, the shortest first: buckets never fall.
 
     Every batch is full but the last, and in the shortest bucket that then holds it: what does not fill a batch of its
-    bucket goes with longer sequences, and a bucket that no batch fills is not used at all.
+    bucket goes with longer sequences, and a bucket that few would fill is not used, hence not compiled for.
 
     Args:
       lengths: of the sequences, in tokens.
       rows_of: bucket -> rows of its batches, which never rise.
+      least_of: bucket -> how many sequences a bucket is used for at the least; default one batch.
     """
     order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
-    start, place = 0, 0
+    start, place, needed = 0, 0, least_of or rows_of
     while start < len(order):
-        rows = rows_of(buckets[place])
-        indices = np.array(order[start : start + rows])
-        if lengths[indices[-1]] > buckets[place] and place + 1 < len(buckets):
-            place += 1
+        last = order[min(start + needed(buckets[place]), len(order)) - 1]
+        if lengths[last] > buckets[place] and place + 1 < len(buckets):
+            place, needed = place + 1, least_of or rows_of
             continue
-        yield Batch(indices, rows, buckets[place])
+        needed, rows = rows_of, rows_of(buckets[place])
+        yield Batch(np.array(order[start : start + rows]), rows, buckets[place])
         start += rows
 
 

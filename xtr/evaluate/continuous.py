@@ -283,7 +283,7 @@ def _in_room(
                 yield Found(*(array[held_F] for array in found))
 
     bucket = None
-    for step in batching.plan([len(s) for s in sequences], length_buckets, rows_of):
+    for step in batching.plan([len(s) for s in sequences], length_buckets, rows_of, slots_of):
         if asked_to_stop_alone():
             raise Preempted("the evaluation under way was abandoned; it starts again with the next run")
         if bucket is None:
