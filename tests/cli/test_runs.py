@@ -241,7 +241,7 @@ def test_eval_by_its_own_options(common, trained, tmp_path, capsys):
     assert out.index("mean 2/4") < out.index("  input") and "xnli, qaa, test: " in out
 
 
-def test_infer(common, trained, tmp_path):
+def test_infer(common, trained, tmp_path, capsys):
     model, places, _ = common
     (tmp_path / "in.txt").write_text("xnli: premise: a hypothesis: b\nsecond\u2028line\n")
     where = [f"--gin.INPUT_FILE={tmp_path / 'in.txt'}", f"--gin.OUTPUT_FILE={tmp_path / 'out.jsonl'}"]
@@ -255,6 +255,8 @@ def test_infer(common, trained, tmp_path):
         assert run(["infer", model, "--gin_file=runs/infer.gin", checkpoint, *places, *where, *more]) == 0
         return [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().removesuffix("\n").split("\n")]
 
+    again("--gin.infer.length_buckets=(4,)")
+    assert "in.txt: 2 of 2 lines have more than 4 tokens and are cut: line 1, 2." in capsys.readouterr().err
     beams = again("--gin.DECODE_METHOD=beam", "--gin.NUM_BEAMS=3", "--gin.MAX_DECODE_LENGTH=5")
     assert all(len(r["alternatives"]) == 2 for r in beams)
     sampling = ("--gin.DECODE_METHOD=sample", "--gin.TEMPERATURE=2.0", "--gin.decoding.Decoding.samples=3")

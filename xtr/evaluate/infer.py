@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from xtr import rundir
+from xtr.checkpoints.load import say
 from xtr.data.formats import ENCODER, format_of
 from xtr.errors import UserError
 from xtr.evaluate.predictor import open_predictor
@@ -22,7 +23,11 @@ def infer(run: InferRun) -> int:
     predictor, _ = open_predictor(run, run.model)
     vocabulary = predictor.vocabulary
     tokens = [vocabulary.with_special_tokens(vocabulary.encode(line))[0] for line in lines]
-    inputs = [predictor.cut(ids, run.length_buckets[-1]) for ids in tokens]
+    most = predictor.length_buckets[-1]
+    inputs = [predictor.cut(ids, most) for ids in tokens]
+    if long := [number for number, ids in enumerate(tokens, 1) if len(ids) > most]:
+        lines_cut = ", ".join(map(str, long[:5])) + (", ..." if len(long) > 5 else "")
+        say(f"{source}: {len(long)} of {len(lines)} lines have more than {most} tokens and are cut: line {lines_cut}.")
     with progress("infer", len(lines)) as bar:
         generated = predictor.generate(inputs, run.max_decode_length, run.decoding, bar.advance)
     records = []
