@@ -15,7 +15,7 @@ from xtr.data.vocabulary import read_vocabulary
 from xtr.errors import UserError
 from xtr.models import spec as spec_lib
 from xtr.models.mt5 import MT5Config
-from xtr.progress import say
+from xtr.progress import progress
 
 # Task -> tokens generated at the most, as its gin file says; 0: ranked.
 TASKS = {"xquad": 64, "xnli": 0, "udpos": 512}
@@ -120,7 +120,6 @@ def measure(bench: Bench) -> list[Measured]:
             params = jax.device_put(lengths.with_lengths(config, drawn, vocabulary.size, longest, vocabulary.eos_id))
         languages, examples = _examples(found[name], bench)
         questions = _questions(examples, config, max_length)
-        say(f"{name}: {len(questions)} examples of {', '.join(languages)}")
         length = max(len(question.tokens) for question in questions)
         common = (config, params, vocabulary, max_length)
         make = {
@@ -130,7 +129,7 @@ def measure(bench: Bench) -> list[Measured]:
                 *common, bench.rows, length, bench.own_argmax
             ),
         }
-        figures, predictions, skipped = _race(make, questions, bench.repeats)
+        figures, predictions, skipped = _race(name, make, questions, bench.repeats)
         outputs = [len(tokens) for tokens in predictions["engine"]] if max_length else [0]
         same = {
             who: float(np.mean([a == b for a, b in zip(own, predictions["engine"], strict=True)]))
@@ -151,24 +150,28 @@ def measure(bench: Bench) -> list[Measured]:
     return measured
 
 
-def _race(make: Mapping, questions: Sequence[Question], repeats: int):
+def _race(task: str, make: Mapping, questions: Sequence[Question], repeats: int):
     """Times the contenders in turns, so that what else the machine does meets all alike."""
     runs, predictions, skipped, first = {}, {}, {}, {}
     seconds: dict[str, list[float]] = {}
-    for who, build in make.items():
-        try:
-            runs[who] = build()
-        except UserError as error:
-            skipped[who] = str(error)
-            continue
-        started = time.perf_counter()
-        predictions[who] = runs[who](questions)
-        first[who] = time.perf_counter() - started
-    for _ in range(repeats):
-        for who, run in runs.items():
+    with progress(f"measure {task}", len(make) * (repeats + 1)) as bar:
+        for who, build in make.items():
+            try:
+                runs[who] = build()
+            except UserError as error:
+                skipped[who] = str(error)
+                bar.advance(repeats + 1)
+                continue
             started = time.perf_counter()
-            run(questions)
-            seconds.setdefault(who, []).append(time.perf_counter() - started)
+            predictions[who] = runs[who](questions)
+            first[who] = time.perf_counter() - started
+            bar.advance()
+        for _ in range(repeats):
+            for who, run in runs.items():
+                started = time.perf_counter()
+                run(questions)
+                seconds.setdefault(who, []).append(time.perf_counter() - started)
+                bar.advance()
     medians = {who: statistics.median(own) for who, own in seconds.items()}
     figures = {
         "per_second": {who: len(questions) / own for who, own in medians.items()},

@@ -1,0 +1,37 @@
+"""`xtr bench eval` on the generated world."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from xtr.cli.main import run
+from xtr.errors import UserError
+
+FEW = ["--examples=10", "--repeats=1", "--rows=4"]
+
+
+@pytest.mark.parametrize("task", ["xquad", pytest.param("xnli", marks=pytest.mark.slow)])
+def test_figures_as_json(task, world, cache_dir, capsys):
+    place = [f"--data_dir={world.directory}", f"--cache_dir={cache_dir}", f"--vocabulary_path={world.vocabulary_path}"]
+    assert run(["bench", "eval", *FEW, *place, "--tasks", task, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["model"], facts["rows"], facts["repeats"]) == ("micro", 4, 1)
+    (figures,) = facts["tasks"]
+    assert (figures["task"], figures["examples"]) == (task, 10)
+    assert "en" in figures["languages"] and figures["input_tokens"] > 3
+    assert set(figures["per_second"]) | set(figures["skipped"]) == {"engine", "hugging_face", "fixed_batches"}
+    assert figures["same"] == dict.fromkeys(figures["per_second"], 1.0)
+    assert min(figures["per_second"].values()) > 0 and min(figures["spread"].values()) >= 1
+    assert (figures["output_tokens"] > 1) == (task == "xquad")
+
+
+def test_an_unknown_task_is_refused():
+    with pytest.raises(UserError, match="knows no tatoeba"):
+        run(["bench", "eval", "--tasks", "tatoeba"])
+
+
+def test_it_starts_without_tensorflow():
+    code = "import sys, xtr.bench.evaluation; sys.exit(bool({'tensorflow', 'seqio', 'torch'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
