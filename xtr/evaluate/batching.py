@@ -9,6 +9,7 @@ import numpy as np
 LENGTH_BUCKETS = (32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768, 896, 1024)
 _ROWS_OF_A_TILE = 8
 _FEW_ROWS = 8  # what even a small set has in a batch, if it has so many
+_FEW_TOKENS = 2048  # and what a batch holds before a set is small: with less, weights are read for too little work
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +32,8 @@ def bucket_of(length: int, buckets: Sequence[int]) -> int:
 
 
 def rows_per_batch(bucket: int, tokens_per_batch: int, multiple: int = 1) -> int:
-    """Rows of `bucket` tokens in a batch: as many as it holds, at least one a device; of more than 8 a device a multiple
-    of 8, as devices lay out rows.
+    """Rows of `bucket` tokens in a batch: as many as it holds, at least one a device; where these are 8 or more a
+    device, a multiple of 8, as devices lay out rows.
 
     Args:
       multiple: the number of devices.
@@ -90,7 +91,8 @@ def batches(
     most = most_rows(len(sequences), 8, multiple)
 
     def rows_of(bucket: int) -> int:
-        return min(rows_per_batch(bucket, tokens_per_batch, multiple), most)
+        few = max(most, rows_per_batch(bucket, _FEW_TOKENS, multiple))
+        return min(rows_per_batch(bucket, tokens_per_batch, multiple), few)
 
     for batch in plan([len(s) for s in sequences], buckets, rows_of):
         rows = batch.rows
