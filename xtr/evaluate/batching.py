@@ -32,8 +32,8 @@ def bucket_of(length: int, buckets: Sequence[int]) -> int:
 
 
 def rows_per_batch(bucket: int, tokens_per_batch: int, multiple: int = 1) -> int:
-    """Rows of `bucket` tokens in a batch: as many as it holds, at least one a device; where these are 8 or more a
-    device, a multiple of 8, as devices lay out rows.
+    """Rows of `bucket` tokens in a batch: as many as it holds, at least one a device; of 8 or more a device a
+    multiple of 8, as devices lay out rows.
 
     Args:
       multiple: the number of devices.

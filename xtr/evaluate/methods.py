@@ -6,6 +6,7 @@ records from which alone the task is graded (`grading`), so that neither needs t
 
 import dataclasses
 import math
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -131,7 +132,13 @@ LABEL = Method(_label_scores, chosen)
 
 def _generated(predictor: Predictor, examples, asked: Asked, advance) -> Sequence:
     run, inputs = asked.run, inputs_of(predictor, examples, asked.length)
-    found = predictor.generate_tokens(inputs, run.max_decode_length, run.decoding, advance, row_ids=asked.numbers)
+    numbers = range(len(examples)) if asked.numbers is None else asked.numbers
+    # Draws go by the example's id: neither its place in the split nor the shard plays a part.
+    row_ids = [
+        zlib.crc32(str(example["meta"].get("id", number)).encode())
+        for example, number in zip(examples, numbers, strict=True)
+    ]
+    found = predictor.generate_tokens(inputs, run.max_decode_length, run.decoding, advance, row_ids=row_ids)
     return [own[0] for own in found]
 
 

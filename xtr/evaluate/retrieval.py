@@ -173,7 +173,12 @@ class Retrieval:
         ) | {"count": len(texts)}
         place = directory / f"{texts.task.name}.{texts.split}"
         held = index.open_or_build(
-            place, identity, len(texts), lambda rows: embed_rows(rows, lambda n: None), advance=advance
+            place,
+            identity,
+            len(texts),
+            lambda rows: embed_rows(rows, lambda n: None),
+            shard_rows=index.SHARD_ROWS,
+            advance=advance,
         )
         return retrieve.Side(ids, _by_layer(held, layers, held.layer))
 

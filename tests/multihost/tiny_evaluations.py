@@ -1,0 +1,294 @@
+"""Tiny evaluations of every predictor, on random networks and examples; as a program, for a process of several.
+
+    python tiny_evaluations.py WORLD OUT NAME,NAME ... ['{"limit": 5}']
+
+It joins the processes that the environment names (`xtr.parallel.distributed`) and evaluates each NAME into OUT/NAME.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordWriter
+
+from xtr.checkpoints.manager import CheckpointManager
+from xtr.data.cached_task import CachedTask, shard_paths
+from xtr.data.records import serialize_example
+from xtr.data.vocabulary import read_vocabulary
+from xtr.errors import Preempted
+from xtr.evaluate import engine, index
+from xtr.evaluate.decoding import Decoding
+from xtr.evaluate.ranking import Ranking
+from xtr.evaluate.run import EvaluateRun
+from xtr.models.bert import BertConfig
+from xtr.models.bloom import BloomConfig
+from xtr.models.heads import WithHead
+from xtr.models.mt5 import MT5Config
+from xtr.models.spec import init_params
+
+SIZE, LENGTH, DECODED = 640, 32, 6
+LABELS = ["1", "#@", "()"]
+TAGS = ["B-PER", "I-PER", "O"]
+_BERT = dict(vocab_size=SIZE, emb_dim=16, num_heads=2, mlp_dim=32, num_layers=1, dtype="float32")
+BODIES = {
+    "mt5": MT5Config(SIZE, 16, 2, 8, 32, 1, 1, dtype="float32"),
+    "bloom": BloomConfig(SIZE, 16, 2, 1, dtype="float32"),
+    "xlmr": BertConfig("xlmr", max_positions=LENGTH + 2, **_BERT),
+    "mbert": BertConfig("mbert", max_positions=LENGTH, type_vocab_size=2, **_BERT),
+}
+# Head -> its settings.
+HEADS = {"classify": (3,), "choose": (), "tag": (3,), "span": (), "embed": ()}
+DECODING = {
+    "greedy": Decoding(),
+    "beam": Decoding("beam", beams=3),
+    "sample": Decoding("sample", samples=2, top_p=0.9),
+}
+# What is evaluated -> the head it needs, None for a model that writes.
+NEEDS = {
+    **dict.fromkeys(("rank", "score", *DECODING)),
+    **{head: head for head in ("classify", "choose", "tag", "span")},
+    **dict.fromkeys(("nearest", "ranked", "mined"), ""),  # the body's own states
+    "dual": "embed",
+}
+
+
+def config_of(family: str, what: str):
+    """The network of an evaluation."""
+    head = NEEDS[what]
+    return WithHead(BODIES[family], head, *HEADS[head]) if head else BODIES[family]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Examples
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _tokens(rng, size: int) -> np.ndarray:
+    return rng.integers(10, 500, size).astype(np.int32)
+
+
+def _words(rng, count: int) -> tuple[str, np.ndarray, np.ndarray]:
+    """A text of so many words; where each starts and ends."""
+    words = ["".join(rng.choice(list("abcdeé語"), rng.integers(1, 6))) for _ in range(count)]
+    ends = np.cumsum([len(w) + 1 for w in words]) - 1
+    return " ".join(words), ends - [len(w) for w in words], ends
+
+
+def example(rng, what: str, number: int) -> dict:
+    """One random example; of retrieval a query, whose translation is candidate `number`."""
+    size = int(rng.integers(1, 28))
+    meta = {"id": f"e{number}"}
+    if what in ("rank", "classify"):
+        meta |= {"choices": LABELS, "label": number % 3}
+        row = {"inputs": _tokens(rng, size), "meta": meta}
+        headed = {"token_types": np.zeros(size, np.int32), "text_spans": np.array([0, size]), "label": number % 3}
+        return row | headed if what == "classify" else row
+    if what == "choose":
+        lengths = rng.integers(3, 28, 2 + number % 3)
+        spans = np.stack([np.zeros_like(lengths), lengths - 2, lengths - 2, lengths], axis=1)
+        meta |= {"choices": [f"choice {c}" for c in range(len(lengths))], "label": number % 2}
+        total = int(lengths.sum())
+        return {
+            "inputs": _tokens(rng, total),
+            "token_types": np.zeros(total, np.int32),
+            "choice_lengths": lengths.astype(np.int32),
+            "text_spans": spans.reshape(-1).astype(np.int32),
+            "label": number % 2,
+            "meta": meta,
+        }
+    if what == "tag":
+        lengths = rng.integers(1, 4, int(rng.integers(1, 20)))
+        tags = rng.integers(0, 3, len(lengths)).astype(np.int32)
+        return {"inputs": _tokens(rng, int(lengths.sum())), "word_lengths": lengths, "tags": tags, "meta": meta}
+    if what == "span":
+        words = int(rng.integers(1, 60))
+        text, starts, ends = _words(rng, words)
+        answers = [text[starts[0] : ends[0]]] if number % 3 else []
+        meta |= {"context": text, "answers": answers, "answerable": bool(answers)}
+        row = {"question": _tokens(rng, int(rng.integers(1, 9))), "inputs": _tokens(rng, words), "meta": meta}
+        return row | {"starts": starts, "ends": ends, "answer": np.array([0, 0] if answers else [-1, -1])}
+    if what in ("score", *DECODING):
+        return {"inputs": _tokens(rng, size), "targets": _tokens(rng, int(rng.integers(1, 6))), "meta": meta}
+    gold = {"mined": [f"c{number}"] if number % 2 else [], "ranked": [f"c{number}", f"c{number + 1}"]}
+    return {"inputs": _tokens(rng, size), "meta": meta | {"gold": gold.get(what, f"c{number}")}}
+
+
+def candidate(rng, query: dict, number: int) -> dict:
+    """A text that has much of a query's tokens."""
+    tokens = query["inputs"].copy()
+    tokens[:: int(rng.integers(2, 5))] += 1
+    return {"inputs": tokens, "meta": {"id": f"c{number}"}}
+
+
+def permuted(example: dict) -> dict:
+    """The same example with its choices in another order: the first one last."""
+    meta = dict(example["meta"])
+    order = np.roll(np.arange(len(meta["choices"])), -1)
+    meta["label"] = int(np.flatnonzero(order == meta["label"])[0])
+    meta["choices"] = [meta["choices"][c] for c in order]
+    if "choice_lengths" not in example:
+        return {**example, "meta": meta}
+    lengths = example["choice_lengths"]
+    parts = np.split(np.arange(lengths.sum()), np.cumsum(lengths)[:-1])
+    places = np.concatenate([parts[c] for c in order])
+    moved = {name: example[name][places] for name in ("inputs", "token_types")}
+    spans = example["text_spans"].reshape(-1, 4)[order].reshape(-1)
+    moved |= {"choice_lengths": lengths[order], "text_spans": spans, "label": meta["label"]}
+    return {**example, **moved, "meta": meta}
+
+
+_METRICS = {
+    "rank": ["accuracy"], "classify": ["accuracy"], "choose": ["accuracy"], "tag": ["span_f1", "token_accuracy"],
+    "span": ["squad2_em", "squad2_f1"], "score": [], "nearest": ["accuracy"], "dual": ["accuracy"],
+    "ranked": ["map@20"], "mined": ["bucc_f1"], **dict.fromkeys(DECODING, ["em", "f1"]),
+}  # fmt: skip
+_PREDICTORS = {"classify": "rank", "choose": "rank", **dict.fromkeys(DECODING, "generate")} | {
+    name: "embed" for name in ("nearest", "dual", "ranked", "mined")
+}
+_KINDS = {"rank": "classification", "classify": "classification", "choose": "multiple_choice", "tag": "tagging"}
+_KINDS |= {"span": "span_qa", **dict.fromkeys(("nearest", "dual", "ranked", "mined"), "retrieval")}
+
+
+def write_task(folder: Path, what: str, count: int, shuffled: bool = False) -> None:
+    """Writes a cached task, or the same with its examples in another order and their choices too."""
+    rng = np.random.default_rng(0)
+    splits = {"test": [example(rng, what, n) for n in range(count)]}
+    if _PREDICTORS.get(what) == "embed":
+        queries = splits.pop("test")
+        splits = {"queries": queries, "candidates": [candidate(rng, q, n) for n, q in enumerate(queries)]}
+        if what == "mined":
+            splits |= {f"validation_{name}": rows[: count // 2] for name, rows in splits.items()}
+    elif what == "span":
+        splits["validation"] = [example(rng, what, count + n) for n in range(count // 2)]
+    if shuffled:
+        splits = {name: [rows[i] for i in rng.permutation(len(rows))] for name, rows in splits.items()}
+        if what in ("rank", "choose"):
+            splits = {name: [permuted(row) for row in rows] for name, rows in splits.items()}
+    folder.mkdir(parents=True)
+    for name, rows in splits.items():
+        writer = ArrayRecordWriter(str(*shard_paths(folder, name, 1)), "group_size:1")
+        for row in rows:
+            writer.write(serialize_example(row | {"meta": json.dumps(row["meta"])}))
+        writer.close()
+    info = {
+        "task": what,
+        "splits": {name: {"examples": len(rows), "shards": 1} for name, rows in splits.items()},
+        "kind": _KINDS.get(what, "text"),
+        "predictor": _PREDICTORS.get(what, what),
+        "metrics": _METRICS[what],
+        "features": ["inputs", "targets"],
+        "language": "en",
+        "group": what,
+    }
+    info |= {"label_names": TAGS} if what == "tag" else {"label_names": LABELS} if what == "classify" else {}
+    (folder / "xtr_task.json").write_text(json.dumps(info))
+    (folder / "COMPLETED").touch()
+
+
+def write_checkpoint(folder: Path, family: str, what: str, vocabulary: Path) -> None:
+    """Writes a random network that tells texts apart, and that ends some of the texts that it writes early."""
+    config = config_of(family, what)
+    params = jax.tree.map(np.asarray, init_params(config.param_specs(), jax.random.key(0)))
+    if "head" in params and what != "dual":
+        params["head"] = jax.tree.map(lambda x: x * 30, params["head"])
+    eos = read_vocabulary(vocabulary).eos_id
+    if family == "mt5" and "decoder" in params:
+        params["decoder"]["logits_dense"]["kernel"] = params["decoder"]["logits_dense"]["kernel"] * np.where(
+            np.arange(SIZE) == eos, 3, 1
+        ).astype(np.float32)
+    if family == "bloom" and what in DECODING:
+        scale = np.where(np.arange(SIZE) == eos, 6, 1).astype(np.float32)
+        params["token_embedder"]["embedding"] = params["token_embedder"]["embedding"] * scale[:, None]
+    manager = CheckpointManager(folder)
+    manager.save(3, {"params": params}, {})
+    manager.close()
+
+
+def write_world(folder: Path, family: str, what: str, vocabulary: Path, count: int) -> Path:
+    """Writes all that one evaluation of a family reads; returns its folder."""
+    world = folder / f"{family}.{what}"
+    write_task(world / "tasks" / "plain", what, count)
+    write_task(world / "tasks" / "shuffled", what, count, shuffled=True)
+    write_checkpoint(world / "checkpoints", family, what, vocabulary)
+    (world / "vocabulary").symlink_to(vocabulary)
+    return world
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Evaluation
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def run_of(world: Path, out: Path, rows: int, buckets: tuple[int, ...] = (LENGTH,), **settings) -> EvaluateRun:
+    """The evaluation of a world, in batches of so many rows of the longest bucket."""
+    family, what = world.name.split(".")
+    model = config_of(family, what)
+    tokens = rows * (LENGTH + (DECODED if what == "greedy" else 0))
+    # Continuations take a batch's room too: beams, samples, a decoder's choices (of two tokens at most, three of them).
+    tokens *= DECODING[what].continuations if what in DECODING else 1
+    tokens *= 4 if what == "rank" and family == "bloom" else 1
+    if what == "rank":
+        settings["ranking"] = Ranking("tokens")
+    split = {"split": "queries"} if _PREDICTORS.get(what) == "embed" else {}
+    if what in DECODING:
+        settings["decoding"] = DECODING[what]
+    return EvaluateRun(
+        model, str(world / "checkpoints"), what, str(out), str((world / "vocabulary").resolve()),
+        tokens_per_batch=tokens, length_buckets=buckets, max_decode_length=DECODED, doc_stride=5, max_query_length=6,
+        max_answer_length=5, data_dir=".", **(split | settings),
+    )  # fmt: skip
+
+
+def evaluate(run: EvaluateRun, tasks: str = "plain") -> list:
+    """`engine.evaluate` on a world's own tasks."""
+    folder = Path(run.checkpoint_path).parent / "tasks" / tasks
+    cached, engine._cached = engine._cached, lambda run, names: {name: [CachedTask.open(folder)] for name in names}
+    try:
+        return engine.evaluate(run)
+    finally:
+        engine._cached = cached
+
+
+def main(worlds: str, out: str, names: str, settings: str = "{}") -> None:
+    from xtr.parallel import distributed
+
+    distributed.initialize()
+    settings = json.loads(settings)
+    index.SHARD_ROWS = settings.pop("shard_rows", index.SHARD_ROWS)
+    _die_after(settings.pop("die_after", None))
+    for name in names.split(","):
+        run = run_of(Path(worlds) / name, Path(out) / name, rows=8, **settings)
+        try:
+            rows = evaluate(run)
+        except Preempted as error:
+            print("preempted", error)
+            continue
+        print("rows", json.dumps([[row.metric, row.value] for row in rows]))
+
+
+def _die_after(shards: int | None) -> None:
+    """Kills the process when so many shards are written, of a journal or of an index."""
+    from xtr.evaluate import journal
+
+    if shards is None or jax.process_index() != 0:
+        return
+    left = shards
+
+    def counted(write):
+        def writing(*arguments):
+            nonlocal left
+            write(*arguments)
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), 9)
+
+        return writing
+
+    journal.Journal.add, index._write = counted(journal.Journal.add), counted(index._write)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
