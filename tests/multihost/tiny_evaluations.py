@@ -7,19 +7,22 @@ It joins the processes that the environment names (`xtr.parallel.distributed`) a
 
 import json
 import os
+import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
+from xtr import preemption
 from xtr.checkpoints.manager import CheckpointManager
 from xtr.data.cached_task import CachedTask, shard_paths
 from xtr.data.records import serialize_example
 from xtr.data.vocabulary import read_vocabulary
 from xtr.errors import Preempted
-from xtr.evaluate import engine, index
+from xtr.evaluate import engine, index, journal
 from xtr.evaluate.decoding import Decoding
 from xtr.evaluate.ranking import Ranking
 from xtr.evaluate.run import EvaluateRun
@@ -106,7 +109,8 @@ def example(rng, what: str, number: int) -> dict:
     if what == "span":
         words = int(rng.integers(1, 60))
         text, starts, ends = _words(rng, words)
-        answers = [text[starts[0] : ends[0]]] if number % 3 else []
+        # Any three words are an answer: chance finds some of them.
+        answers = [text[a:b] for a, b in zip(starts, ends[2:], strict=False)] if number % 10 else []
         meta |= {"context": text, "answers": answers, "answerable": bool(answers)}
         row = {"question": _tokens(rng, int(rng.integers(1, 9))), "inputs": _tokens(rng, words), "meta": meta}
         return row | {"starts": starts, "ends": ends, "answer": np.array([0, 0] if answers else [-1, -1])}
@@ -230,6 +234,8 @@ def run_of(world: Path, out: Path, rows: int, buckets: tuple[int, ...] = (LENGTH
     # Continuations take a batch's room too: beams, samples, a decoder's choices (of two tokens at most, three of them).
     tokens *= DECODING[what].continuations if what in DECODING else 1
     tokens *= 4 if what == "rank" and family == "bloom" else 1
+    if what == "span":
+        settings |= {"null_threshold": "dev", "dev_task_name": "span"}
     if what == "rank":
         settings["ranking"] = Ranking("tokens")
     split = {"split": "queries"} if _PREDICTORS.get(what) == "embed" else {}
@@ -253,41 +259,44 @@ def evaluate(run: EvaluateRun, tasks: str = "plain") -> list:
 
 
 def main(worlds: str, out: str, names: str, settings: str = "{}") -> None:
+    """The program.
+
+    Args:
+      settings: JSON, of `EvaluateRun`; and `shard_rows` of an index, `stop` and `die` (see `_disturb`).
+    """
     from xtr.parallel import distributed
 
     distributed.initialize()
     settings = json.loads(settings)
     index.SHARD_ROWS = settings.pop("shard_rows", index.SHARD_ROWS)
-    _die_after(settings.pop("die_after", None))
+    _disturb(settings.pop("stop", 0), settings.pop("die", 0))
     for name in names.split(","):
-        run = run_of(Path(worlds) / name, Path(out) / name, rows=8, **settings)
         try:
-            rows = evaluate(run)
-        except Preempted as error:
-            print("preempted", error)
-            continue
-        print("rows", json.dumps([[row.metric, row.value] for row in rows]))
+            evaluate(run_of(Path(worlds) / name, Path(out) / name, rows=8, **settings))
+            print("evaluated", name, flush=True)
+        except Preempted:
+            print("preempted", name, flush=True)
+            preemption._requested.clear()
 
 
-def _die_after(shards: int | None) -> None:
-    """Kills the process when so many shards are written, of a journal or of an index."""
-    from xtr.evaluate import journal
+def _disturb(stop: int, die: int) -> None:
+    """Asks the last process alone to stop when so many shards of a journal are written, and kills the first one when so
+    many of an index are."""
 
-    if shards is None or jax.process_index() != 0:
-        return
-    left = shards
+    def at(count: int, write: Callable, then: Callable) -> Callable:
+        calls = iter(range(1, count + 1))
 
-    def counted(write):
         def writing(*arguments):
-            nonlocal left
             write(*arguments)
-            left -= 1
-            if left == 0:
-                os.kill(os.getpid(), 9)
+            if next(calls, None) == count:
+                then()
 
         return writing
 
-    journal.Journal.add, index._write = counted(journal.Journal.add), counted(index._write)
+    if stop and jax.process_index() == jax.process_count() - 1:
+        journal.Journal.add = at(stop, journal.Journal.add, preemption._requested.set)
+    if die and jax.process_index() == 0:
+        index._write = at(die, index._write, lambda: os.kill(os.getpid(), signal.SIGKILL))
 
 
 if __name__ == "__main__":

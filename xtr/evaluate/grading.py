@@ -33,7 +33,8 @@ def may_lack_answers(info: Mapping) -> bool:
 
 
 def best_null_threshold(records: Sequence[Mapping]) -> float:
-    """The difference between the scores of no answer and of the best span that gives the highest F1 on these examples.
+    """The difference between the scores of no answer and of the best span that gives the highest F1 on these examples;
+    where that is to answer none of them, the greatest number below all differences.
 
     Raises:
       DataError: there are no examples.
@@ -43,7 +44,9 @@ def best_null_threshold(records: Sequence[Mapping]) -> float:
     contributions_N = squad2.f1(spans, golds)[1]
     differences_N = np.array([null_difference(record) for record in records])
     answered_N = np.array([bool(span) for span in spans])
-    return squad2.best_threshold(contributions_N, np.array(list(map(bool, golds))), answered_N, differences_N)[1]
+    answerable_N = np.array(list(map(bool, golds)))
+    _, threshold = squad2.best_threshold(contributions_N, answerable_N, answered_N, differences_N)
+    return threshold if np.isfinite(threshold) else float(np.nextafter(differences_N.min(), -np.inf))
 
 
 def _labels(records: Sequence[dict], grading: Grading) -> tuple[list, list]:
