@@ -22,6 +22,21 @@ mesh = make_mesh(MeshConfig())
 rows = np.full((2, 1), 1.0 + jax.process_index(), np.float32)
 batch = global_batch({"x": rows}, mesh)
 print("sum", float(jax.jit(lambda b: b["x"].sum())(batch)), batch["x"].shape, mesh.size)
+from xtr import preemption
+from xtr.errors import UserError
+from xtr.parallel import distributed
+told = distributed.from_first(lambda: {"by": jax.process_index()})
+def mistaken():
+    raise UserError("no such folder")
+try:
+    distributed.from_first(mistaken)
+except UserError as error:
+    told["error"] = str(error)
+stops = [distributed.asked_to_stop()]
+if jax.process_index() == 1:
+    preemption._requested.set()
+stops += [distributed.asked_to_stop(), distributed.asked_to_stop_alone()]
+print("told", told, stops)
 """
 
 
@@ -72,5 +87,6 @@ def test_two_processes_share_a_batch():
     for index, process in enumerate(processes):
         out, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
-        lines = [line for line in out.split("\n") if line.startswith(("joined", "sum"))]  # Gloo prints too
-        assert lines == [f"joined {index} 2 {index} 2", "sum 6.0 (4, 1) 2"]
+        lines = [line for line in out.split("\n") if line.startswith(("joined", "sum", "told"))]  # Gloo prints too
+        told = "told {'by': 0, 'error': 'no such folder'} [False, True, False]"
+        assert lines == [f"joined {index} 2 {index} 2", "sum 6.0 (4, 1) 2", told]
