@@ -285,7 +285,7 @@ def _in_room(
     bucket = None
     for step in batching.plan([len(s) for s in sequences], length_buckets, rows_of, slots_of):
         if asked_to_stop_alone():
-            raise Preempted("the evaluation under way was abandoned; it starts again with the next run")
+            raise Preempted("the evaluation under way stopped; the next run goes on behind what it wrote")
         if bucket is None:
             slots = programs.empty(params, slots_of(step.bucket), step.bucket)
         elif bucket != step.bucket:
