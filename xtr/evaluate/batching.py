@@ -8,7 +8,6 @@ import numpy as np
 # Lengths of inputs that are compiled for: a quarter more each at the most from 64 on, so that padding costs a tenth.
 LENGTH_BUCKETS = (32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768, 896, 1024)
 _ROWS_OF_A_TILE = 8
-_FEW_ROWS = 8  # what even a small set has in a batch, if it has so many
 _FEW_TOKENS = 2048  # and what a batch holds before a set is small: with less, weights are read for too little work
 
 
@@ -42,13 +41,13 @@ def rows_per_batch(bucket: int, tokens_per_batch: int, multiple: int = 1) -> int
     return multiple * (rows if rows < _ROWS_OF_A_TILE else rows - rows % _ROWS_OF_A_TILE)
 
 
-def most_rows(count: int, share: int, multiple: int = 1) -> int:
-    """Rows of a batch that is no more than 1/share of `count` sequences, but has a few where they do.
+def most_rows(count: int, share: int, few: int, multiple: int = 1) -> int:
+    """Rows of a batch that is no more than 1/share of `count` sequences, but has `few` a device where they are so many.
 
     A small set in large batches would be padded to the longest of all, and leave most of the last batch empty. A power
     of two a device: sets of many sizes have few shapes.
     """
-    rows = max(count // share, min(count, _FEW_ROWS * multiple)) // multiple
+    rows = max(count // share, min(count, few * multiple)) // multiple
     return multiple * (1 << (max(rows, 1).bit_length() - 1))
 
 
@@ -88,7 +87,7 @@ def batches(
     Shapes are one a bucket, and one more: the last batch is no larger than it must be. Only the first len(indices_b)
     rows of tokens_BS are sequences; the rest repeat the first row, so that no row is empty.
     """
-    most = most_rows(len(sequences), 8, multiple)
+    most = most_rows(len(sequences), 8, 8, multiple)
 
     def rows_of(bucket: int) -> int:
         few = max(most, rows_per_batch(bucket, _FEW_TOKENS, multiple))

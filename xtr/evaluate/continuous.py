@@ -27,6 +27,7 @@ from xtr.parallel.distributed import asked_to_stop_alone
 from xtr.parallel.sharding import BATCH_AXES, batch_shards, for_every_host, one_at_a_time, spread_batch
 
 _IN_FLIGHT = 2  # refills whose results the host has not read yet
+_FEW_SLOTS = 64  # with fewer a step costs hardly less: it reads all weights
 _TWO_ROOMS = 256  # output tokens from which on slots have less room at first
 
 
@@ -208,10 +209,10 @@ def generate(
 ) -> None:
     """Generates greedily for all sequences; each result equals `decoding.greedy_decode`'s, whatever the others are.
 
-    Slots are as many as `tokens_per_batch` holds inputs and outputs, and at most a quarter of the sequences; a quarter
-    of the slots is refilled at once. Where `max_length` is great, slots have room for a quarter of it first, and the
-    few sequences that are longer are decoded again: what every step reads grows with the room, and outputs are seldom
-    as long as they may be.
+    Slots are as many as `tokens_per_batch` holds inputs and outputs, and at most half as many as sequences (but 64 a
+    device where they are so many); a quarter of the slots is refilled at once. Where `max_length` is great, slots have
+    room for a quarter of it first, and the few sequences that are longer are decoded again: what every step reads grows
+    with the room, and outputs are seldom as long as they may be.
 
     Compiled shapes: a decoding loop and a refill for every bucket that is used (as many sequences as slots must want
     it), a move between one and the next, and one beginning; all of it twice where there are two rooms. No more, however
@@ -262,7 +263,7 @@ def _in_room(
 ) -> Iterator[Found]:
     """Decodes all sequences up to `room` tokens; yields what is found of them, as NumPy arrays."""
     programs, groups = _programs(config, mesh, room, eos_id), batch_shards(mesh)
-    most = batching.most_rows(len(sequences), 4, groups)
+    most = batching.most_rows(len(sequences), 2, _FEW_SLOTS, groups)
 
     def slots_of(bucket: int) -> int:
         return min(batching.rows_per_batch(bucket + room, tokens_per_batch, groups), most)
