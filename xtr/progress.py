@@ -97,6 +97,14 @@ _display = _Display()
 say = _display.say
 
 
+def note(text: str) -> None:
+    """One line to the user on standard error, from the first process alone."""
+    import jax
+
+    if jax.process_index() == 0:
+        print(text, file=sys.stderr, flush=True)
+
+
 @contextlib.contextmanager
 def progress(name: str, total: int, done: int = 0) -> Iterator[Reporter]:
     """Shows the progress of `total` items, `done` of them already finished."""

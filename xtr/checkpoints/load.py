@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import os
 import re
-import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -19,6 +18,7 @@ from xtr.checkpoints.source import HUGGING_FACE, T5X, XTR, Source
 from xtr.errors import UserError
 from xtr.models.interface import ModelConfig
 from xtr.models.spec import ParamSpec, flatten, init_params, map_specs, unflatten
+from xtr.progress import note
 
 HEAD = "head/"  # of the paths of a head's parameters
 
@@ -42,12 +42,6 @@ class Origin:
 
 
 @functools.lru_cache(maxsize=1024)
-def say(text: str) -> None:
-    """One line to the user, once, from the first process alone."""
-    if jax.process_index() == 0:
-        print(text, file=sys.stderr, flush=True)
-
-
 # ---------------------------------------------------------------------------------------------------- what it is
 
 
@@ -141,7 +135,7 @@ def _origin(checkpoint: Source, model: ModelConfig | None = None, slots: Any = N
 def _slots_can_go_on(checkpoint: Source, specs: Any, slots: Any) -> bool:
     wanted = flatten(slots)
     if not all(path.rpartition("/")[2] in t5x.SLOTS for path in wanted):
-        say(f"{checkpoint.what}: its second moments are Adafactor's; another optimizer starts its own.")
+        note(f"{checkpoint.what}: its second moments are Adafactor's; another optimizer starts its own.")
         return False
     if not checkpoint.scanned:
         return True
@@ -150,7 +144,7 @@ def _slots_can_go_on(checkpoint: Source, specs: Any, slots: Any) -> bool:
     places = _slot_places(checkpoint, specs, wanted)
     differing = [p.name for parts in places.values() for p in parts if found.get(p.name) != p.shape]
     if differing:
-        say(
+        note(
             f"{checkpoint.what}: its second moments are not used and start afresh, because they are factored otherwise "
             f"than this run's ({differing[0]}{' and more' * (len(differing) > 1)})."
         )
@@ -206,9 +200,9 @@ def plan(checkpoint: Source, model: ModelConfig, *, draw: bool) -> tuple[dict[st
     manager.compare(wanted, {name: a.shape for name, a in found.items()}, checkpoint.what, faults)
     for reason, names in aside.items():
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        say(f"{checkpoint.what}: {names[0]}{more} left aside: {reason}.")
+        note(f"{checkpoint.what}: {names[0]}{more} left aside: {reason}.")
     if drawn:
-        say(f"{checkpoint.what} has no {', '.join(drawn)} of this shape: drawn anew.")
+        note(f"{checkpoint.what} has no {', '.join(drawn)} of this shape: drawn anew.")
     return places, drawn
 
 

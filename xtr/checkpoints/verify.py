@@ -12,11 +12,11 @@ import jax
 import numpy as np
 
 from xtr.checkpoints import layout, load
-from xtr.checkpoints.load import say
 from xtr.checkpoints.source import Source, whole
 from xtr.errors import UserError
 from xtr.models.interface import ModelConfig
 from xtr.models.spec import flatten
+from xtr.progress import note
 
 TOLERANCE = 1e-4  # greatest relative deviation of f32 outputs between two implementations
 LENGTHS_B, TARGET_LENGTH = (24, 15, 6), 10
@@ -94,7 +94,7 @@ def _undo_tying(theirs: Any, model: ModelConfig) -> None:
     file holds apart, but umT5's class divides the states before it by sqrt(d_model), as a tied T5 does."""
     written = model.huggingface().config.get("tie_word_embeddings", True)
     if theirs.config.tie_word_embeddings != written:
-        say(
+        note(
             f"transformers reads tie_word_embeddings as {theirs.config.tie_word_embeddings}, though config.json says "
             f"{written}; compared with {written}."
         )

@@ -22,8 +22,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from xtr import rundir
-from xtr.checkpoints.load import say
 from xtr.errors import DataError, UserError
+from xtr.progress import note
 
 MANIFEST = "manifest.json"
 SHARD_ROWS = 16_384
@@ -176,7 +176,7 @@ def open_or_build(
         rows = range(shard * manifest["shard_rows"], min(count, (shard + 1) * manifest["shard_rows"]))
         if shard >= len(whole) or not whole[shard]:
             if shard < len(whole):
-                say(f"{_path(directory, shard)} is damaged; its {len(rows)} candidates are embedded again.")
+                note(f"{_path(directory, shard)} is damaged; its {len(rows)} candidates are embedded again.")
             _write(directory, manifest, shard, rows, embed_rows(rows))
         advance(len(rows))
     _wait("written")

@@ -4,12 +4,11 @@ import json
 from pathlib import Path
 
 from xtr import rundir
-from xtr.checkpoints.load import say
 from xtr.data.formats import ENCODER, format_of
 from xtr.errors import UserError
 from xtr.evaluate.predictor import open_predictor
 from xtr.evaluate.run import InferRun
-from xtr.progress import progress
+from xtr.progress import note, progress
 
 
 def infer(run: InferRun) -> int:
@@ -27,7 +26,7 @@ def infer(run: InferRun) -> int:
     inputs = [predictor.cut(ids, most) for ids in tokens]
     if long := [number for number, ids in enumerate(tokens, 1) if len(ids) > most]:
         lines_cut = ", ".join(map(str, long[:5])) + (", ..." if len(long) > 5 else "")
-        say(f"{source}: {len(long)} of {len(lines)} lines have more than {most} tokens and are cut: line {lines_cut}.")
+        note(f"{source}: {len(long)} of {len(lines)} lines have more than {most} tokens and are cut: line {lines_cut}.")
     with progress("infer", len(lines)) as bar:
         generated = predictor.generate(inputs, run.max_decode_length, run.decoding, bar.advance)
     records = []

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-from xtr.checkpoints.load import say
 from xtr.data.cached_task import CachedTask, eval_examples
 from xtr.errors import Preempted, UserError
 from xtr.evaluate import index, retrieve, search
@@ -20,6 +19,7 @@ from xtr.evaluate.predictor import Predictor
 from xtr.evaluate.run import EvaluateRun
 from xtr.models.interface import ModelConfig
 from xtr.parallel.distributed import asked_to_stop
+from xtr.progress import note
 
 SPLITS = ("queries", "candidates")
 MINING = "bucc_f1"
@@ -124,7 +124,7 @@ class Retrieval:
         golds = queries.facts(lambda example: example["meta"]["gold"])
         sides = embed(queries), embed(candidates)
         if absent := retrieve.absent_golds(golds, sides[1].ids):
-            say(f"{self.task.name}: {absent} of {len(golds)} queries have no right answer among the candidates.")
+            note(f"{self.task.name}: {absent} of {len(golds)} queries have no right answer among the candidates.")
         ranks = any(name in _MOST_RANKED for name in self.task.info["metrics"])
         records_of = retrieve.ranked if ranks else retrieve.nearest
         return records_of(*sides, golds, self.task.info["metrics"], chosen, find)
@@ -139,7 +139,7 @@ class Retrieval:
         if is_dual(predictor.config):
             return None, 0
         shared = self.candidates.name != self.task.name
-        layers, note = retrieve.layers_held(
+        layers, why_few = retrieve.layers_held(
             self.run.embedding_layer,
             predictor.config.num_layers,
             len(candidates) + (0 if shared else len(queries)),
@@ -147,8 +147,8 @@ class Retrieval:
             self.run.layers_bytes,
             self.task.name,
         )
-        if note:
-            say(note)
+        if why_few:
+            note(why_few)
         return layers, self.run.embedding_layer % (predictor.config.num_layers + 1)
 
     def _side(self, predictor, layers, directory, advance, texts: Texts) -> retrieve.Side:
