@@ -1,4 +1,4 @@
-"""`xtr bench eval` on the generated world."""
+"""`xtr bench` on the generated world, and on made vectors."""
 
 import json
 import subprocess
@@ -25,6 +25,16 @@ def test_figures_as_json(task, world, cache_dir, capsys):
     assert figures["same"] == dict.fromkeys(figures["per_second"], 1.0)
     assert min(figures["per_second"].values()) > 0 and min(figures["spread"].values()) >= 1
     assert (figures["output_tokens"] > 1) == (task == "xquad")
+
+
+def test_retrieval_is_measured(capsys, tmp_path):
+    few = ["--queries=5", "--candidates=300", "--dim=8", "--k=3", f"--directory={tmp_path}", "--json"]
+    assert run(["bench", "retrieval", *few]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["queries"], facts["candidates"], facts["dim"], facts["k"], facts["uncertain"]) == (5, 300, 8, 3, 0)
+    assert facts["screen_seconds"] > 0 and list(tmp_path.glob("*/manifest.json"))
+    with pytest.raises(UserError, match="--k is 0"):
+        run(["bench", "retrieval", "--k=0"])
 
 
 def test_an_unknown_task_is_refused():

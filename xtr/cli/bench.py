@@ -1,4 +1,4 @@
-"""`xtr bench eval`: how fast evaluation is here, beside Hugging Face's generate and batches of fixed shape."""
+"""`xtr bench`: how fast evaluation is here, beside Hugging Face and batches of fixed shape; how fast retrieval is."""
 
 import argparse
 import dataclasses
@@ -38,9 +38,43 @@ def add_arguments(parser: argparse.ArgumentParser, parser_class: type[argparse.A
     options.add_vocabulary(evaluation)
     evaluation.add_argument("--json", action="store_true", help="for scripts")
 
+    retrieval = actions.add_parser("retrieval", help="an exact search among many candidates: seconds and memory")
+    for name, value, text in (
+        ("queries", 1_000, "how many"),
+        ("candidates", 100_000, "how many"),
+        ("dim", 1024, "numbers of a vector"),
+        ("k", 20, "how many are found for a query"),
+        ("block_bytes", 2**30, "memory that the search takes"),
+        ("seed", 0, "of the vectors"),
+    ):
+        retrieval.add_argument(f"--{name}", type=int, default=value, help=f"{text} (default: %(default)s)")
+    retrieval.add_argument("--directory", help="keep the index here (default: a folder that is deleted)")
+    retrieval.add_argument("--json", action="store_true", help="for scripts")
+
 
 def bench(arguments: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
+    return {"eval": _evaluation, "retrieval": _retrieval}[arguments.action](arguments)
+
+
+def _retrieval(arguments: argparse.Namespace) -> int:
+    from xtr.bench.retrieval import measure
+
+    names = ("queries", "candidates", "dim", "k", "block_bytes", "seed")
+    if wrong := [name for name in names[:-1] if getattr(arguments, name) < 1]:
+        raise UserError(f"--{wrong[0]} is {getattr(arguments, wrong[0])}; it must be at least 1.")
+    given = {name: getattr(arguments, name) for name in names[2:]}
+    found = dataclasses.asdict(measure(arguments.queries, arguments.candidates, **given, directory=arguments.directory))
+    if arguments.json:
+        print(json.dumps(found, indent=1))
+    else:
+        width = max(map(len, found))
+        for name, value in found.items():
+            print(f"{name:<{width}}  {value:,.2f}" if isinstance(value, float) else f"{name:<{width}}  {value:,}")
+    return 0
+
+
+def _evaluation(arguments: argparse.Namespace) -> int:
     from xtr.bench.evaluation import TASKS, Bench, measure
 
     if unknown := [name for name in arguments.tasks or () if name not in TASKS]:

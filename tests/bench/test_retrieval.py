@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from xtr.bench.retrieval import made_vectors, measure
 from xtr.evaluate import search
-from xtr.evaluate.measure_retrieval import made_vectors, measure
 
 
 @given(st.integers(0, 3000), st.integers(1, 2000))
