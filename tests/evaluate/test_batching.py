@@ -39,8 +39,8 @@ def test_a_plan_is_full_batches_in_buckets_that_enough_sequences_want(lengths, r
 
 
 def test_small_sets_have_small_batches():
-    assert [batching.most_rows(count, 8, 8) for count in (1, 2, 7, 8, 63, 64, 1000)] == [1, 2, 4, 8, 8, 8, 64]
-    assert [batching.most_rows(count, 8, 8, 3) for count in (1, 24, 100)] == [3, 24, 24]
+    assert [batching.most_rows(count, 8, 8) for count in (1, 2, 7, 8, 63, 64, 1000)] == [1, 2, 8, 8, 8, 8, 64]
+    assert [batching.most_rows(count, 8, 8, 3) for count in (1, 24, 100, 1000)] == [3, 24, 24, 96]
 
 
 def test_bucket_is_the_shortest_that_holds():

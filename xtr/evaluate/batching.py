@@ -47,8 +47,9 @@ def most_rows(count: int, share: int, few: int, multiple: int = 1) -> int:
     A small set in large batches would be padded to the longest of all, and leave most of the last batch empty. A power
     of two a device: sets of many sizes have few shapes.
     """
-    rows = max(count // share, min(count, few * multiple)) // multiple
-    return multiple * (1 << (max(rows, 1).bit_length() - 1))
+    share_of_each, fewest = count // share // multiple, min(-(-count // multiple), few)
+    # Up to a power of two where all are to go together, else down.
+    return multiple * (1 << max(share_of_each.bit_length() - 1, max(fewest - 1, 0).bit_length()))
 
 
 def plan(
