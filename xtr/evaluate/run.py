@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from xtr.data.formats import format_of
 from xtr.errors import UserError
+from xtr.evaluate.batching import LENGTH_BUCKETS
 from xtr.evaluate.decoding import Decoding
 from xtr.evaluate.ranking import Ranking
 from xtr.models.interface import ModelConfig
@@ -66,7 +67,7 @@ class EvaluateRun:
     decoding: Decoding = Decoding()
     ranking: Ranking = Ranking()
     tokens_per_batch: int = 16_384
-    length_buckets: tuple[int, ...] = (32, 64, 128, 256, 512, 1024)
+    length_buckets: tuple[int, ...] = LENGTH_BUCKETS
     embedding_layer: int = -1
     embedding_pooling: str = "mean"
     layers_bytes: int = 2**31
@@ -135,5 +136,5 @@ class InferRun:
     max_decode_length: int = 64
     decoding: Decoding = Decoding()
     tokens_per_batch: int = 16_384
-    length_buckets: tuple[int, ...] = (32, 64, 128, 256, 512, 1024)
+    length_buckets: tuple[int, ...] = LENGTH_BUCKETS
     mesh: MeshConfig = MeshConfig()
