@@ -13,6 +13,16 @@ from xtr.errors import UserError
 XTR = [sys.executable, "-m", "xtr.cli.main"]
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_registered(monkeypatch):
+    """Other tests of this process register tasks; a command's own process has none."""
+    if "seqio" in sys.modules:
+        for registry in (sys.modules["seqio"].TaskRegistry, sys.modules["seqio"].MixtureRegistry):
+            monkeypatch.setattr(registry, "_REGISTRY", {})
+    if "xtr.tasks" in sys.modules:
+        monkeypatch.setattr(sys.modules["xtr.tasks"], "_catalog", None)
+
+
 @pytest.fixture
 def there(world, monkeypatch):
     """The world's folder, as the environment gives it; there is no vocabulary."""
