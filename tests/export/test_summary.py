@@ -47,6 +47,12 @@ def test_a_task_that_lacks_a_language_is_in_no_average(complete):
     assert not {"xquad", "qa", "overall"} & names["xtreme_r"] and "tagging" in names["xtreme_r"]
 
 
+def test_the_score_of_a_failure_rate_is_what_passes(row):
+    rates = [{"metric": name, "value": 30.0, "higher_is_better": False} for name in ("failure_rate", "failure_rate/A")]
+    found = summary.scores(summary.final(frame(dataclasses.replace(row, target="multichecklist"), *rates)))
+    assert found["value"].tolist() == [70.0]
+
+
 @given(st.dictionaries(st.sampled_from(["en", "de", "fr", "sw"]), st.floats(0, 100), min_size=1))
 def test_means_and_the_gap(values):
     table = pd.DataFrame([("t", language, value) for language, value in values.items()], columns=["target", "language", "value"])  # fmt: skip  # noqa: E501

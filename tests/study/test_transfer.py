@@ -239,3 +239,23 @@ def test_tags_are_scored_by_their_counts(tmp_path):
     cell = table.cell(table.models[0], "mnli", "panx", transfer.ZERO_SHOT)
     assert table.metrics["panx"] == ("span_f1",)
     assert (cell.score.value, cell.gain.value) == pytest.approx((60.0, 10.0))
+
+
+def test_fewer_failures_are_a_gain(tmp_path):
+    store, rows = ResultStore(tmp_path), []
+    for intermediate, failed in (("none", 80.0), ("squad_v1", 50.0)):
+        for language in ("en", "de"):
+            shared = {"prediction": "", "gold": [], "contributions": {"failure_rate": failed}}
+            records = [{"id": str(n), **shared} for n in range(3)]
+            store.write_predictions(intermediate, "multichecklist", language, "test", records)
+            rows.append(
+                ResultRow(
+                    run_id=intermediate, family="mt5", model="m", parameters=1, stage="target",
+                    intermediate=intermediate, target="multichecklist", language=language, split="test", seed=0, step=1,
+                    metric="failure_rate", value=failed, n=3, higher_is_better=False,
+                )
+            )  # fmt: skip
+    store.append(rows)
+    table = transfer.build(store.read(), store.contributions, {"multichecklist": ["de", "en"]}, resamples=50)
+    cell = table.cell(table.models[0], "squad_v1", "multichecklist", transfer.ZERO_SHOT)
+    assert (cell.score.value, cell.gain.value) == pytest.approx((50.0, 30.0))

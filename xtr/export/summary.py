@@ -117,6 +117,8 @@ def score_metrics(target: str, found: Collection[str]) -> tuple[str, ...]:
 def scores(rows: pd.DataFrame) -> pd.DataFrame:
     """One score a system, target, language and seed: columns system, target, language, seed, value.
 
+    More is better: of a failure rate the score is what is left to 100.
+
     Args:
       rows: from `final`, or those of one step.
     """
@@ -124,6 +126,7 @@ def scores(rows: pd.DataFrame) -> pd.DataFrame:
     for target, own in rows.groupby("target", sort=False):
         metrics = score_metrics(target, own["metric"].unique())
         own = own[own["metric"].isin(metrics)]
+        own = own.assign(value=own["value"].where(own["higher_is_better"], 100.0 - own["value"]))
         keys = ["system", "target", "language", "seed"]
         grouped = own.groupby(keys, sort=False)["value"].agg(["mean", "count"])
         kept.append(grouped[grouped["count"] == len(metrics)]["mean"].rename("value").reset_index())

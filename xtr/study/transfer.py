@@ -308,7 +308,7 @@ def _load(rows: pd.DataFrame, load_contributions, metrics: tuple[str, ...], lang
 
 def _vector(rows: pd.DataFrame, load_contributions, ids: dict[str, tuple[str, ...]], language: str) -> np.ndarray:
     """[N] contributions of one run (of counts [N, 3]), averaged over the score's metrics, after comparing them with the
-    rows."""
+    rows; of a failure rate what is left to 100."""
     vectors = []
     for row in rows.to_dict("records"):
         key = ContributionKey(*(row[name] for name in ContributionKey._fields))
@@ -327,7 +327,7 @@ def _vector(rows: pd.DataFrame, load_contributions, ids: dict[str, tuple[str, ..
                 f"{where}: the row says {row['value']:.4f}, its predictions {value:.4f}: they come from"
                 " different evaluations; evaluate this run again"
             )
-        vectors.append(values)
+        vectors.append(values if row["higher_is_better"] else 100.0 - values)
     return np.mean(vectors, axis=0)
 
 
