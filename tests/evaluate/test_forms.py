@@ -10,13 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xtr.coverage import XTREME, XTREME_R_LANGUAGES
-from xtr.data.tag_text import render_tags
+from xtr.data.tag_text import parse_tags, render_tags
 from xtr.evaluate.metrics import forms, unpad_answer
 from xtr.evaluate.metrics.forms import SCRIPTS, answer_faults, script_of, wrong_language
 
 GERMAN = "Die Broncos besiegten die Panthers (24:10). Der Super Bowl 50 fand in Santa Clara statt, dem Sitz der 49ers."
 HINDI = "Broncos ने Panthers को 24-10 से हराया। यह मैच सांता क्लारा में हुआ।"
 CHINESE = "丹佛野马队（Denver Broncos）以24比10击败了黑豹队。"
+
+
+def tag_faults(text, n_words, label_names):
+    return forms.tag_faults(text, parse_tags(text, n_words, label_names)[1])
 
 
 @pytest.mark.parametrize(
@@ -49,17 +53,17 @@ def test_labels_and_tags():
     assert forms.label_faults("1", ["0", "1"]) == {}
     assert forms.label_faults("1 ", ["0", "1"]) == {"no_label": 1}
     assert forms.label_faults("", ["0", "1"]) == {"empty": 1, "no_label": 1}
-    assert forms.tag_faults("1 B-PER 4 B-LOC", 4, ["O", "B-PER", "B-LOC"]) == {}
-    assert forms.tag_faults("None", 4, ["O", "B-PER"]) == {}
-    assert forms.tag_faults("", 4, ["O", "B-PER"]) == {"empty": 1}
-    assert forms.tag_faults("<extra_id_0> B-PER 9 B-PER", 4, ["O", "B-PER"]) == {
+    assert tag_faults("1 B-PER 4 B-LOC", 4, ["O", "B-PER", "B-LOC"]) == {}
+    assert tag_faults("None", 4, ["O", "B-PER"]) == {}
+    assert tag_faults("", 4, ["O", "B-PER"]) == {"empty": 1}
+    assert tag_faults("<extra_id_0> B-PER 9 B-PER", 4, ["O", "B-PER"]) == {
         "sentinel": 1, "stray": 2, "out_of_range": 1
     }  # fmt: skip
 
 
 @given(st.lists(st.sampled_from(["O", "B-PER", "I-PER"]), max_size=9))
 def test_what_is_rendered_is_legal(tags):
-    assert not forms.tag_faults(render_tags(tags), len(tags), ["O", "B-PER", "I-PER"])
+    assert not tag_faults(render_tags(tags), len(tags), ["O", "B-PER", "I-PER"])
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from xtr.errors import Preempted
 from xtr.evaluate import batching
 from xtr.evaluate.decoding import most_probable
+from xtr.evaluate.run import STOPPED
 from xtr.models.cache import put_rows, take_rows
 from xtr.models.interface import DecodingCache, Generator, ModelConfig
 from xtr.parallel.distributed import asked_to_stop_alone
@@ -286,7 +287,7 @@ def _in_room(
     bucket = None
     for step in batching.plan([len(s) for s in sequences], length_buckets, rows_of, slots_of):
         if asked_to_stop_alone():
-            raise Preempted("the evaluation under way stopped; the next run goes on behind what it wrote")
+            raise Preempted(STOPPED)
         if bucket is None:
             slots = programs.empty(params, slots_of(step.bucket), step.bucket)
         elif bucket != step.bucket:

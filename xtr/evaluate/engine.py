@@ -36,7 +36,7 @@ from xtr.evaluate.predictor import Predictor, open_predictor
 from xtr.evaluate.results import Place, ResultRow, ResultStore, mean_rows, sample_order
 from xtr.evaluate.retrieval import Retrieval, is_dual
 from xtr.evaluate.retrieve import layer_values
-from xtr.evaluate.run import EvaluateRun
+from xtr.evaluate.run import STOPPED, EvaluateRun
 from xtr.models import spec
 from xtr.models.interface import ModelConfig
 from xtr.parallel.distributed import asked_to_stop, from_first, is_first, wait
@@ -322,7 +322,7 @@ def _predict_shards(
                 advance(len(members))
                 continue
             if asked_to_stop():
-                raise Preempted("the evaluation under way stopped; the next run goes on behind what it wrote")
+                raise Preempted(STOPPED)
             own, these = [examples[i] for i in members], dataclasses.replace(asked, numbers=members)
             said = method.predict(predictor, own, these, advance)
             entries = own_metrics.predict(predictor, outputs, own, said, method, these) if outputs else [{}] * len(own)
@@ -402,10 +402,10 @@ class _Grader:
             for name, value in values.items()
         ]  # fmt: skip
         if self.writes:
-            path = self.store.write_predictions(*place, records)
+            self.store.write_predictions(*place, records)
             self.store.write_meta(place, meta)
             self.store.append(rows)
-            path.with_suffix(".partial").unlink(missing_ok=True)
+            self.store.journal_path(place).unlink(missing_ok=True)
         self.rows += rows
         self.metas.append((place, meta))
         self.on_rows(rows)

@@ -92,14 +92,12 @@ def grade(records: Sequence[dict], info: Mapping, grading: Grading = Grading()) 
         "no_answer": no_answer,
         "ids": [record["id"] for record in records],
     }
-    values = {}
+    found = {}
     for metric in info["metrics"]:
-        for name, (value, contributions) in METRICS[metric].values(predictions, golds, **facts).items():
-            values[name] = value
-            for record, contribution in zip(records, contributions.tolist(), strict=True):
-                record["contributions"][name] = contribution
-    for name, contributions in forms.contributions(records).items():
-        values[name] = float(contributions.mean())
+        found |= METRICS[metric].values(predictions, golds, **facts)
+    for name, flags in forms.contributions(records).items():
+        found[name] = float(flags.mean()), flags
+    for name, (_, contributions) in found.items():
         for record, contribution in zip(records, contributions.tolist(), strict=True):
             record["contributions"][name] = contribution
-    return values
+    return {name: value for name, (value, _) in found.items()}

@@ -20,7 +20,7 @@ from xtr.data.vocabulary import Vocabulary
 from xtr.errors import UserError
 from xtr.evaluate.grading import may_lack_answers
 from xtr.evaluate.methods import Asked, Method, chosen
-from xtr.evaluate.predictor import Predictor
+from xtr.evaluate.predictor import Predictor, counted
 from xtr.evaluate.run import EvaluateRun
 from xtr.evaluate.span_answers import Answers, find_answers
 from xtr.models.interface import ModelConfig
@@ -136,12 +136,5 @@ def _split(rows: Sequence, groups: Sequence[Sequence]) -> list[Sequence]:
 
 
 def _counted(advance: Callable[[int], None], groups: Sequence[Sequence]) -> Callable[[int], None]:
-    """`advance` for rows, where progress counts examples."""
-    rows, done = sum(map(len, groups)), 0
-
-    def by_rows(n: int) -> None:
-        nonlocal done
-        before, done = done, done + n
-        advance(done * len(groups) // rows - before * len(groups) // rows)
-
-    return by_rows
+    """`advance` for the rows of groups, of which each is an example."""
+    return counted(advance, sum(map(len, groups)), len(groups))

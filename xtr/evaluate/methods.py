@@ -156,10 +156,9 @@ def _answer(vocabulary: Vocabulary, example: Mapping, said, asked: Asked) -> dic
         record |= {"illegal": dict(faults), "wrong_language": wrong}
         return {"prediction": answer, "gold": meta["answers"], **record}
     if "tags" in meta:
-        names, words = asked.info["label_names"], len(meta["tokens"])
-        faults = forms.tag_faults(text, words, names)
-        tags = list(parse_tags(text, words, names)[0])
-        return {"prediction": tags, "gold": meta["tags"], **record, "illegal": dict(faults)}
+        tags, counts = parse_tags(text, len(meta["tokens"]), asked.info["label_names"])
+        faults = forms.tag_faults(text, counts)
+        return {"prediction": list(tags), "gold": meta["tags"], **record, "illegal": dict(faults)}
     if "choices" in meta:
         record["illegal"] = dict(forms.label_faults(text, meta["choices"]))
     return {"prediction": text, "gold": [vocabulary.decode(example["targets"].tolist())], **record}

@@ -15,7 +15,7 @@ from xtr.checkpoints import load
 from xtr.data.vocabulary import Vocabulary, open_vocabulary
 from xtr.errors import Preempted
 from xtr.evaluate import batching, continuous, decoding, embedding, ranking, scoring
-from xtr.evaluate.run import EvaluateRun, InferRun
+from xtr.evaluate.run import STOPPED, EvaluateRun, InferRun
 from xtr.models.interface import ModelConfig
 from xtr.parallel.distributed import asked_to_stop_alone
 from xtr.parallel.mesh import make_mesh
@@ -93,7 +93,7 @@ class Predictor:
             self.config.pad_id,
         ):
             if asked_to_stop_alone():
-                raise Preempted("the evaluation under way stopped; the next run goes on behind what it wrote")
+                raise Preempted(STOPPED)
             rows = np.concatenate([indices_b, np.repeat(indices_b[:1], len(tokens_BS) - len(indices_b))])
             extra = [batching.pad([s[i] for i in indices_b], *tokens_BS.shape, 0) for s in aligned]
             extra += [array[rows] for array in arrays]
@@ -150,7 +150,7 @@ class Predictor:
             pad_id=pad_id,
             causal=self.config.causal,
         )
-        by_rows = _counted(advance, sum(len(group.examples) for group in groups), len(inputs))
+        by_rows = counted(advance, sum(len(group.examples) for group in groups), len(inputs))
         score_of: list[dict[tuple[int, ...], np.float32]] = [{(): np.float32(0)} for _ in inputs]
         for group in groups:
             rows = [inputs[example] for example in group.examples]
@@ -271,7 +271,7 @@ class Predictor:
         return np.stack([v for (v,) in vectors], axis=1)
 
 
-def _counted(advance: Callable[[int], None], rows: int, examples: int) -> Callable[[int], None]:
+def counted(advance: Callable[[int], None], rows: int, examples: int) -> Callable[[int], None]:
     """`advance` for rows, where progress counts examples."""
     done = 0
 

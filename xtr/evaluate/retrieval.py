@@ -16,7 +16,7 @@ from xtr.errors import Preempted, UserError
 from xtr.evaluate import index, retrieve, search
 from xtr.evaluate.methods import inputs_of
 from xtr.evaluate.predictor import Predictor
-from xtr.evaluate.run import EvaluateRun
+from xtr.evaluate.run import STOPPED, EvaluateRun
 from xtr.models.interface import ModelConfig
 from xtr.parallel.distributed import asked_to_stop
 from xtr.progress import note
@@ -88,10 +88,9 @@ class Retrieval:
         prefixes = (scored, _DEV) if self.mines and not scored else (scored,)
         pairs = []
         for prefix in prefixes:
-            sides = zip(
-                (self.task, self.candidates), (f"{prefix}{split}" for split in SPLITS), (length, positive), strict=True
-            )
-            for task, split, _ in (sides := list(sides)):
+            queries, candidates = (f"{prefix}{split}" for split in SPLITS)
+            sides = (self.task, queries, length), (self.candidates, candidates, positive)
+            for task, split, _ in sides:
                 if split not in task.splits:
                     use = "is what is scored" if prefix == scored else "the threshold of mining is chosen on"
                     other = f" --gin.evaluate.split={_DEV}{SPLITS[0]} scores the development pairs."
@@ -153,11 +152,11 @@ class Retrieval:
 
     def _side(self, predictor, layers, directory, advance, texts: Texts) -> retrieve.Side:
         """The ids and vectors of texts."""
-        ids = texts.facts(lambda example: str(example["meta"]["id"]))
+        ids = _ids(texts)
 
         def embed_rows(rows: range, done: Callable[[int], None]) -> np.ndarray:
             if asked_to_stop():
-                raise Preempted("the evaluation under way stopped; the next run goes on behind what it wrote")
+                raise Preempted(STOPPED)
             inputs = inputs_of(predictor, texts.read(rows), texts.length)
             if layers is None:
                 return predictor.vectors(inputs, done)
@@ -181,6 +180,12 @@ class Retrieval:
             advance=advance,
         )
         return retrieve.Side(ids, _by_layer(held, layers, held.layer))
+
+
+@functools.lru_cache(maxsize=4)
+def _ids(texts: Texts) -> list[str]:
+    """The names of texts; of candidates that all languages share they are read once."""
+    return texts.facts(lambda example: str(example["meta"]["id"]))
 
 
 def _by_layer(vectors, layers: Sequence[int] | None, of: Callable[[int], object]) -> dict[int, object]:

@@ -11,6 +11,9 @@ from xtr.evaluate.ranking import Ranking
 from xtr.models.interface import ModelConfig
 from xtr.parallel.mesh import MeshConfig
 
+# What a user is told of an evaluation that was asked to stop.
+STOPPED = "the evaluation under way stopped; the next run goes on behind what it wrote"
+
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateRun:

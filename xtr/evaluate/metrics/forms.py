@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from xtr.data.tag_text import parse_tags
 from xtr.evaluate.metrics.squad import normalize_answer
 
 ILLEGAL, WRONG_LANGUAGE, UNDECIDED = "illegal_form", "wrong_language", "undecided_language"
@@ -38,9 +37,9 @@ def label_faults(text: str, label_names: Sequence[str]) -> Counter:
     return text_faults(text) + Counter(no_label=int(text not in label_names))
 
 
-def tag_faults(text: str, n_words: int, label_names: Sequence[str]) -> Counter:
-    """Of the tags of a sentence of so many words: also what `parse_tags` says is wrong."""
-    return text_faults(text) + parse_tags(text, n_words, label_names)[1]
+def tag_faults(text: str, illegal: Counter) -> Counter:
+    """Of the tags of a sentence: also what `parse_tags` says is illegal."""
+    return text_faults(text) + illegal
 
 
 def answer_faults(text: str, answer: str, context: str, no_answer: str | None = None) -> Counter:
