@@ -60,6 +60,10 @@ def make_mesh(config: MeshConfig = MeshConfig(), devices: Sequence[jax.Device] |
                 f"The devices lie in {slices} slices: set the mesh's replica axis (now {shape[0]}) to a multiple of it."
             )
         inside = (shape[0] // slices, *shape[1:])
-        grid = mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1), devices=devices)
-        return Mesh(np.asarray(grid), AXES, axis_types=axis_types)
-    return jax.make_mesh(shape, AXES, axis_types=axis_types, devices=devices)
+        grid = mesh_utils.create_hybrid_device_mesh(
+            inside, (slices, 1, 1), devices=devices, allow_split_physical_axes=True
+        )
+    else:
+        # A mesh axis may be a part of a physical one: 'tensor' 2 on a torus of 4 x 4 chips.
+        grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    return Mesh(np.asarray(grid), AXES, axis_types=axis_types)
