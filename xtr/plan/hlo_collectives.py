@@ -1,0 +1,180 @@
+"""The collectives of an HLO module: what travels, between which devices, how often, and from which line."""
+
+import collections
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from xtr.plan.hlo_costs import continues
+from xtr.plan.hlo_text import Module, Op, replica_groups, source, stack_lines, users
+
+KINDS = (
+    "all-gather",
+    "all-reduce",
+    "reduce-scatter",
+    "all-to-all",
+    "collective-permute",
+    "collective-broadcast",
+    "ragged-all-to-all",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """One collective.
+
+    Attributes:
+      kind: one of `KINDS`. An all-reduce of which every device keeps its own part, fused with the slicing, is a
+        reduce-scatter: a TPU moves no more than that.
+      form: 'sync', or 'async' where other work goes on meanwhile.
+      dtype: of what travels, joined by '+' where it is several.
+      shapes: of the whole arrays, 'bf16[4096,10240]'.
+      payload_bytes: of the whole arrays: an all-gather's results, a reduce-scatter's operands.
+      ici_bytes, dcn_bytes: what each device sends within its slice and to other slices, by the algorithm of a ring.
+      group_size: devices between which the data travel.
+      axes: the mesh's axes along which they lie.
+      slices: how many slices a group reaches.
+      executions: how often it runs.
+      op_name, source, stack, phase: as of an `Operation`. Where the compiler's notes on a collective are lost they are
+        those of what uses its result, or else of what it is made from.
+    """
+
+    name: str
+    kind: str
+    form: str
+    dtype: str
+    shapes: tuple[str, ...]
+    payload_bytes: int
+    ici_bytes: float
+    dcn_bytes: float
+    group_size: int
+    axes: tuple[str, ...]
+    slices: int
+    executions: int
+    op_name: str
+    source: str
+    stack: tuple[str, ...]
+    phase: str
+
+
+def _kind(op: Op) -> str | None:
+    """Which collective an operation begins; None for one that begins none."""
+    kind = op.opcode.removesuffix("-start")
+    return kind if kind in KINDS and not continues(op) else None
+
+
+def sent_bytes(kind: str, payload: float, size: int, slices: int = 1) -> tuple[float, float]:
+    """(bytes that a device sends within its slice, and to other slices).
+
+    Of n devices in a ring each sends (n-1)/n of the payload for an all-gather, a reduce-scatter or an all-to-all, and
+    twice that for an all-reduce; over s slices the n/s of a slice share what goes between slices. A permute sends all.
+    Source: R. Thakur et al., "Optimization of Collective Communication Operations in MPICH" (IJHPCA 19(1), 2005),
+    sections 4.1 to 4.4; for slices, the same within and then between them.
+    """
+    if size <= 1:
+        return 0.0, 0.0
+    inside = size // slices
+    if kind == "collective-permute":
+        return (payload, 0.0) if slices == 1 else (0.0, payload)
+    if kind in ("all-to-all", "ragged-all-to-all"):
+        return payload * (inside - 1) / size, payload * (slices - 1) / slices
+    rounds = 2 if kind == "all-reduce" else 1
+    return rounds * payload * (inside - 1) / inside, rounds * payload * (slices - 1) / size
+
+
+def crossed_axes(groups: Sequence[Sequence[int]], axes: Mapping[str, int]) -> tuple[str, ...]:
+    """The mesh's axes along which the devices of any group differ. Devices are numbered in the mesh's order."""
+    places = np.stack(np.unravel_index(np.arange(math.prod(axes.values())), tuple(axes.values())), axis=1)
+    crossed = np.zeros(len(axes), bool)
+    for group in groups:
+        crossed |= np.any(places[list(group)] != places[group[0]], axis=0)
+    return tuple(name for name, yes in zip(axes, crossed, strict=True) if yes)
+
+
+def _arrays(module: Module, op: Op, kind: str, computation: dict[str, Op]):
+    """The whole arrays of a collective."""
+    operands = [array for name in op.operands for array in computation[name].shape]
+    if kind == "all-gather" and op.opcode.endswith("-start"):
+        return op.shape[len(operands) :]  # an asynchronous one's value holds its operands first
+    return op.shape if kind == "all-gather" else operands
+
+
+def _described(module: Module, candidates: Sequence[Op], op: Op, computation: dict[str, Op]) -> Op:
+    """The operation that says where a collective comes from: itself, its fusion, a user of it, an operand."""
+    found = next((c for c in candidates if c.op_name), None)
+    if found is not None:
+        return found
+    by_user = users(computation)
+    for neighbours in (lambda o: by_user[o.name], lambda o: [computation[n] for n in o.operands if n in computation]):
+        pending, seen = collections.deque([op]), set()
+        while pending and len(seen) < 200:
+            current = pending.popleft()
+            if current.op_name:
+                return current
+            for other in neighbours(current):
+                if other.name not in seen and other.opcode not in ("parameter", "tuple", "while"):
+                    seen.add(other.name)
+                    pending.append(other)
+    return op
+
+
+def collectives_of(
+    module: Module,
+    counts: Mapping[str, int],
+    axes: Mapping[str, int] | None,
+    slice_of: Sequence[int],
+    phase_of: Callable[[Op], str],
+) -> tuple[Collective, ...]:
+    """All collectives of the computations in `counts` (how often each runs) and of their fusions."""
+    found = []
+
+    def visit(computation: str, times: int, outer: tuple[tuple[Op, str], ...]) -> None:
+        ops = module.computations[computation]
+        for op in ops.values():
+            if op.opcode == "fusion":
+                for called in op.calls:
+                    visit(called, times, ((op, computation), *outer))
+            if (kind := _kind(op)) is None:
+                continue
+            if kind == "all-reduce" and outer and "all-reduce-scatter" in computation:
+                kind = "reduce-scatter"
+            arrays = _arrays(module, op, kind, ops)
+            payload = sum(a.bytes for a in arrays)
+            groups = replica_groups(op, module.devices)
+            slices = max(len({slice_of[i] for i in g}) for g in groups) if slice_of else 1
+            size = len(groups[0])
+            ici, dcn = sent_bytes(kind, payload, size, slices)
+            top, where = outer[-1] if outer else (op, computation)
+            named = _described(module, (op, *(o for o, _ in outer)), top, module.computations[where])
+            lines = stack_lines(module, named)
+            is_async = (
+                op.opcode.endswith("-start")
+                or "async_collective_name" in op.attributes
+                or any(o.target == "AsyncCollectiveStart" for o in ops.values())
+            )
+            found.append(
+                Collective(
+                    name=op.name,
+                    kind=kind,
+                    form="async" if is_async else "sync",
+                    dtype="+".join(sorted({a.dtype for a in arrays})),
+                    shapes=tuple(f"{a.dtype}[{','.join(map(str, a.dims))}]" for a in arrays),
+                    payload_bytes=payload,
+                    ici_bytes=ici,
+                    dcn_bytes=dcn,
+                    group_size=size,
+                    axes=crossed_axes(groups, axes) if axes else (),
+                    slices=slices,
+                    executions=times,
+                    op_name=named.op_name,
+                    source=source(lines),
+                    stack=lines,
+                    phase=phase_of(named),
+                )
+            )
+
+    for computation, times in counts.items():
+        visit(computation, times, ())
+    return tuple(found)
