@@ -86,7 +86,7 @@ def test_networks_give_greedy_decoding_s_tokens(network):
         )
         np.testing.assert_array_equal(own[::order], tokens)
         np.testing.assert_allclose(own_log_probs[::order], log_probs, rtol=1e-4, atol=1e-5)
-        assert (len(groups) > 2) == (tokens_per_batch == 90)  # results come while others go on, where not all fit
+        assert len(groups) > 1 + (tokens_per_batch == 90)  # results come while others go on
     assert (own[::-1][[4, 9]] == config.pad_id).all() and not own_log_probs[::-1][[4, 9]].any()
 
 

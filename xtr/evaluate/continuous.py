@@ -29,6 +29,7 @@ from xtr.parallel.sharding import BATCH_AXES, batch_shards, for_every_host, one_
 
 _IN_FLIGHT = 2  # refills whose results the host has not read yet
 _FEW_SLOTS = 64  # with fewer a step costs hardly less: it reads all weights
+_SHRINK, _LEAST_ROWS = 4, 8  # at the end slots become so many times fewer, of a device no fewer than that
 _TWO_ROOMS = 256  # output tokens from which on slots have less room at first
 
 
@@ -211,13 +212,14 @@ def generate(
     """Generates greedily for all sequences; each result equals `decoding.greedy_decode`'s, whatever the others are.
 
     Slots are as many as `tokens_per_batch` holds inputs and outputs, and at most half as many as sequences (but 64 a
-    device where they are so many); a quarter of the slots is refilled at once. Where `max_length` is great, slots have
-    room for a quarter of it first, and the few sequences that are longer are decoded again: what every step reads grows
-    with the room, and outputs are seldom as long as they may be.
+    device where they are so many); a quarter of the slots is refilled at once, and when no input is left, slots become
+    a quarter whenever three quarters have ended. Where `max_length` is great, slots have room for a quarter of it
+    first, and the few sequences that are longer are decoded again: what every step reads grows with the room, and
+    outputs are seldom as long as they may be.
 
     Compiled shapes: a decoding loop and a refill for every bucket that is used (as many sequences as slots must want
-    it), a move between one and the next, and one beginning; all of it twice where there are two rooms. No more, however
-    many sequences there are.
+    it), a move between one and the next, one beginning, and a loop and a move for each number of slots at the end; all
+    of it twice where there are two rooms. No more, however many sequences there are.
 
     Args:
       sequences: inputs or prompts; cut at the longest bucket.
@@ -306,5 +308,11 @@ def _in_room(
         waiting.append(for_every_host(found, mesh))
         yield from read(_IN_FLIGHT)
     if bucket is not None:
-        waiting.append(for_every_host(Found.all(go_on(slots, slots_of(bucket) // groups)), mesh))
+        rows = slots_of(bucket)
+        while (fewer := rows // groups // _SHRINK * groups) >= _LEAST_ROWS * groups:
+            slots, found = programs.move(go_on(slots, (rows - fewer) // groups), fewer, bucket)
+            waiting.append(for_every_host(found, mesh))
+            yield from read(_IN_FLIGHT)
+            rows = fewer
+        waiting.append(for_every_host(Found.all(go_on(slots, rows // groups)), mesh))
     yield from read(0)
