@@ -6,12 +6,11 @@ All numbers are of one device and one execution of the program.
 
 import collections
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from xtr.plan import hlo_costs
-from xtr.plan.hlo_collectives import Collective, collectives_of
+from xtr.plan.hlo_collectives import Collective, Layout, collectives_of
 from xtr.plan.hlo_loops import Loop, executions
 from xtr.plan.hlo_text import Module, Op, parse, source, stack_lines
 
@@ -239,8 +238,7 @@ def analyse(
       ValueError: the text is no HLO module, or the mesh is not that of the program.
     """
     module = parse(text)
-    if axes is not None and math.prod(axes.values()) != module.devices:
-        raise ValueError(f"the program is for {module.devices} devices, not for a mesh of {dict(axes)}")
+    layout = Layout(module.devices, axes, slice_of)
     counts, loops = executions(module, assumed_trips)
     operations, kernels, without = [], collections.Counter(), collections.Counter()
     for computation, times in counts.items():
@@ -257,12 +255,12 @@ def analyse(
                     without[op.opcode] += times
     total = {p: sum(o.executions * getattr(o.flops_by_phase, p) for o in operations) for p in PHASES}
     return Analysis(
-        devices=module.devices,
+        devices=layout.total,
         flops=Flops(**total),
         hbm_bytes=sum(o.executions * o.hbm_bytes for o in operations),
         cycles=sum(o.total_cycles for o in operations),
         operations=tuple(sorted(operations, key=lambda o: (-o.total_cycles, -o.executions * o.hbm_bytes, o.name))),
-        collectives=collectives_of(module, counts, axes, slice_of, phase_of),
+        collectives=collectives_of(module, counts, layout, phase_of),
         loops=loops,
         kernels=dict(sorted(kernels.items())),
         without_cycles=dict(sorted(without.items())),

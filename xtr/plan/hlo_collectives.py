@@ -1,8 +1,13 @@
-"""The collectives of an HLO module: what travels, between which devices, how often, and from which line."""
+"""The collectives of an HLO module: what travels, between which devices, how often, and from which line.
+
+The program of several TPU slices is that of one of them: its collectives are numbered within the slice, and what goes
+between slices is written as transfers to the host's network runtime ("megascale"), a `send` and a `recv` each.
+"""
 
 import collections
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -59,8 +64,16 @@ class Collective:
     phase: str
 
 
+def _between_slices(op: Op) -> str:
+    """The type of a transfer between slices that an operation begins, 'all-reduce'; '' for anything else."""
+    found = re.search(r'_xla_megascale_transfer_type="(\w+)"', op.attributes) if op.opcode == "send" else None
+    return found[1].lower().replace("_", "-") if found else ""
+
+
 def _kind(op: Op) -> str | None:
     """Which collective an operation begins; None for one that begins none."""
+    if kind := _between_slices(op):
+        return kind if kind in KINDS else "collective-permute"
     kind = op.opcode.removesuffix("-start")
     return kind if kind in KINDS and not continues(op) else None
 
@@ -84,18 +97,53 @@ def sent_bytes(kind: str, payload: float, size: int, slices: int = 1) -> tuple[f
     return rounds * payload * (inside - 1) / inside, rounds * payload * (slices - 1) / size
 
 
-def crossed_axes(groups: Sequence[Sequence[int]], axes: Mapping[str, int]) -> tuple[str, ...]:
-    """The mesh's axes along which the devices of any group differ. Devices are numbered in the mesh's order."""
-    places = np.stack(np.unravel_index(np.arange(math.prod(axes.values())), tuple(axes.values())), axis=1)
-    crossed = np.zeros(len(axes), bool)
-    for group in groups:
-        crossed |= np.any(places[list(group)] != places[group[0]], axis=0)
-    return tuple(name for name, yes in zip(axes, crossed, strict=True) if yes)
+class Layout:
+    """Where the devices of a program lie on a mesh.
+
+    Args:
+      devices: of the program; of one slice where there are several.
+      axes: the mesh's axes and their sizes, in order; None: unknown.
+      slice_of: the slice of each device in the mesh's order; empty: one slice.
+
+    Raises:
+      ValueError: the program is for another number of devices.
+    """
+
+    def __init__(self, devices: int, axes: Mapping[str, int] | None, slice_of: Sequence[int]):
+        self.names = tuple(axes or ())
+        sizes = tuple(axes.values()) if axes else (devices,)
+        total = math.prod(sizes)
+        slice_of = np.asarray(slice_of if len(slice_of) else np.zeros(total, int))
+        # One row a slice: the places of its devices, in the mesh's order.
+        by_slice = [np.flatnonzero(slice_of == s) for s in np.unique(slice_of)]
+        self.slices = len(by_slice)
+        if len(slice_of) != total or devices not in (total, total // self.slices):
+            raise ValueError(f"the program is for {devices} devices, not for a mesh of {dict(axes or {})}")
+        self.total = total
+        self.numbered_in_slice = devices != total
+        self.slice_of, self.by_slice = slice_of, by_slice
+        self.coordinates = np.stack(np.unravel_index(np.arange(total), sizes), axis=1)
+
+    def _crossed(self, places: Sequence[np.ndarray]) -> tuple[str, ...]:
+        at = [self.coordinates[p] for p in places]
+        crossed = np.any([np.any(a != a[:1], axis=0) for a in at], axis=0)
+        return tuple(name for name, yes in zip(self.names, crossed, strict=False) if yes)
+
+    def within(self, groups: Sequence[Sequence[int]]) -> tuple[tuple[str, ...], int]:
+        """(axes along which the devices of any group differ, the most slices that a group reaches)."""
+        places = [self.by_slice[0][list(g)] if self.numbered_in_slice else np.array(g) for g in groups]
+        return self._crossed(places), max(len(np.unique(self.slice_of[p])) for p in places)
+
+    def between(self) -> tuple[tuple[str, ...], int]:
+        """The same of a transfer from each device of a slice to its like in the others."""
+        return self._crossed(list(np.stack(self.by_slice, axis=1))), self.slices
 
 
 def _arrays(module: Module, op: Op, kind: str, computation: dict[str, Op]):
     """The whole arrays of a collective."""
     operands = [array for name in op.operands for array in computation[name].shape]
+    if op.opcode == "send":
+        return operands[:1]  # then a token
     if kind == "all-gather" and op.opcode.endswith("-start"):
         return op.shape[len(operands) :]  # an asynchronous one's value holds its operands first
     return op.shape if kind == "all-gather" else operands
@@ -123,8 +171,7 @@ def _described(module: Module, candidates: Sequence[Op], op: Op, computation: di
 def collectives_of(
     module: Module,
     counts: Mapping[str, int],
-    axes: Mapping[str, int] | None,
-    slice_of: Sequence[int],
+    layout: Layout,
     phase_of: Callable[[Op], str],
 ) -> tuple[Collective, ...]:
     """All collectives of the computations in `counts` (how often each runs) and of their fusions."""
@@ -142,9 +189,14 @@ def collectives_of(
                 kind = "reduce-scatter"
             arrays = _arrays(module, op, kind, ops)
             payload = sum(a.bytes for a in arrays)
-            groups = replica_groups(op, module.devices)
-            slices = max(len({slice_of[i] for i in g}) for g in groups) if slice_of else 1
-            size = len(groups[0])
+            if _between_slices(op):
+                axes, slices = layout.between()
+                size = slices
+                payload *= slices if kind == "all-gather" else 1  # a device sends its own part of it
+            else:
+                groups = replica_groups(op, module.devices)
+                axes, slices = layout.within(groups)
+                size = len(groups[0])
             ici, dcn = sent_bytes(kind, payload, size, slices)
             top, where = outer[-1] if outer else (op, computation)
             named = _described(module, (op, *(o for o, _ in outer)), top, module.computations[where])
@@ -165,7 +217,7 @@ def collectives_of(
                     ici_bytes=ici,
                     dcn_bytes=dcn,
                     group_size=size,
-                    axes=crossed_axes(groups, axes) if axes else (),
+                    axes=axes,
                     slices=slices,
                     executions=times,
                     op_name=named.op_name,

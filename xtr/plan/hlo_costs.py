@@ -17,11 +17,14 @@ HBM = 0
 
 # They move nothing: names for what lies in memory already, and control.
 FREE = frozenset(
-    "parameter constant tuple get-tuple-element bitcast while conditional call after-all partition-id replica-id "
-    "optimization-barrier add-dependency domain opt-barrier async-start async-update async-done copy-done send-done "
-    "recv-done all-gather-done all-reduce-done collective-permute-done reduce-scatter-done all-to-all-done "
-    "get-dimension-size iota-token rng-get-and-update-state".split()
-)
+    (
+        "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call",
+        "after-all", "partition-id", "replica-id", "optimization-barrier", "add-dependency", "domain", "opt-barrier",
+        "async-start", "async-update", "async-done", "copy-done", "send-done", "recv-done", "all-gather-done",
+        "all-reduce-done", "collective-permute-done", "reduce-scatter-done", "all-to-all-done", "get-dimension-size",
+        "iota-token", "rng-get-and-update-state",
+    )
+)  # fmt: skip
 # Custom calls that are programs of their own: Pallas on TPU and GPU, libraries.
 KERNELS = frozenset(("tpu_custom_call", "__gpu$xla.gpu.triton", "mosaic_gpu", "__cublas$gemm", "__cudnn$fmhaSoftmax"))
 _FREE_TARGETS = frozenset(("AllocateBuffer", "AsyncCollectiveDone", "AssumeGatherIndicesInBound", "Sharding"))
@@ -190,6 +193,10 @@ def memory_bytes(module: Module, op: Op, computation: dict[str, Op]) -> float:
     if op.opcode == "fusion":
         return _fusion_bytes(module, op, computation)
     operands = [computation[name].shape for name in op.operands if name in computation]
+    if op.opcode == "send":
+        return _in_hbm(operands[0])
+    if op.opcode == "recv":
+        return _in_hbm(op.shape[:1])
     if op.opcode == "copy-start":
         return _in_hbm(op.shape[:2])  # destination and source
     if op.opcode.endswith("-start"):
