@@ -212,7 +212,7 @@ def test_constrain_sees_every_weight_gathered_and_in_the_compute_dtype():
     assert ((48, 192), "bfloat16", (None, "mlp")) in seen
     assert ((192, 48), "bfloat16", ("mlp", None)) in seen
     assert ((48,), "bfloat16", (None,)) in seen
-    assert ((48, 96), "float32", (None, "vocab")) in seen
+    assert ((48, 96), "float32", (None, "output_vocab")) in seen
     assert ((1, 17, 6, 3, 8), "bfloat16", ("batch", "length", "heads", None, "kv")) in seen
 
 

@@ -156,7 +156,7 @@ def test_constrain_sees_every_weight_gathered_and_in_the_compute_dtype():
     assert ((64, 32), "bfloat16", ("mlp", None)) in seen
     assert ((32, 32), "bfloat16", (None, "joined_kv")) in seen
     assert ((32,), "bfloat16", (None,)) in seen
-    assert ((32, 96), "float32", (None, "vocab")) in seen
+    assert ((32, 96), "float32", (None, "output_vocab")) in seen
     assert ((1, 16, 32), "bfloat16", ("batch", "length", "embed")) in seen
 
 

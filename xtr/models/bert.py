@@ -446,12 +446,12 @@ class Bert(nnx.Module):
     def head(self) -> jax.Array:
         """The output kernel [D, V], f32: the transposed embedding table."""
         self._need("mlm_head")
-        return self.context.constrain(self.embedding[...].astype(jnp.float32).T, (None, "vocab"))
+        return self.context.constrain(self.embedding[...].astype(jnp.float32).T, (None, "output_vocab"))
 
     def head_bias(self) -> jax.Array:
         """The output bias [V], f32."""
         self._need("mlm_head")
-        return self.context.constrain(self.mlm_bias[...].astype(jnp.float32), ("vocab",))
+        return self.context.constrain(self.mlm_bias[...].astype(jnp.float32), ("output_vocab",))
 
     def logits(self, y_BSD: jax.Array) -> jax.Array:
         """f32 logits [..., V] of `mlm_states` [..., D]."""

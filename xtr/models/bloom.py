@@ -373,7 +373,7 @@ class Bloom(nnx.Module):
 
     def head(self) -> jax.Array:
         """The output kernel [D, V], f32: the transposed embedding table."""
-        return self.context.constrain(self.embedding[...].astype(jnp.float32).T, (None, "vocab"))
+        return self.context.constrain(self.embedding[...].astype(jnp.float32).T, (None, "output_vocab"))
 
     def logits(self, y_BTD: jax.Array) -> jax.Array:
         """f32 logits [..., V] of states [..., D]."""

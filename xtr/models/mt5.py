@@ -251,7 +251,7 @@ def param_specs(config: MT5Config) -> dict[str, Any]:
     decoder["logits_dense"] = {
         "kernel": ParamSpec(
             shape=(config.emb_dim, config.vocab_size),
-            axes=("embed", "vocab"),
+            axes=("embed", "output_vocab"),
             init=variance_scaling("fan_in", "truncated_normal"),
             t5x="decoder.logits_dense.kernel",
             hf="lm_head.weight",
@@ -482,7 +482,7 @@ class MT5(nnx.Module):
 
     def head(self) -> jax.Array:
         """The output kernel [D, V], f32."""
-        return self.context.constrain(self.logits_kernel[...].astype(jnp.float32), (None, "vocab"))
+        return self.context.constrain(self.logits_kernel[...].astype(jnp.float32), (None, "output_vocab"))
 
     def logits(self, y_BTD: jax.Array) -> jax.Array:
         """f32 logits [..., V] of decoder outputs [..., D]."""

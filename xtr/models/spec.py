@@ -49,8 +49,8 @@ class ParamSpec:
 
     Attributes:
       shape: sizes, the layer count first where the parameter is stacked.
-      axes: logical axis names, one a dimension: 'layers', 'vocab', 'embed', 'joined_kv', 'mlp', 'heads',
-        'relpos_buckets', 'positions', 'token_types', 'labels'.
+      axes: logical axis names, one a dimension: 'layers', 'vocab', 'output_vocab' (of an output kernel),
+        'embed', 'joined_kv', 'mlp', 'heads', 'relpos_buckets', 'positions', 'token_types', 'labels'.
       init: (key, shape, dtype) -> array.
       hf: name in a Hugging Face state dict, with '{layer}' where stacked.
       t5x: name in a T5X checkpoint, with '{layer}' where stacked; None for a family that T5X does not have.

@@ -1,9 +1,10 @@
 """Logical axis names -> mesh axes.
 
 Parameters and activations name their dimensions ('embed', 'mlp', 'batch', ...). Rules, a tuple of (logical name, mesh
-axis | tuple of mesh axes | None), say where each name is sharded. Two fall-backs keep every shape legal: a mesh axis is
-used once in an array (a later dimension that asks for it again stays replicated), and, where the shape is known, a
-dimension that its mesh axes do not divide stays replicated.
+axis | tuple of mesh axes | None) in the order of their priority, say where each name is sharded. As in T5X, a name may
+have several rules: the first that fits is taken. A rule fits where the mesh axes are not used in the array yet (axes
+that are used are left out) and, if the shape is known, divide the dimension; a dimension that no rule fits stays
+replicated.
 """
 
 import functools
@@ -23,11 +24,16 @@ BATCH_AXES = ("replica", "fsdp")
 
 DEFAULT_RULES: Rules = (
     ("batch", BATCH_AXES),
-    ("embed", "fsdp"),
+    # The output kernel is sharded over the vocabulary alone, and so are the logits: the states of all tokens are far
+    # smaller than the kernel. Where the vocabulary cannot be divided so, the kernel is sharded as other weights are.
+    ("output_vocab", ("tensor", "fsdp")),
+    ("output_vocab", "tensor"),
+    ("output_tokens", BATCH_AXES),
     ("joined_kv", "tensor"),
     ("heads", "tensor"),
     ("mlp", "tensor"),
     ("vocab", "tensor"),
+    ("embed", "fsdp"),
     ("layers", None),
     ("relpos_buckets", None),
     ("positions", None),
@@ -36,16 +42,6 @@ DEFAULT_RULES: Rules = (
     ("kv", None),
     ("length", None),
 )
-
-
-def _mesh_axes(name: str | None, rules: Rules) -> tuple[str, ...]:
-    if name is None:
-        return ()
-    table = dict(rules)
-    if name not in table:
-        raise UserError(f"No sharding rule for the logical axis {name!r}.{did_you_mean(name, table)}")
-    axes = table[name]
-    return () if axes is None else (axes,) if isinstance(axes, str) else tuple(axes)
 
 
 def partition_spec(
@@ -57,22 +53,24 @@ def partition_spec(
 ) -> PartitionSpec:
     """The PartitionSpec of an array whose dimensions are named `axes`.
 
-    With `mesh` and `shape`, a dimension that does not divide by the product of its mesh axes falls back to replicated.
-    UserError for a name without a rule.
+    With `mesh` and `shape`, rules whose mesh axes do not divide the dimension are passed over. UserError for a name
+    without a rule.
     """
+    names = {name for name, _ in rules}
+    if unknown := [name for name in axes if name is not None and name not in names]:
+        raise UserError(f"No sharding rule for the logical axis {unknown[0]!r}.{did_you_mean(unknown[0], names)}")
+    entries: dict[int, tuple[str, ...]] = {}
     used: set[str] = set()
-    entries = []
-    for dimension, name in enumerate(axes):
-        mesh_axes = tuple(axis for axis in _mesh_axes(name, rules) if axis not in used)
-        if (
-            mesh is not None
-            and shape is not None
-            and shape[dimension] % math.prod(mesh.shape[axis] for axis in mesh_axes)
-        ):
-            mesh_axes = ()
-        used.update(mesh_axes)
-        entries.append(None if not mesh_axes else mesh_axes[0] if len(mesh_axes) == 1 else mesh_axes)
-    return PartitionSpec(*entries)
+    for name, target in rules:
+        for dimension in [d for d, own in enumerate(axes) if own == name and d not in entries]:
+            targets = () if target is None else (target,) if isinstance(target, str) else target
+            mesh_axes = tuple(axis for axis in targets if axis not in used)
+            sizes = math.prod(mesh.shape[axis] for axis in mesh_axes) if mesh is not None else 1
+            if shape is None or shape[dimension] % sizes == 0:
+                entries[dimension] = mesh_axes
+                used.update(mesh_axes)
+    found = (entries.get(dimension, ()) for dimension in range(len(axes)))
+    return PartitionSpec(*(None if not own else own[0] if len(own) == 1 else own for own in found))
 
 
 def named_sharding(

@@ -9,11 +9,16 @@ import math
 import jax
 import jax.numpy as jnp
 
+from xtr.models.layers import Constrain, unconstrained
+
 # Above this size the [tokens, vocabulary] logits are made chunk by chunk: it costs time, and below it nothing is won.
 MAX_LOGITS_BYTES = 4 * 2**30
+# Logical axes of the logits. They are spread over the vocabulary as the output kernel is: the tokens' states, far
+# smaller, then travel to the kernel's shards, and neither the kernel nor its gradient is ever gathered.
+LOGITS_AXES = ("output_tokens", "output_vocab")
 
 
-def _chunk_sums(y_BtD, head, targets_Bt, weights_Bt, z_loss, label_smoothing, with_gradient):
+def _chunk_sums(y_BtD, head, targets_Bt, weights_Bt, z_loss, label_smoothing, constrain, with_gradient):
     """(loss, z_loss, correct) sums of a chunk, and (dy_BtD, gradient of head) or None; one f32 [N, V] array at a time.
 
     `head` is (head_DV, bias_V), the bias None where there is none; its gradient is of the same form.
@@ -28,7 +33,7 @@ def _chunk_sums(y_BtD, head, targets_Bt, weights_Bt, z_loss, label_smoothing, wi
     # Two dimensions from here on: with three, XLA reshapes on the way and cannot write the gradient over the logits.
     y_ND = y_BtD.reshape(-1, y_BtD.shape[-1]).astype(jnp.float32)
     targets_N, weights_N = targets_Bt.reshape(-1), weights_Bt.reshape(-1)
-    logits_NV = y_ND @ head_DV
+    logits_NV = constrain(y_ND @ head_DV, LOGITS_AXES)
     if bias_V is not None:
         logits_NV += bias_V
     max_N = jnp.max(logits_NV, axis=-1)
@@ -56,9 +61,11 @@ def _chunk_sums(y_BtD, head, targets_Bt, weights_Bt, z_loss, label_smoothing, wi
     return sums, (dy_BtD, (y_ND.T @ dlogits_NV, dbias_V))
 
 
-def _sums(y_BTD, head, targets_BT, weights_BT, z_loss, label_smoothing, num_chunks, with_gradient):
+def _sums(y_BTD, head, targets_BT, weights_BT, z_loss, label_smoothing, num_chunks, constrain, with_gradient):
     """`_chunk_sums` over `num_chunks` pieces of the target length."""
-    piece = functools.partial(_chunk_sums, z_loss=z_loss, label_smoothing=label_smoothing, with_gradient=with_gradient)
+    piece = functools.partial(
+        _chunk_sums, z_loss=z_loss, label_smoothing=label_smoothing, constrain=constrain, with_gradient=with_gradient
+    )
     length = targets_BT.shape[1]
     if num_chunks == 1:
         return piece(y_BTD, head, targets_BT, weights_BT)
@@ -88,19 +95,19 @@ def _sums(y_BTD, head, targets_BT, weights_BT, z_loss, label_smoothing, num_chun
     return sums, (dy_BTD, dhead)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
-def _cross_entropy(y_BTD, head, targets_BT, weights_BT, z_loss, label_smoothing, num_chunks):
-    return _sums(y_BTD, head, targets_BT, weights_BT, z_loss, label_smoothing, num_chunks, with_gradient=False)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6, 7))
+def _cross_entropy(y_BTD, head, targets_BT, weights_BT, *settings):
+    return _sums(y_BTD, head, targets_BT, weights_BT, *settings, with_gradient=False)[0]
 
 
-def _cross_entropy_forward(y_BTD, head, targets_BT, weights_BT, z_loss, label_smoothing, num_chunks):
+def _cross_entropy_forward(y_BTD, head, targets_BT, weights_BT, *settings):
     # The loss is a sum, so its gradient is known up to one scalar while the logits are at hand: nothing of size V is
     # kept or computed twice for the backward pass.
-    return _sums(y_BTD, head, targets_BT, weights_BT, z_loss, label_smoothing, num_chunks, with_gradient=True)
+    return _sums(y_BTD, head, targets_BT, weights_BT, *settings, with_gradient=True)
 
 
-def _cross_entropy_backward(z_loss, label_smoothing, num_chunks, grads, cotangents):
-    dy_BTD, dhead = grads
+def _cross_entropy_backward(*settings_grads_cotangents):
+    *_, (dy_BTD, dhead), cotangents = settings_grads_cotangents
     scale = cotangents[0]  # the z-loss and accuracy sums are for reading only
     return (scale * dy_BTD).astype(dy_BTD.dtype), jax.tree.map(lambda g: scale * g, dhead), None, None
 
@@ -118,6 +125,7 @@ def cross_entropy(
     z_loss: float = 0.0,
     label_smoothing: float = 0.0,
     max_logits_bytes: int = MAX_LOGITS_BYTES,
+    constrain: Constrain = unconstrained,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Weighted cross-entropy of the logits y @ head + bias against integer targets, without ever keeping the logits.
 
@@ -125,14 +133,15 @@ def cross_entropy(
     and label_smoothing / (V - 1) elsewhere, and H its entropy (T5X, `losses.compute_weighted_cross_entropy`). At most
     one f32 [tokens, V] array is alive at a time, forward or backward; it is cut along T into the fewest chunks of at
     most `max_logits_bytes` (all devices together). Differentiable in y_BTD, f32 head_DV and f32 bias_V (None: no bias)
-    through the loss only.
+    through the loss only. `constrain` states how logits are spread over a mesh, see LOGITS_AXES.
 
     Returns:
       f32 sums over tokens, each weighted by weights_BT: loss (z-loss included), z-loss, and correct predictions.
     """
     tokens, length = targets_BT.size, targets_BT.shape[1]
     num_chunks = min(length, max(1, -(-tokens * head_DV.shape[1] * 4 // max_logits_bytes)))
-    return _cross_entropy(y_BTD, (head_DV, bias_V), targets_BT, weights_BT, z_loss, label_smoothing, num_chunks)
+    settings = (z_loss, label_smoothing, num_chunks, constrain)
+    return _cross_entropy(y_BTD, (head_DV, bias_V), targets_BT, weights_BT, *settings)
 
 
 def class_cross_entropy(logits_C: jax.Array, labels: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:

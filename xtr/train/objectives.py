@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from xtr.errors import UserError, did_you_mean
 from xtr.models.interface import ModelConfig
-from xtr.models.layers import MASKED
+from xtr.models.layers import MASKED, Constrain, unconstrained
 from xtr.train.cross_entropy import MAX_LOGITS_BYTES, class_cross_entropy, cross_entropy
 
 Batch = Mapping[str, jax.Array]
@@ -94,6 +94,7 @@ def seq2seq(
     z_loss: float,
     label_smoothing: float,
     max_logits_bytes: int = MAX_LOGITS_BYTES,
+    constrain: Constrain = unconstrained,
 ) -> Loss:
     """Cross-entropy of an encoder-decoder on inputs and targets, packed or not.
 
@@ -124,6 +125,7 @@ def seq2seq(
         z_loss=z_loss,
         label_smoothing=label_smoothing,
         max_logits_bytes=max_logits_bytes,
+        constrain=constrain,
     )
     weight = jnp.sum(weights_BT)
     metrics = {
@@ -147,6 +149,7 @@ def causal(
     z_loss: float,
     label_smoothing: float,
     max_logits_bytes: int = MAX_LOGITS_BYTES,
+    constrain: Constrain = unconstrained,
 ) -> Loss:
     """Cross-entropy of a decoder-only model: at each of `decoder_input_tokens` it predicts `decoder_target_tokens`.
 
@@ -169,6 +172,7 @@ def causal(
         z_loss=z_loss,
         label_smoothing=label_smoothing,
         max_logits_bytes=max_logits_bytes,
+        constrain=constrain,
     )
     weight = jnp.sum(weights_BT)
     counts = _counts("input", real_tokens(batch, "decoder", "input", pad_id), segments_BT)
@@ -184,6 +188,7 @@ def mlm(
     z_loss: float,
     label_smoothing: float,
     max_logits_bytes: int = MAX_LOGITS_BYTES,
+    constrain: Constrain = unconstrained,
 ) -> Loss:
     """Masked language modelling: cross-entropy of `encoder_target_tokens`, the unmasked text, where
     `encoder_loss_weights` is not 0."""
@@ -198,6 +203,7 @@ def mlm(
         z_loss=z_loss,
         label_smoothing=label_smoothing,
         max_logits_bytes=max_logits_bytes,
+        constrain=constrain,
     )
     weight = jnp.sum(weights_BS)
     counts = _counts("input", real_tokens(batch, "encoder", "input", pad_id), batch.get("encoder_segment_ids"))

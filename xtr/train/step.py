@@ -58,12 +58,18 @@ def _microbatches(batch: dict[str, jax.Array], count: int, mesh: Mesh) -> dict[s
     return {name: split(x) for name, x in batch.items()}
 
 
-def _settings(objective: objectives.Objective, mesh: Mesh, z_loss: float, label_smoothing: float) -> dict[str, Any]:
+def _settings(
+    objective: objectives.Objective, mesh: Mesh, rules: Rules, z_loss: float, label_smoothing: float
+) -> dict[str, Any]:
     """What an objective takes besides model, batch, padding and key."""
     if not objective.over_vocabulary:
         return {}
-    # Rows and vocabulary are spread over the mesh.
-    return {"z_loss": z_loss, "label_smoothing": label_smoothing, "max_logits_bytes": MAX_LOGITS_BYTES * mesh.size}
+    return {
+        "z_loss": z_loss,
+        "label_smoothing": label_smoothing,
+        "max_logits_bytes": MAX_LOGITS_BYTES * mesh.size,  # rows and vocabulary are spread over the mesh
+        "constrain": make_constrain(mesh, rules),
+    }
 
 
 def loss_and_gradient(
@@ -91,7 +97,7 @@ def loss_and_gradient(
         )
     weights, normalizer = objectives.normalize(options.loss_normalizing_factor, batch, options.objective, pad_id)
     batch = {**batch, objective.weights_name: weights}
-    settings = _settings(objective, mesh, options.z_loss, options.label_smoothing)
+    settings = _settings(objective, mesh, rules, options.z_loss, options.label_smoothing)
 
     def loss_of(params, piece, key):
         network = model_config.network(params, constrain)
@@ -193,7 +199,8 @@ def make_eval_step(
     chosen = objectives.OBJECTIVES[objective]
 
     def eval_step(params, batch):
-        network, settings = model_config.network(params, make_constrain(mesh, rules)), _settings(chosen, mesh, 0.0, 0.0)
+        network = model_config.network(params, make_constrain(mesh, rules))
+        settings = _settings(chosen, mesh, rules, z_loss=0.0, label_smoothing=0.0)
         _, _, metrics = chosen.loss(network, batch, pad_id=model_config.pad_id, dropout_key=None, **settings)
         return metrics
 
