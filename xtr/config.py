@@ -14,8 +14,9 @@ import inspect
 import os
 import re
 import tokenize
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import gin
@@ -24,8 +25,10 @@ from gin import config_parser
 from xtr.errors import UserError, did_you_mean
 
 COMMAND_LINE = "command line"
+ASSUMED = "assumed"  # the place of a value that nobody gave
 _REQUIRED = "%gin.REQUIRED"
-ENTRIES = ("train", "evaluate", "infer", "study")
+ENTRIES = ("train", "evaluate", "infer", "plan", "study")
+_WITHIN = {"plan": {"train"}}  # the entries whose bindings another entry reads too
 # An override that starts like this is meant as a Python literal or a gin reference: never guessed to be a string.
 _LITERAL_START = ("{", "[", "(", "'", '"', "@", "%")
 
@@ -48,7 +51,7 @@ class Binding:
 
     @property
     def where(self) -> str:
-        return self.file if self.file == COMMAND_LINE else f"{self.file}:{self.line}"
+        return self.file if self.file in (COMMAND_LINE, ASSUMED) else f"{self.file}:{self.line}"
 
     @property
     def source(self) -> str:
@@ -99,6 +102,7 @@ def _register() -> None:
     from xtr.models.mt5 import MT5Config
     from xtr.models.multitask import WithHeads
     from xtr.parallel.mesh import MeshConfig
+    from xtr.plan.run import PlanRun
     from xtr.study.spec import StudySpec
     from xtr.train.adafactor import AdafactorConfig
     from xtr.train.adamw import AdamWConfig
@@ -122,6 +126,7 @@ def _register() -> None:
         (TrainRun, "train", "xtr"),
         (EvaluateRun, "evaluate", "xtr"),
         (InferRun, "infer", "xtr"),
+        (PlanRun, "plan", "xtr"),
         (StudySpec, "study", "xtr"),
     ):
         gin.external_configurable(configurable, name, module=module)
@@ -252,6 +257,7 @@ def load(
     *,
     entry: str,
     required: bool = True,
+    assumed: Mapping[str, Any] = MappingProxyType({}),
 ) -> Config:
     """Reads and checks a configuration, replacing any earlier one.
 
@@ -259,8 +265,10 @@ def load(
       gin_files: files in order, later ones win; found as `find_gin_file` says.
       overrides: `NAME=VALUE` texts, applied last, in order.
       search_paths: the user's own folders, tried before the shipped files.
-      entry: the configurable that will be built ('train', 'evaluate', 'infer', 'study'); what it needs must be set.
+      entry: the configurable that will be built ('train', 'evaluate', 'infer', 'plan', 'study'); what it needs must be
+        set.
       required: whether a required value that is not set is an error (not when a configuration is only shown).
+      assumed: values of required macros that are not set.
 
     Raises:
       UserError: an unknown or unused name, a shadowed override, a required value left unset, or a syntax error.
@@ -273,6 +281,9 @@ def load(
     lines = [parse_override(text) for text in overrides]
     for line in lines:
         statements += _statements(line, COMMAND_LINE, None, search_paths, ())
+    unset = {b.name for b in {b.name: b for b in statements}.values() if b.source == _REQUIRED}
+    for name in sorted(unset & set(assumed)):
+        statements += _statements(f"{name} = {assumed[name]!r}", ASSUMED, None, search_paths, ())
     for binding in statements:
         _bind(binding)
     config = Config(tuple(statements), tuple(lines))
@@ -317,11 +328,16 @@ def _macros_in(binding: Binding) -> set[str]:
     return found
 
 
+def _others(entry: str) -> set[str]:
+    """The entries whose bindings `entry` does not read."""
+    return set(ENTRIES) - {entry} - _WITHIN.get(entry, set())
+
+
 def _read_macros(config: Config, entry: str) -> set[str]:
     """Macros that reach `entry`: read by a binding that it can use, or by a macro that such a binding reads."""
     effective = config.effective.values()
     macros = {b.name: b for b in effective if not b.arg}
-    others = set(ENTRIES) - {entry}
+    others = _others(entry)
     frontier = set()
     for binding in effective:
         if binding.arg and binding.selector.split(".")[-1] not in others:
@@ -386,7 +402,7 @@ def _check_entry(config: Config, entry: str) -> None:
 
 def _check_required(config: Config, entry: str) -> None:
     read = _read_macros(config, entry)
-    others = set(ENTRIES) - {entry}
+    others = _others(entry)
     missing = [
         b
         for b in config.effective.values()

@@ -73,7 +73,7 @@ def test_unknown_macro_in_a_file_names_its_line(tmp_path):
     ("override", "expected"),
     [
         ("train.batchsize=3", "Did you mean batch_size?"),
-        ("trian.batch_size=3", "Did you mean train?"),
+        ("trian.batch_size=3", "Did you mean train"),
         ("BATCH_SIZE={3", "cannot read '{3'"),
         ("BATCH_SIZE=@mt5.MT5Confg()", "Did you mean mt5.MT5Config?"),
         ("BATCH_SIZE", "not of the form NAME=VALUE"),

@@ -16,6 +16,7 @@ from xtr.cli.convert import convert
 from xtr.cli.data import data
 from xtr.cli.evaluation import evaluate
 from xtr.cli.export import export
+from xtr.cli.plan import plan
 from xtr.cli.show import show
 from xtr.errors import UserError, by_reason
 
@@ -235,6 +236,7 @@ COMMANDS = {
     "cache": cache,
     "convert": convert,
     "export": export,
+    "plan": plan,
     "study": study,
     "demo": demo,
 }

@@ -6,11 +6,12 @@ import re
 import sys
 from collections.abc import Sequence
 
-from xtr.cli import bench, convert, data, evaluation, export, options, show
+from xtr.cli import bench, convert, data, evaluation, export, options, plan, show
 from xtr.errors import Preempted, UserError, did_you_mean
 
 EXIT_DONE, EXIT_USAGE, EXIT_PREEMPTED = 0, 2, 42
 GIN_PREFIX = "--gin."
+_COMPUTING = ("train", "eval", "infer")  # commands that several processes run together; `study run` is one too
 
 
 class _Parser(argparse.ArgumentParser):
@@ -105,6 +106,10 @@ def build_parser() -> argparse.ArgumentParser:
 
     export.add_arguments(commands.add_parser("export", help="results as TensorBoard, tables, a page or a submission"))
 
+    plan_command = commands.add_parser("plan", help="memory, time and cost of a run on a TPU slice, without one")
+    plan.add_arguments(plan_command)
+    _gin_arguments(plan_command)
+
     bench.add_arguments(commands.add_parser("bench", help="how fast this is here, beside others"), _Parser)
 
     study = commands.add_parser("study", help="models x intermediates x targets x seeds -> transfer table and report")
@@ -150,6 +155,10 @@ def run(argv: Sequence[str]) -> int:
         arguments.search_paths = [path for path in arguments.gin_search_paths.split(",") if path]
     elif overrides:
         raise UserError(f"`xtr {arguments.command}` takes no gin overrides (--gin.{overrides[0].partition('=')[0]}).")
+    if arguments.command in _COMPUTING or (arguments.command == "study" and arguments.action == "run"):
+        from xtr.parallel import distributed
+
+        distributed.initialize()  # before JAX is asked for anything, and before SIGTERM is ours: JAX takes it then
     from xtr import preemption
     from xtr.cli import commands
 
