@@ -16,7 +16,7 @@ TAG := $(shell $(firstword $(wildcard $(BIN)/python) $(PYTHON)) -c 'import sys; 
 LOCK := requirements/$(TAG).lock
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all lint lock clean
+.PHONY: demo test test-all lint lock scaling clean
 
 demo: $(STAMP)
 	$(BIN)/xtr demo
@@ -59,6 +59,12 @@ lock: $(UV)
 $(UV):
 	$(PYTHON) -m venv build/uv
 	build/uv/bin/pip install --quiet uv
+
+# Compiles the large models for TPU slices, which takes minutes each, and writes docs/scaling.md. Rows that are compiled
+# are kept: a run that was stopped goes on where it was.
+scaling: $(STAMP)
+	$(BIN)/python -m pip install --quiet -r requirements/$(TAG)-tpu.lock
+	$(BIN)/python -m xtr.cli.scaling docs/scaling.md
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def load(gin_files: Sequence[str], overrides: Sequence[str], search_paths: Sequence[str] = ()):
     """The `PlanRun` that gin files describe; nothing of its data, paths or vocabulary needs to be set."""
-    if not gin_files:
+    if not any(config.sets(name, "MODEL", search_paths) for name in gin_files):
         raise UserError("xtr plan needs a model: --gin_file=models/mt5/xxl.gin or one like it; `xtr list models`.")
     model = config.build_model(gin_files, _for_model(overrides), search_paths)
     runs = [name for name in gin_files if config.sets(name, "train.model", search_paths)]

@@ -47,7 +47,7 @@ def collectives(analysis: Analysis, compiled: Compiled, topology: Topology) -> l
 def operations(analysis: Analysis, topology: Topology, count: int = 10) -> list[dict[str, Any]]:
     """The costliest operations by the compiler's cycles, the costliest first."""
     rows = []
-    for o in analysis.costliest(count):
+    for o in (o for o in analysis.costliest(count) if o.total_cycles):
         seconds = o.total_cycles / topology.accelerator.clock
         rows.append(
             {

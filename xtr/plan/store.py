@@ -42,7 +42,7 @@ def facts(run: PlanRun, topology: Topology, program: str) -> dict[str, Any]:
         "model": repr(train.model),
         "mesh": dataclasses.asdict(train.mesh),
         "lengths": dict(train.task_feature_lengths),
-        "versions": {name: _version(name) for name in ("jax", "jaxlib", "flax", "libtpu")},
+        "versions": {name: version(name) for name in ("jax", "jaxlib", "flax", "libtpu")},
         "flags": {name: os.environ.get(name, "") for name in _FLAGS},
         "source": source_digest(_SOURCES[kind]),
     }
@@ -55,7 +55,8 @@ def facts(run: PlanRun, topology: Topology, program: str) -> dict[str, Any]:
     return chosen
 
 
-def _version(name: str) -> str:
+def version(name: str) -> str:
+    """The version of an installed distribution; '' where there is none."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
