@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from xtr.plan.hlo_costs import continues
-from xtr.plan.hlo_text import Module, Op, replica_groups, source, stack_lines, users
+from xtr.plan.hlo_text import Module, Op, source, stack_lines, users
 
 KINDS = (
     "all-gather",
@@ -95,6 +95,65 @@ def sent_bytes(kind: str, payload: float, size: int, slices: int = 1) -> tuple[f
         return payload * (inside - 1) / size, payload * (slices - 1) / slices
     rounds = 2 if kind == "all-reduce" else 1
     return rounds * payload * (inside - 1) / inside, rounds * payload * (slices - 1) / size
+
+
+def _iota(text: str) -> np.ndarray:
+    """'[2,4]<=[4,2]T(1,0)': numbers from 0 on in the second shape, transposed, read in the first (absent: flat)."""
+    shape, dims, order = re.match(r"(?:\[([\d,]+)\]<=)?\[([\d,]+)\](?:T\(([\d,]+)\))?", text).groups()
+    sizes = [int(n) for n in dims.split(",")]
+    array = np.arange(math.prod(sizes)).reshape(sizes)
+    if order:
+        array = array.transpose([int(n) for n in order.split(",")])
+    return array.reshape([int(n) for n in shape.split(",")] if shape else -1)
+
+
+def _mesh_groups(text: str) -> np.ndarray:
+    """Of "mesh['a'=4,'b'=2], device_ids=(...) {'a':(1)2}", the groups along axes, or along parts of them, of a mesh.
+
+    A part ':(before)size' of an axis is the middle of its three factors, `before` being the first.
+    """
+    axes_text, ids, grouped = re.match(r"mesh\[([^\]]*)\](?:, device_ids=\((.*)\))? \{(.*)\}", text).groups()
+    sizes = {name: int(size) for name, size in re.findall(r"'?([^',=]+)'?=(\d+)", axes_text)}
+    if not ids:
+        devices = np.arange(math.prod(sizes.values()))
+    elif ids.startswith("["):
+        devices = _iota(ids)
+    else:
+        devices = np.array([int(n) for n in re.findall(r"\d+", ids)])
+    parts = {name: [] for name in sizes}
+    for name, before, size in re.findall(r"'?([^',:]+)'?(?::\((\d+)\)(\d+))?(?:,|$)", grouped):
+        parts[name].append((int(before or 1), int(size or sizes[name])))
+    factors, chosen = [], []
+    for name, whole in sizes.items():
+        done = 1
+        for before, size in sorted(parts[name]):
+            factors += [before // done, size]
+            chosen.append(len(factors) - 1)
+            done = before * size
+        factors.append(whole // done)
+    kept = [i for i in range(len(factors)) if i not in chosen]
+    return devices.reshape(factors).transpose(kept + chosen).reshape(-1, math.prod(factors[i] for i in chosen))
+
+
+def replica_groups(op: Op, devices: int) -> list[tuple[int, ...]]:
+    """The groups of devices in which a collective's data travel, by their places in the program's list of devices.
+
+    A collective-permute's are its pairs of source and target.
+    """
+    pairs = op.attribute("source_target_pairs")
+    if pairs:
+        return [tuple(map(int, pair.split(","))) for pair in re.findall(r"\{(\d+,\d+)\}", pairs)]
+    found = re.search(
+        r"replica_groups=(mesh\[[^\]]*\](?:, device_ids=\(.*?\))? \{[^}]*\}|\[[^ ]*?(?=,? |$)|)", op.attributes
+    )
+    text = (found[1] if found else "").rstrip(",")
+    if text.startswith("mesh"):
+        groups = _mesh_groups(text)
+    elif text.startswith("["):
+        groups = _iota(text)
+    else:
+        groups = [[int(n) for n in g.split(",")] for g in re.findall(r"\{([\d,]+)\}", op.attribute("replica_groups"))]
+    return [tuple(int(n) for n in group) for group in groups] or [tuple(range(devices))]
 
 
 class Layout:

@@ -1,4 +1,4 @@
-"""Reads the text of an optimised HLO module: computations, operations, shapes, source lines, replica groups.
+"""Reads the text of an optimised HLO module: computations, operations, shapes, source lines.
 
 The grammar is XLA's own print-out (`compiled.as_text()`) of its TPU, GPU and CPU compilers; what is not needed to count
 work, memory and communication is skipped.
@@ -10,8 +10,6 @@ import json
 import math
 import re
 from collections.abc import Sequence
-
-import numpy as np
 
 _BITS = {"pred": 8, "token": 0, "opaque": 0, "c64": 64, "c128": 128}
 
@@ -283,69 +281,6 @@ def parse(text: str) -> Module:
             entry = found[2] if found[1] else entry
     devices = math.prod(int(n) for n in re.findall(r"\b(?:num_partitions|replica_count)=(\d+)", header))
     return Module(computations, entry, devices, _frames(tables))
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Replica groups
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def _iota(text: str) -> np.ndarray:
-    """'[2,4]<=[4,2]T(1,0)': numbers from 0 on in the second shape, transposed, read in the first."""
-    shape, source, order = re.match(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text).groups()
-    array = np.arange(math.prod(map(int, source.split(",")))).reshape([int(n) for n in source.split(",")])
-    if order:
-        array = array.transpose([int(n) for n in order.split(",")])
-    return array.reshape([int(n) for n in shape.split(",")])
-
-
-def _mesh_groups(text: str) -> np.ndarray:
-    """ "mesh['a'=4,'b'=2], device_ids=(...) {'a':(1)2}": groups along axes, or along parts of them, of a mesh.
-
-    A part ':(before)size' of an axis is the middle of its three factors, `before` being the first.
-    """
-    axes_text, ids, grouped = re.match(r"mesh\[([^\]]*)\](?:, device_ids=\((.*)\))? \{(.*)\}", text).groups()
-    sizes = {name: int(size) for name, size in re.findall(r"'?([^',=]+)'?=(\d+)", axes_text)}
-    if not ids:
-        devices = np.arange(math.prod(sizes.values()))
-    elif "<=" in ids:
-        devices = _iota(ids)
-    else:
-        devices = np.array([int(n) for n in re.findall(r"\d+", ids)])
-    parts = {name: [] for name in sizes}
-    for name, before, size in re.findall(r"'?([^',:]+)'?(?::\((\d+)\)(\d+))?(?:,|$)", grouped):
-        parts[name].append((int(before or 1), int(size or sizes[name])))
-    factors, chosen = [], []
-    for name, whole in sizes.items():
-        done = 1
-        for before, size in sorted(parts[name]):
-            factors += [before // done, size]
-            chosen.append(len(factors) - 1)
-            done = before * size
-        factors.append(whole // done)
-    kept = [i for i in range(len(factors)) if i not in chosen]
-    return devices.reshape(factors).transpose(kept + chosen).reshape(-1, math.prod(factors[i] for i in chosen))
-
-
-def replica_groups(op: Op, devices: int) -> list[tuple[int, ...]]:
-    """The groups of devices in which a collective's data travel, by their places in the program's list of devices.
-
-    A collective-permute's are its pairs of source and target.
-    """
-    pairs = op.attribute("source_target_pairs")
-    if pairs:
-        return [tuple(map(int, pair.split(","))) for pair in re.findall(r"\{(\d+,\d+)\}", pairs)]
-    found = re.search(
-        r"replica_groups=(mesh\[[^\]]*\](?:, device_ids=\(.*?\))? \{[^}]*\}|\[[^ ]*?(?=,? |$)|)", op.attributes
-    )
-    text = (found[1] if found else "").rstrip(",")
-    if text.startswith("mesh"):
-        groups = _mesh_groups(text)
-    elif text.startswith("["):
-        groups = _iota(text)
-    else:
-        groups = [[int(n) for n in g.split(",")] for g in re.findall(r"\{([\d,]+)\}", op.attribute("replica_groups"))]
-    return [tuple(int(n) for n in group) for group in groups] or [tuple(range(devices))]
 
 
 def users(computation: dict[str, Op]) -> dict[str, list[Op]]:
