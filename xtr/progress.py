@@ -39,6 +39,17 @@ class Reporter:
             print(self.line(), file=sys.stderr, flush=True)
 
 
+class _SilentReporter(Reporter):
+    def _show(self) -> None:
+        pass
+
+
+def _is_first() -> bool:
+    """Whether this is the first process of its run, without asking for devices, or for JAX where nobody needs it."""
+    joined = sys.modules.get("jax._src.distributed")
+    return joined is None or joined.global_state.process_id == 0
+
+
 class _BarReporter(Reporter):
     def __init__(self, name: str, total: int, done: int, bar: Progress):
         super().__init__(name, total, done)
@@ -75,7 +86,9 @@ class _Display:
             return self._bar
 
     def say(self, text: str) -> None:
-        """Prints a line, above the bars where there are any."""
+        """Prints a line, above the bars where there are any; in the first process alone."""
+        if not _is_first():
+            return
         with self._lock:
             if self._bar is not None and sys.stdout.isatty():
                 self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -99,15 +112,16 @@ say = _display.say
 
 def note(text: str) -> None:
     """One line to the user on standard error, from the first process alone."""
-    import jax
-
-    if jax.process_index() == 0:
+    if _is_first():
         print(text, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
 def progress(name: str, total: int, done: int = 0) -> Iterator[Reporter]:
-    """Shows the progress of `total` items, `done` of them already finished."""
+    """Shows the progress of `total` items, `done` of them already finished; in the first process alone."""
+    if not _is_first():
+        yield _SilentReporter(name, total, done)
+        return
     if not sys.stderr.isatty():
         yield Reporter(name, total, done)
         return

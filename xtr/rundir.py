@@ -27,6 +27,7 @@ PLACE_FIELDS = frozenset(
         "data_dir",
         "checkpoint",
         "use_cached_tasks",
+        "hang_timeout",
         "examples_per_shard",
         "log_samples",
         "index_dir",

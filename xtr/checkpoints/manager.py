@@ -3,7 +3,9 @@
 A checkpoint directory holds one folder a step:
 
     <step>/state/         every array, in Orbax's format (OCDBT), whatever the mesh that wrote it
-    <step>/index/         arrays.json: {name: {shape, dtype, crc32}}; extras.json: what the caller put beside the state
+    <step>/index/         arrays.json: {name: {shape, dtype, crc32}}; extras.json: what the caller put beside the state;
+                          parts.<process>.json: {name: [[start, stop] a dimension, crc32] a part} of the arrays that no
+                          process held whole
     <step>/commit_success.txt
 
 A save writes to a temporary folder and renames it when complete, so a process killed at any moment leaves whole
@@ -30,6 +32,7 @@ from xtr import storage
 from xtr.checkpoints import source
 from xtr.errors import UserError
 from xtr.models.spec import unflatten
+from xtr.parallel import distributed
 
 STATE, INDEX = "state", "index"
 CHUNK = 64 << 20
@@ -59,10 +62,28 @@ def _held_whole(array: Any) -> bool:
     return not isinstance(array, jax.Array) or array.is_fully_addressable or array.is_fully_replicated
 
 
+Place = tuple[tuple[int, int], ...]  # (start, stop) a dimension
+
+
+def _place(index: tuple[slice, ...], shape: tuple[int, ...]) -> Place:
+    return tuple(part.indices(size)[:2] for part, size in zip(index, shape, strict=True))
+
+
+def _own_parts(array: Any) -> list[tuple[Place, np.ndarray]]:
+    """Copies of this process's parts of an array that no process holds whole, each of the mesh's parts once."""
+    if _held_whole(array):
+        return []
+    shards = [shard for shard in array.addressable_shards if shard.replica_id == 0]
+    return [(_place(shard.index, array.shape), np.array(shard.data, copy=True)) for shard in shards]
+
+
 class _IndexHandler(ocp.AsyncCheckpointHandler):
     """Writes arrays.json and extras.json; the CRCs are computed in the background, before the commit."""
 
     def save(self, directory, args):
+        parts = {name: [[place, _crc32(part)] for place, part in own] for name, own in args.parts.items() if own}
+        if parts:
+            (directory / f"parts.{jax.process_index()}.json").write_text(json.dumps(parts))
         if jax.process_index() != 0:
             return
         arrays = {
@@ -86,6 +107,7 @@ class _IndexHandler(ocp.AsyncCheckpointHandler):
 @dataclasses.dataclass
 class _IndexSave(ocp.args.CheckpointArgs):
     arrays: dict[str, tuple[tuple[int, ...], str, np.ndarray | None]]
+    parts: dict[str, list[tuple[Place, np.ndarray]]]
     extras: str
 
 
@@ -211,18 +233,47 @@ def read_arrays(
     }
 
 
+def _read_parts(step_directory: str | os.PathLike) -> dict[str, list[tuple[Place, int]]]:
+    """{array name: [(place, crc32)]} of the arrays that no process held whole, from all that wrote."""
+    folder, parts = storage.join(step_directory, INDEX), {}
+    for file in storage.list_directory(folder):
+        if file.startswith("parts."):
+            for name, own in json.loads(storage.read_bytes(storage.join(folder, file))).items():
+                parts.setdefault(name, []).extend((tuple(map(tuple, place)), crc32) for place, crc32 in own)
+    return parts
+
+
+def _cut(array: Any, place: Place) -> np.ndarray | None:
+    """What lies at a place of an array; None where this process does not hold all of it in one piece."""
+    if _held_whole(array):
+        return np.asarray(array)[tuple(slice(*ends) for ends in place)]
+    for shard in array.addressable_shards:
+        own = _place(shard.index, array.shape)
+        if all(a <= start and stop <= b for (start, stop), (a, b) in zip(place, own, strict=True)):
+            cut = (slice(start - a, stop - a) for (start, stop), (a, _) in zip(place, own, strict=True))
+            return np.asarray(shard.data)[tuple(cut)]
+    return None
+
+
 def verify(step_directory: str | os.PathLike, arrays: Mapping[str, jax.Array]) -> None:
-    """Compares the CRC of each array that this process can see whole with the one written beside it.
+    """Compares CRCs with those written beside the arrays: of each array that this process can see whole, and of the
+    parts of an array that no process held whole, as far as this one holds them in one piece (all of them where the mesh
+    is the same, or has fewer parts).
 
     Raises:
       UserError: naming every array that is not what was written.
     """
     index, _ = read_index(step_directory)
+    parts = _read_parts(step_directory)
 
     def differs(name: str, array: jax.Array) -> bool:
         entry = index[name]
-        known = entry["crc32"] is not None and _held_whole(array) and np.dtype(entry["dtype"]) == array.dtype
-        return known and _crc32(np.asarray(array)) != entry["crc32"]
+        if np.dtype(entry["dtype"]) != array.dtype:
+            return False
+        if entry["crc32"] is not None:
+            return _held_whole(array) and _crc32(np.asarray(array)) != entry["crc32"]
+        cuts = ((_cut(array, place), crc32) for place, crc32 in parts.get(name, ()))
+        return any(cut is not None and _crc32(cut) != crc32 for cut, crc32 in cuts)
 
     if damaged := [name for name, array in arrays.items() if differs(name, array)]:
         raise UserError(
@@ -274,7 +325,7 @@ class CheckpointManager:
           An error of the previous save, if it failed.
         """
         self.wait()
-        if step in committed_steps(self._directory):
+        if distributed.from_first(lambda: step in committed_steps(self._directory)):
             return False
         with _saving:
             _settle_saves()
@@ -284,19 +335,21 @@ class CheckpointManager:
 
     def _start_save(self, step: int, state: Any, extras: Mapping[str, Any]) -> bool:
         arrays = {name: x if isinstance(x, jax.Array) else np.asarray(x) for name, x in named_leaves(state).items()}
+        first = distributed.is_first()
         for array in arrays.values():
-            if isinstance(array, jax.Array) and _held_whole(array):
+            if isinstance(array, jax.Array) and (_held_whole(array) and first or not _held_whole(array)):
                 array.copy_to_host_async()
         # A copy, because the device buffer behind a view is given away with the next step.
         index = {
-            name: (x.shape, str(x.dtype), np.array(x, copy=True) if _held_whole(x) else None)
+            name: (x.shape, str(x.dtype), np.array(x, copy=True) if first and _held_whole(x) else None)
             for name, x in arrays.items()
         }
+        parts = {name: _own_parts(x) for name, x in arrays.items()}
         chunks = {name: _save_args(x) for name, x in arrays.items()}
         args = ocp.args.Composite(
             **{
                 STATE: ocp.args.PyTreeSave(unflatten(arrays), save_args=unflatten(chunks)),
-                INDEX: _IndexSave(index, json.dumps(dict(extras))),
+                INDEX: _IndexSave(index, parts, json.dumps(dict(extras))),
             }
         )
         return self._manager.save(step, args=args, force=True)

@@ -19,6 +19,7 @@ from xtr.cli.export import export
 from xtr.cli.plan import plan
 from xtr.cli.show import show
 from xtr.errors import UserError, by_reason
+from xtr.progress import say
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 
@@ -39,7 +40,7 @@ def train(arguments: argparse.Namespace) -> int:
 
     result = run_training(run, texts)
     state = "was done already" if result.reused else f"done in {result.seconds:.1f} s"
-    console.print(f"{result.steps} steps {state}; checkpoint: {result.checkpoint}", soft_wrap=True)
+    say(f"{result.steps} steps {state}; checkpoint: {result.checkpoint}")
     return 0
 
 
@@ -48,7 +49,7 @@ def infer(arguments: argparse.Namespace) -> int:
     from xtr.evaluate.infer import infer as run_inference
 
     count = run_inference(run)
-    console.print(f"{count} answers in {run.output_file}", soft_wrap=True)
+    say(f"{count} answers in {run.output_file}")
     return 0
 
 

@@ -4,14 +4,15 @@ import argparse
 import os
 import re
 import sys
+import traceback
 from collections.abc import Sequence
 
 from xtr.cli import bench, convert, data, evaluation, export, options, plan, show
 from xtr.errors import Preempted, UserError, did_you_mean
 
-EXIT_DONE, EXIT_USAGE, EXIT_PREEMPTED = 0, 2, 42
+EXIT_DONE, EXIT_CRASHED, EXIT_USAGE, EXIT_PREEMPTED = 0, 1, 2, 42
 GIN_PREFIX = "--gin."
-_COMPUTING = ("train", "eval", "infer")  # commands that several processes run together; `study run` is one too
+_COMPUTING = ("train", "eval", "infer", "study")  # commands that several processes run together
 
 
 class _Parser(argparse.ArgumentParser):
@@ -155,7 +156,7 @@ def run(argv: Sequence[str]) -> int:
         arguments.search_paths = [path for path in arguments.gin_search_paths.split(",") if path]
     elif overrides:
         raise UserError(f"`xtr {arguments.command}` takes no gin overrides (--gin.{overrides[0].partition('=')[0]}).")
-    if arguments.command in _COMPUTING or (arguments.command == "study" and arguments.action == "run"):
+    if arguments.command in _COMPUTING:
         from xtr.parallel import distributed
 
         distributed.initialize()  # before JAX is asked for anything, and before SIGTERM is ours: JAX takes it then
@@ -163,7 +164,10 @@ def run(argv: Sequence[str]) -> int:
     from xtr.cli import commands
 
     with preemption.watch():
-        return commands.COMMANDS[arguments.command](arguments)
+        code = commands.COMMANDS[arguments.command](arguments)
+    if arguments.command in _COMPUTING:
+        distributed.wait("the end")  # the first process may have files left to write
+    return code
 
 
 def main() -> None:
@@ -174,16 +178,28 @@ def main() -> None:
     except UserError as error:
         print(f"xtr: {error}", file=sys.stderr)
         code = EXIT_USAGE
+        _tell_others(code, str(error))
     except KeyboardInterrupt:
         print("xtr: interrupted; run the same command again to go on", file=sys.stderr)
         code = 130
+        _tell_others(code, "interrupted")
     except BrokenPipeError:  # the reader of our output has gone, for example `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = EXIT_DONE
     except Preempted as error:
         print(f"xtr: preempted: {error}", file=sys.stderr)
         code = EXIT_PREEMPTED
+    except Exception as error:
+        traceback.print_exc()
+        _tell_others(EXIT_CRASHED, f"{type(error).__name__}: {error}")
+        code = EXIT_CRASHED
     sys.exit(code)
+
+
+def _tell_others(code: int, message: str) -> None:
+    """Ends the other processes of a run, which would wait for this one; where there are any, this one too."""
+    if watchdog := sys.modules.get("xtr.parallel.watchdog"):
+        watchdog.leave(code, message)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import functools
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -36,18 +37,22 @@ def absolute(spec: StudySpec) -> StudySpec:
 def _prepare(spec: StudySpec, arguments: argparse.Namespace) -> tuple[list[runner.Job], list[Cell]]:
     """Tokenises what the study needs (once for all of it) and plans the stages."""
     from xtr.data.cache import ensure_cached
+    from xtr.parallel.distributed import first_alone
 
     configure = _configurer(arguments.search_paths)
     trained = runner.trained_targets(spec, lambda name, binding: config.sets(name, binding, arguments.search_paths))
     found = {
-        form: ensure_cached(
-            names,
-            task_modules=tuple(spec.task_modules),
-            tfds_tasks=tuple(spec.tfds_tasks),
-            vocabulary_path=spec.vocabulary_path,
-            data_dir=spec.data_dir,
-            cache_dir=spec.cache_dir,
-            format=form,
+        form: first_alone(
+            functools.partial(
+                ensure_cached,
+                names,
+                task_modules=tuple(spec.task_modules),
+                tfds_tasks=tuple(spec.tfds_tasks),
+                vocabulary_path=spec.vocabulary_path,
+                data_dir=spec.data_dir,
+                cache_dir=spec.cache_dir,
+                format=form,
+            )
         )
         for form, names in runner.mixtures(spec, configure, trained).items()
     }
@@ -61,13 +66,17 @@ def _prepare(spec: StudySpec, arguments: argparse.Namespace) -> tuple[list[runne
 def run(spec: StudySpec, texts: Mapping[str, str], arguments: argparse.Namespace) -> int:
     """Runs what is not done, then reports."""
     from xtr.evaluate.engine import evaluate
+    from xtr.parallel.distributed import is_first
     from xtr.train.loop import train
 
     spec = absolute(spec)
     jobs, cells = _prepare(spec, arguments)
-    for name, text in texts.items():
-        rundir.write_atomic(Path(spec.study_dir) / name, text)
+    if is_first():
+        for name, text in texts.items():
+            rundir.write_atomic(Path(spec.study_dir) / name, text)
     outcome = runner.run_jobs(jobs, train, evaluate, (Preempted, UserError), spec.workers)
+    if not is_first():
+        return 0
     console.print(
         f"study {spec.name}: {outcome.ran} stages run, {outcome.reused} done before,"
         f" {len(outcome.failed)} failed, {outcome.seconds:.1f} s"

@@ -39,7 +39,8 @@ from xtr.evaluate.retrieve import layer_values
 from xtr.evaluate.run import STOPPED, EvaluateRun
 from xtr.models import spec
 from xtr.models.interface import ModelConfig
-from xtr.parallel.distributed import asked_to_stop, from_first, is_first, wait
+from xtr.parallel import watchdog
+from xtr.parallel.distributed import asked_to_stop, check_same, first_alone, from_first, is_first, wait
 from xtr.progress import progress
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -172,15 +173,17 @@ def _with_candidates(run: EvaluateRun, parts: Sequence[_Part]) -> list[_Part]:
 def _cached(run: EvaluateRun, names: Sequence[str]) -> Mapping[str, Sequence[CachedTask]]:
     if not names:
         return {}
-    return ensure_cached(
-        names,
-        task_modules=run.task_modules,
-        tfds_tasks=run.tfds_tasks,
-        vocabulary_path=run.vocabulary_path,
-        data_dir=rundir.data_dir(run.data_dir),
-        cache_dir=rundir.cache_dir(run.cache_dir),
-        format=run.format,
-        lengths=run.task_feature_lengths,
+    return first_alone(
+        lambda: ensure_cached(
+            names,
+            task_modules=run.task_modules,
+            tfds_tasks=run.tfds_tasks,
+            vocabulary_path=run.vocabulary_path,
+            data_dir=rundir.data_dir(run.data_dir),
+            cache_dir=rundir.cache_dir(run.cache_dir),
+            format=run.format,
+            lengths=run.task_feature_lengths,
+        )
     )
 
 
@@ -198,6 +201,7 @@ def evaluate(
       The rows, also written to `eval_output_dir/results.parquet`, with the predictions beside them.
     """
     store = ResultStore(run.eval_output_dir)
+    check_same("their configuration", rundir.digest(rundir.identity(run)))
     if (rows := from_first(lambda: _finished(run, store))) is not None:
         if is_first():
             on_rows(rows)
@@ -210,19 +214,27 @@ def evaluate(
     embeds = all(part.task.info["predictor"] == _RETRIEVAL for part in parts)
     headless = run.format == ENCODER and embeds and not is_dual(run.model)
     predictor, step = open_predictor(run, run.model.encoder() if headless else run.model)
-    if is_first():
-        rundir.create(run.eval_output_dir, rundir.identity(run), gin_texts or {})
+    from_first(lambda: rundir.create(run.eval_output_dir, rundir.identity(run), gin_texts or {}))
     total = sum(part.count() for part in parts)
     due = _languages_due(run, [task for name in names for task in found[name]])
     grader = _Grader(run, store, on_rows)
-    with grader, progress(f"evaluate {run.target or ', '.join(names)}", total) as bar:
+    with (
+        grader,
+        progress(f"evaluate {run.target or ', '.join(names)}", total) as bar,
+        watchdog.watch(run.eval_output_dir, run.hang_timeout) as watch,
+    ):
+
+        def advance(n: int) -> None:
+            bar.advance(n)
+            watch.beat("evaluating", bar.done, slow=True)  # a new shape compiles at any time
+
         for part in parts:
             records, meta = from_first(functools.partial(_saved, store, part, step)) or (None, None)
             if records is None:
-                records, meta = _predict(part, predictor, step, store, bar.advance)
+                records, meta = _predict(part, predictor, step, store, advance)
                 meta["languages"] = due.get(part.place.target, [])
             else:
-                bar.advance(part.count())
+                advance(part.count())
             grader.grade(part.place, records, meta, part.task)
     return grader.finish(started)
 
@@ -470,8 +482,10 @@ def regrade(
       predictions_dir: the `eval_output_dir` of the evaluation.
 
     Raises:
-      UserError: there are no predictions.
+      UserError: there are no predictions; or several processes were started.
     """
+    if watchdog.processes() > 1:
+        raise UserError("Grading again needs no model: start it as one process, where the predictions lie.")
     started, source, store = time.monotonic(), ResultStore(predictions_dir), ResultStore(run.eval_output_dir)
     rundir.is_done(run.eval_output_dir, rundir.identity(run))
     languages = as_names(run.languages) if run.languages else None

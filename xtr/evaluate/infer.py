@@ -8,17 +8,17 @@ from xtr.data.formats import ENCODER, format_of
 from xtr.errors import UserError
 from xtr.evaluate.predictor import open_predictor
 from xtr.evaluate.run import InferRun
+from xtr.parallel.distributed import from_first
 from xtr.progress import note, progress
 
 
 def infer(run: InferRun) -> int:
-    """Generates an answer for each line of a text file; returns the number of lines."""
+    """Generates an answer for each line of a text file; returns the number of lines. Of several processes the first
+    alone reads and writes files."""
     source = Path(run.input_file)
-    if not source.is_file():
-        raise UserError(f"no input file {source}")
     if format_of(run.model.objectives) == ENCODER:
         raise UserError(f"xtr infer writes text, which a whole mT5 or a BLOOM does; this {run.model.family} cannot.")
-    lines = source.read_bytes().decode().removesuffix("\n").split("\n")
+    lines = from_first(lambda: _read(source))
     predictor, _ = open_predictor(run, run.model)
     vocabulary = predictor.vocabulary
     tokens = [vocabulary.with_special_tokens(vocabulary.encode(line))[0] for line in lines]
@@ -34,5 +34,12 @@ def infer(run: InferRun) -> int:
         texts = [{"prediction": text, "log_prob": log_prob} for text, log_prob in found]
         alternatives = {"alternatives": texts[1:]} if run.decoding.continuations > 1 else {}
         records.append({"input": line, **texts[0], **alternatives})
-    rundir.write_atomic(run.output_file, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records))
+    text = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records)
+    from_first(lambda: rundir.write_atomic(run.output_file, text))
     return len(lines)
+
+
+def _read(source: Path) -> list[str]:
+    if not source.is_file():
+        raise UserError(f"no input file {source}")
+    return source.read_bytes().decode().removesuffix("\n").split("\n")

@@ -9,6 +9,7 @@ from xtr.evaluate.batching import LENGTH_BUCKETS
 from xtr.evaluate.decoding import Decoding
 from xtr.evaluate.ranking import Ranking
 from xtr.models.interface import ModelConfig
+from xtr.parallel import watchdog
 from xtr.parallel.mesh import MeshConfig
 
 # What a user is told of an evaluation that was asked to stop.
@@ -51,6 +52,7 @@ class EvaluateRun:
       languages: score only these (None: all found).
       limit: score only the first examples of each split (a test of the setup; rows say n).
       examples_per_shard: predictions are written whenever about so many are made.
+      hang_timeout: seconds; ten times as long without progress, and the watchdog ends the evaluation.
       log_samples: examples of each language whose records hold their input too: the same ones in every evaluation.
       run_id, stage, intermediate, seed: what the rows say of the model's history.
     """
@@ -85,6 +87,7 @@ class EvaluateRun:
     limit: int | None = None
     examples_per_shard: int = 1024
     log_samples: int = 5
+    hang_timeout: float = watchdog.TIMEOUT
     run_id: str = "run"
     stage: str = "target"
     intermediate: str = "none"

@@ -1,23 +1,37 @@
 """Several processes of one run: start-up, the same call on TPU pods, GPU clusters and CPU processes; and agreement."""
 
+import contextlib
 import glob
 import importlib.util
+import itertools
 import os
 import pickle
+import socket
+import time
+import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import jax
 import numpy as np
+from jax._src.distributed import global_state  # the coordination service has no public name
 from jax.experimental import multihost_utils
 
 from xtr import preemption
 from xtr.errors import UserError
+from xtr.parallel import watchdog
 
 T = TypeVar("T")
 
 # Set by the launchers that JAX can read the whole topology from; more than one task means more than one process.
 _TASK_COUNTS = ("SLURM_NTASKS", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+_JOIN_SECONDS = 300
+# A process may wait as long for another as this one works: for hours, while it tokenises. The watchdog ends a wait for
+# one that fails.
+_PATIENCE_MS = 7 * 24 * 3600 * 1000
+_SEEN_SECONDS = 15.0  # in which a new file of a shared folder is seen by all
+_waits = itertools.count()
 
 
 def _integer(name: str, value: int | str | None) -> int | None:
@@ -61,12 +75,25 @@ def initialize(
             raise UserError(f"A run of several processes needs {', '.join(given)}; not set: {', '.join(missing)}.")
         if not 0 <= index < count:
             raise UserError(f"XTR_PROCESS_ID must lie in 0..{count - 1}, but is {index}.")
-        jax.distributed.initialize(coordinator_address=address, num_processes=count, process_id=index)
+        _join(coordinator_address=address, num_processes=count, process_id=index)
     elif _on_tpu() or any(int(os.environ.get(name, "1") or 1) > 1 for name in _TASK_COUNTS):
-        jax.distributed.initialize()
+        _join()
     else:
         return 0, 1
+    if jax.process_count() > 1:
+        watchdog.start()
     return jax.process_index(), jax.process_count()
+
+
+def _join(**whom: str | int) -> None:
+    try:
+        jax.distributed.initialize(**whom, initialization_timeout=_JOIN_SECONDS)
+    except Exception as error:
+        where = f" as process {whom['process_id']} of {whom['num_processes']}" if whom else ""
+        raise UserError(
+            f"Cannot join the run's other processes{where}: {str(error).splitlines()[0]} Start all of them within "
+            f"{_JOIN_SECONDS} s, each with its own number, and with an address of process 0 that they can reach."
+        ) from error
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -90,6 +117,7 @@ def from_first(make: Callable[[], T]) -> T:
             value = make()
         except Exception as e:
             error = e
+    wait("told by the first process")  # for longer than a collective would
     told = np.frombuffer(pickle.dumps((value, error)), np.uint8) if is_first() else np.zeros(0, np.uint8)
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(told))))
     told = multihost_utils.broadcast_one_to_all(np.resize(told, size))
@@ -103,6 +131,14 @@ def from_first(make: Callable[[], T]) -> T:
     return value
 
 
+def first_alone(make: Callable[[], T]) -> T:
+    """What `make` returns in each process, the first calling it before the others: these find what it wrote. What it
+    raises in the first process is raised in all."""
+    made: list[T] = []
+    from_first(lambda: made.append(make()))
+    return made[0] if made else make()
+
+
 def wait(what: str) -> None:
     """Waits until every process is here.
 
@@ -110,7 +146,78 @@ def wait(what: str) -> None:
       what: its name, the same in all.
     """
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(what)
+        global_state.client.wait_at_barrier(f"xtr/wait/{next(_waits)}/{what}", _PATIENCE_MS)
+
+
+def from_every(value: T) -> list[T]:
+    """What each process brings, by its number; small things that can be pickled."""
+    if jax.process_count() == 1:
+        return [value]
+    client, place = global_state.client, f"xtr/each/{next(_waits)}/"
+    client.key_value_set_bytes(f"{place}{jax.process_index()}", pickle.dumps(value))
+    found = (client.blocking_key_value_get_bytes(f"{place}{p}", _PATIENCE_MS) for p in range(jax.process_count()))
+    return [pickle.loads(each) for each in found]
+
+
+def check_same(what: str, value: str) -> None:
+    """Raises a UserError in every process unless all bring the same value.
+
+    Args:
+      what: as in 'The processes differ in ...'.
+    """
+    brought = from_every((socket.gethostname(), value))
+    if others := [f"{p} on {host}" for p, (host, found) in enumerate(brought) if found != brought[0][1]]:
+        raise UserError(
+            f"The processes differ in {what}: process {', '.join(others)} has another than process 0 on "
+            f"{brought[0][0]}. Start all with the same command, code and files."
+        )
+
+
+def check_shared(directory: str | os.PathLike) -> None:
+    """Raises a UserError in every process, naming the hosts, unless all see one and the same folder.
+
+    The first process makes the folder where it is missing; it leaves none behind where others do not see it.
+    """
+    if jax.process_count() == 1 or "://" in str(directory):
+        return
+    directory = Path(directory).absolute()
+
+    def mark() -> tuple[str, list[Path]]:
+        made = [folder for folder in (directory, *directory.parents) if not folder.exists()]
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            name = f".xtr-shared-{uuid.uuid4().hex[:12]}"
+            (directory / name).touch()
+        except OSError as error:
+            raise UserError(f"Cannot write into {directory}: {error.strerror}.") from error
+        return name, made
+
+    name, made = from_first(mark)
+    deadline = time.monotonic() + _SEEN_SECONDS
+    while not (seen := name in _names(directory)) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    brought = from_every((socket.gethostname(), str(directory), seen))
+    blind = [f"process {p} on {host} ({folder})" for p, (host, folder, seen) in enumerate(brought) if not seen]
+    if is_first():
+        (directory / name).unlink(missing_ok=True)
+        if blind:
+            with contextlib.suppress(OSError):  # somebody else may use it by now
+                for folder in made:
+                    folder.rmdir()
+    if blind:
+        raise UserError(
+            f"{directory} of process 0 on {brought[0][0]} is not one folder for all hosts: {', '.join(blind)} does not "
+            "see what process 0 writes there. Every process writes its part of a checkpoint: give a directory on a "
+            "file system that all hosts share."
+        )
+
+
+def _names(directory: Path) -> list[str]:
+    """Read anew: a network's file system may remember that a name was not there."""
+    try:
+        return os.listdir(directory)
+    except OSError:
+        return []
 
 
 def asked_to_stop_alone() -> bool:

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 from xtr import rundir
 from xtr.errors import UserError
+from xtr.parallel import watchdog
+from xtr.parallel.distributed import from_first
 from xtr.progress import progress
 from xtr.study.contamination import refuse_contaminated
 from xtr.study.spec import Cell, Stage, StudySpec, plan
@@ -157,18 +159,23 @@ def run_jobs(
       jobs: from `prepare`, in order.
       train, evaluate: run one stage: f(run, gin_texts).
       stop_on: exceptions that end the whole pass (preemption) instead of marking one stage as failed.
-      workers: stages run at a time, in threads: small models leave cores idle, and what is compiled is shared.
+      workers: stages run at a time, in threads: small models leave cores idle, and what is compiled is shared. One
+        where several processes run the study together, and there an error ends the pass.
     """
     started = time.monotonic()
     outcome = Outcome()
-    finished = {job.stage for job in jobs if job.status == "done"}
+    several = watchdog.processes() > 1
+    if several:
+        # All processes must come to the same stages in the same order; and after an error in one alone, none can go on.
+        workers, stop_on = 1, (BaseException,)
+    finished = set(from_first(lambda: [job.stage for job in jobs if job.status == "done"]))
     outcome.reused = len(finished)
     failed: set[Stage] = set()
     waiting = [job for job in jobs if job.stage not in finished]
     running: dict[concurrent.futures.Future, Job] = {}
 
     def run(job: Job) -> None:
-        (job.directory / FAILED).unlink(missing_ok=True)
+        from_first(lambda: (job.directory / FAILED).unlink(missing_ok=True))
         (evaluate if job.stage.kind == "evaluate" else train)(job.run, job.gin_texts)
 
     def settle(job: Job, error: BaseException | None) -> None:

@@ -1,6 +1,7 @@
 """The training run, top to bottom: directory, data, state, steps, end. A killed run goes on to the same bits."""
 
 import dataclasses
+import json
 import os
 import time
 from collections.abc import Mapping
@@ -9,13 +10,14 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from xtr import preemption, rundir
+from xtr import rundir
 from xtr.checkpoints import load
 from xtr.checkpoints.manager import CheckpointManager, committed_steps
 from xtr.data.cache import ensure_cached
 from xtr.data.pipeline import train_batches
 from xtr.data.vocabulary import open_vocabulary
 from xtr.errors import Preempted, UserError
+from xtr.parallel import distributed, watchdog
 from xtr.parallel.mesh import make_mesh
 from xtr.parallel.sharding import DEFAULT_RULES, global_batch
 from xtr.progress import progress
@@ -60,21 +62,26 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
     """
     started = time.monotonic()
     # ------------------------------------------------------------------------------------------------------- directory
-    if rundir.is_done(run.model_dir, rundir.identity(run)):
+    # Of several processes the first reads and writes the directory, but for the arrays of checkpoints.
+    identity = rundir.identity(run)
+    distributed.check_same("their configuration", rundir.digest(identity))
+    if distributed.from_first(lambda: rundir.is_done(run.model_dir, identity)):
         return TrainResult(checkpoint_path(run.model_dir, run.train_steps), run.train_steps, 0.0, reused=True)
 
     # ------------------------------------------------------------------------------------------------------------ data
     vocabulary = open_vocabulary(run.vocabulary_path, run.model.vocab_size, run.model.vocabulary_kind)
     cache_dir = rundir.cache_dir(run.cache_dir) if run.use_cached_tasks else str(Path(run.model_dir) / "cache")
-    tasks = ensure_cached(
-        [run.mixture_or_task_name],
-        task_modules=run.task_modules,
-        tfds_tasks=run.tfds_tasks,
-        vocabulary_path=run.vocabulary_path,
-        data_dir=rundir.data_dir(run.data_dir),
-        cache_dir=cache_dir,
-        format=run.format,
-        lengths=run.task_feature_lengths,
+    tasks = distributed.first_alone(
+        lambda: ensure_cached(
+            [run.mixture_or_task_name],
+            task_modules=run.task_modules,
+            tfds_tasks=run.tfds_tasks,
+            vocabulary_path=run.vocabulary_path,
+            data_dir=rundir.data_dir(run.data_dir),
+            cache_dir=cache_dir,
+            format=run.format,
+            lengths=run.task_feature_lengths,
+        )
     )[run.mixture_or_task_name]
     parts = parts_of(run, tasks, vocabulary)
     if run.eval_period and not any(part.of_split(VALIDATION) for part in parts.values()):
@@ -83,13 +90,14 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
         )
     process, processes = jax.process_index(), jax.process_count()
     batches = batches_of(parts, process, processes)  # says what is wrong with the data
+    distributed.check_same("their training data", json.dumps(batches.get_state()))
 
     # ----------------------------------------------------------------------------------------------------------- state
     # In this order: a checkpoint of this very run, else the initial checkpoint, else from scratch.
     mesh = make_mesh(run.mesh)
     specs = run.model.param_specs()
     saved = Path(run.model_dir) / "checkpoints"
-    step = max(committed_steps(saved), default=None)
+    step = distributed.from_first(lambda: max(committed_steps(saved), default=None))
     origin, initial = None, None
     if run.initial_checkpoint_path:
         slots = abstract_state(specs, options_for(run, None), mesh, DEFAULT_RULES).opt_state
@@ -97,7 +105,8 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
             initial = load.open_initial(run.initial_checkpoint_path, run.model, slots, allow_pickle=run.allow_pickle)
         origin = initial.origin if initial else load.inspect(run.initial_checkpoint_path, run.model, slots)
     options = options_for(run, origin)
-    rundir.create(run.model_dir, rundir.identity(run), gin_texts or {})
+    distributed.check_shared(run.model_dir)
+    distributed.from_first(lambda: rundir.create(run.model_dir, identity, gin_texts or {}))
     checkpoints = CheckpointManager(saved, keep=run.checkpoint.keep)
 
     if step is not None:
@@ -139,30 +148,38 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
         return f"loss {scalars['loss']:.3f}"
 
     name = f"train {run.mixture_or_task_name}"
-    with progress(name, run.train_steps, step) as bar:
+    compiled: set[str] = set()  # the heads whose first step is done
+    with progress(name, run.train_steps, step) as bar, watchdog.watch(run.model_dir, run.hang_timeout) as watch:
         while step < run.train_steps:
             asked = time.monotonic()
+            watch.beat("waiting for its data", step)
             batch = global_batch(next(batches), mesh)
             waited += time.monotonic() - asked
+            watch.beat(watchdog.DEVICES, step, slow=batches.head not in compiled)
             rate = schedules.learning_rate(run.schedule, step)
             dropout_key = None if key is None else jax.random.fold_in(key, step)
             state, metrics = train_steps[batches.head](state, batch, dropout_key, np.float32(rate))
             step += 1
             pending.append((step, batches.head, rate, metrics))
+            if batches.head not in compiled:
+                jax.block_until_ready(metrics)
+                compiled.add(batches.head)
             bar.advance(note=flush() if step % LOG_PERIOD == 0 or step == run.train_steps else "")
             if run.eval_period and (step % run.eval_period == 0 or step == run.train_steps):
                 for head, part in parts.items():
-                    validate(run, part, state.params, mesh, writer, step, tag("validation", head))
-            last, stop = step == run.train_steps, preemption.requested()
+                    validate(run, part, state.params, mesh, writer, step, tag("validation", head), watch)
+            last, stop = step == run.train_steps, watchdog.stop_behind(watch, step)
             if last or stop or (run.checkpoint.period and step % run.checkpoint.period == 0):
+                watch.beat("saving a checkpoint", step, slow=True)
                 checkpoints.save(step, state, {"data": batches.get_state()})
             if stop and not last:
                 checkpoints.wait()
                 raise Preempted(f"saved step {step} of {run.train_steps} in {run.model_dir}")
+        watch.beat("saving the last checkpoint", step, slow=True)
+        checkpoints.close()
 
     # ------------------------------------------------------------------------------------------------------------- end
-    checkpoints.close()
-    if checkpoints.latest_step() != run.train_steps:
+    if distributed.from_first(checkpoints.latest_step) != run.train_steps:
         raise RuntimeError(f"the checkpoint of step {run.train_steps} in {run.model_dir} was not written")
     stats = batches.stats()
     batches.close()
@@ -175,8 +192,7 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
         "data": stats,
         "loss_normalizing_factor": options.loss_normalizing_factor,
     }
-    if process == 0:
-        rundir.mark_done(run.model_dir, summary)
+    distributed.from_first(lambda: rundir.mark_done(run.model_dir, summary))
     return TrainResult(checkpoint_path(run.model_dir, step), step, seconds, reused=False)
 
 
@@ -223,7 +239,9 @@ def per_token(metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
     return out | rest
 
 
-def validate(run: TrainRun, part: Part, params, mesh, writer, step: int, prefix: str) -> dict[str, float]:
+def validate(
+    run: TrainRun, part: Part, params, mesh, writer, step: int, prefix: str, watch: watchdog.Watch
+) -> dict[str, float]:
     """Teacher-forced loss and accuracy on the first `eval_steps` batches of the validation splits that there are."""
     data = part.of_split(VALIDATION)
     if data is None:
@@ -232,6 +250,7 @@ def validate(run: TrainRun, part: Part, params, mesh, writer, step: int, prefix:
     sums: dict[str, float] = {}
     batches = train_batches(data, process_index=jax.process_index(), process_count=jax.process_count())
     for _, batch in zip(range(run.eval_steps), batches, strict=False):
+        watch.beat("in validation", step, slow=True)
         metrics = jax.device_get(evaluate_step(params, global_batch(batch, mesh)))
         for name, value in metrics.items():
             sums[name] = sums.get(name, 0.0) + float(value)

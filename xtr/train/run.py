@@ -8,6 +8,7 @@ from xtr.data.mixing import Mixing
 from xtr.errors import UserError, did_you_mean
 from xtr.models.interface import ModelConfig
 from xtr.models.multitask import MULTITASK, WithHeads
+from xtr.parallel import watchdog
 from xtr.parallel.mesh import MeshConfig
 from xtr.train.adafactor import AdafactorConfig
 from xtr.train.objectives import OBJECTIVES, check_microbatches, check_objective
@@ -57,6 +58,8 @@ class TrainRun:
       doc_stride, max_query_length: how 'span' cuts contexts and questions, see `xtr.data.spans.Windowing`.
       eval_period: steps between teacher-forced evaluations on the `validation` split; 0 for none.
       eval_steps: batches of such an evaluation.
+      hang_timeout: seconds without progress after which the watchdog ends the run; what compiles, saves or starts up may
+        take ten times as long. More than the steps between two logs take.
       use_cached_tasks: False tokenises afresh below `model_dir` instead of using `cache_dir`.
       task_modules: modules or .py files that register the user's own SeqIO tasks.
       tfds_tasks: data sets read from TensorFlow Datasets' catalogue instead of official files ('all': all it has).
@@ -87,6 +90,7 @@ class TrainRun:
     max_query_length: int = 64
     eval_period: int = 0
     eval_steps: int = 20
+    hang_timeout: float = watchdog.TIMEOUT
     use_cached_tasks: bool = True
     schedule: ScheduleConfig = ScheduleConfig()
     optimizer: Optimizer = AdafactorConfig()
@@ -127,6 +131,8 @@ class TrainRun:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise UserError(f"train.{name} is {value!r}; it must be a positive whole number.")
+        if not self.hang_timeout > 0:
+            raise UserError(f"train.hang_timeout is {self.hang_timeout!r}; it must be a positive number of seconds.")
         lengths, example = self.task_feature_lengths, {"inputs": 512, "targets": 114}
         needed = set(example) if self.loss in ("seq2seq", "causal", "contrastive") else {"inputs"}
         whole = all(isinstance(n, int) and n > 0 for n in lengths.values())

@@ -1,0 +1,168 @@
+"""Runs of several processes of the `xtr` command on this machine."""
+
+import importlib.util
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from array_record.python.array_record_module import ArrayRecordWriter
+
+from xtr.data.cached_task import shard_paths
+from xtr.data.records import serialize_example
+
+HERE = Path(__file__).parent
+_spec = importlib.util.spec_from_file_location("tiny_evaluations", HERE / "tiny_evaluations.py")
+tiny = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(tiny)
+
+# Gin of networks that compile in a second or two.
+_BERT = """
+include 'models/xlmr/micro.gin'
+VOCAB_SIZE = 640
+bert.BertConfig.emb_dim = 16
+bert.BertConfig.num_heads = 2
+bert.BertConfig.num_layers = 1
+bert.BertConfig.mlp_dim = 32
+"""
+MODELS = {
+    "seq2seq": """
+include 'models/mt5/micro.gin'
+VOCAB_SIZE = 640
+mt5.MT5Config.emb_dim = 16
+mt5.MT5Config.num_heads = 2
+mt5.MT5Config.head_dim = 8
+mt5.MT5Config.mlp_dim = 32
+mt5.MT5Config.num_encoder_layers = 1
+mt5.MT5Config.num_decoder_layers = 1
+""",
+    "classify": _BERT,
+    "multitask": _BERT,
+}
+_HEADED = ("--gin_file=runs/adamw.gin", "--gin.TASK_FEATURE_LENGTHS={'inputs': 32}")
+OBJECTIVES = {
+    "seq2seq": ("t5", {"score": 1.0}, ("--gin.TASK_FEATURE_LENGTHS={'inputs': 64, 'targets': 32}",)),
+    "classify": ("xlmr", {"classify": 1.0}, ("--gin_file=heads/classify.gin", "--gin.NUM_LABELS=3", *_HEADED)),
+    "multitask": (
+        "xlmr",
+        {"classify": 2.0, "choose": 1.0},
+        ("--gin_file=heads/multitask.gin", "--gin.HEADS={'nli': ('classify', 3), 'choice': 'choose'}", *_HEADED),
+    ),
+}
+
+
+def write_task(folder: Path, what: str) -> None:
+    """A cached task of random examples with the splits of a training."""
+    rng = np.random.default_rng(0)
+    splits = {name: [tiny.example(rng, what, n) for n in range(size)] for name, size in SIZES.items()}
+    folder.mkdir(parents=True)
+    for name, rows in splits.items():
+        writer = ArrayRecordWriter(str(*shard_paths(folder, name, 1)), "group_size:1")
+        for row in rows:
+            writer.write(serialize_example(row | {"meta": json.dumps(row["meta"])}))
+        writer.close()
+    info = {
+        "task": what,
+        "splits": {name: {"examples": size, "shards": 1} for name, size in SIZES.items()},
+        "kind": tiny._KINDS.get(what, "translation"),
+        "predictor": tiny._PREDICTORS.get(what, what),
+        "metrics": tiny._METRICS[what],
+        "features": ["inputs", "targets"],
+        "language": "en",
+        "group": what,
+        "label_names": tiny.LABELS,
+    }
+    (folder / "xtr_task.json").write_text(json.dumps(info))
+    (folder / "COMPLETED").touch()
+
+
+SIZES = {"train": 200, "validation": 40, "test": 40}
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a process came to."""
+
+    code: int
+    out: str
+    err: str
+
+
+def start(processes: int, devices: int, settings: dict, arguments: Sequence[str], cwd=None) -> list[subprocess.Popen]:
+    """The command in so many processes with so many devices each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XTR_COORDINATOR": f"127.0.0.1:{port}",
+        "XTR_NUM_PROCESSES": str(processes),
+    }
+    command = [sys.executable, str(HERE / "disturbed.py"), json.dumps(settings), *arguments]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    folders = [None] * processes if cwd is None else cwd
+    return [
+        subprocess.Popen(command, env=environment | {"XTR_PROCESS_ID": str(n)}, cwd=folders[n], **pipes)
+        for n in range(processes)
+    ]
+
+
+def ends(running: Sequence[subprocess.Popen], seconds: float = 300.0) -> list[Ended]:
+    """What became of the processes, all of which must end by themselves."""
+    found = []
+    try:
+        for process in running:
+            out, err = process.communicate(timeout=seconds)
+            found.append(Ended(process.returncode, out, err))
+    finally:
+        for process in running:
+            process.kill()
+    return found
+
+
+@dataclass(frozen=True)
+class World:
+    """The cached tasks and the gin of one objective."""
+
+    folder: Path
+    tasks: dict[str, float]
+    common: tuple[str, ...]
+
+    def settings(self, **more) -> dict:
+        return {"tasks": self.tasks} | more
+
+    def train(self, directory: Path | str, *more: str) -> list[str]:
+        """The command line of a training of six steps with dropout, validation and two checkpoints."""
+        return [
+            *("train", f"--gin_file={self.folder / 'model.gin'}", "--gin_file=runs/finetune.gin", *self.common),
+            *(f"--gin.MODEL_DIR={directory}", f"--gin.VOCABULARY_PATH={self.folder / 'vocabulary'}"),
+            *("--gin.MIXTURE_OR_TASK_NAME=random", f"--gin.DATA_DIR={self.folder}", "--gin.BATCH_SIZE=8"),
+            *("--gin.TRAIN_STEPS=6", "--gin.SAVE_PERIOD=3", "--gin.EVAL_PERIOD=3", "--gin.EVAL_STEPS=2", *more),
+        ]
+
+
+@pytest.fixture(scope="session")
+def make_world(tmp_path_factory, small_vocabularies):
+    """A function: objective -> its world."""
+    made: dict[str, World] = {}
+
+    def make(objective: str) -> World:
+        if objective not in made:
+            kind, rates, common = OBJECTIVES[objective]
+            folder = tmp_path_factory.mktemp(objective)
+            for what in rates:
+                write_task(folder / f"{what}-0123456789ab", what)
+            (folder / "model.gin").write_text(MODELS[objective])
+            (folder / "vocabulary").symlink_to(small_vocabularies[kind])
+            tasks = {str(folder / f"{what}-0123456789ab"): rate for what, rate in rates.items()}
+            made[objective] = World(folder, tasks, common)
+        return made[objective]
+
+    return make
