@@ -180,7 +180,8 @@ def test_cycles_kernels_and_memory_of_a_tpu():
     found = analyse(TPU)
     assert found.cycles == 1000 and found.seconds(1e9) == 1e-6
     assert dict(found.kernels) == {"tpu_custom_call": 1} and found.without_cycles == {"fusion": 2}
-    traffic = {o.name: o.hbm_bytes for o in found.operations}
+    assert {o.name: o.flops for o in found.operations if o.flops} == {"work": 2 * 128**3, "kernel": 77}
+    traffic = {o.name: o.hbm_bytes for o in found.operations if o.hbm_bytes}
     assert traffic == {"begin": 32 * 128 * 2 + 128 * 128 * 2, "work": 128 * 128 * 2, "scatter": (128 + 32) * 128 * 4}
     (work,) = (o for o in found.costliest(1))
     assert (work.name, work.phase, work.flops) == ("work", "backward", 2 * 128**3)

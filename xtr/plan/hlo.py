@@ -21,10 +21,11 @@ PHASES = ("forward", "backward", "rematerialised")
 
 @dataclasses.dataclass(frozen=True)
 class Flops:
-    """Floating-point operations of products (2 a multiply-add), by what they are for.
+    """Floating-point operations of products (2 a multiply-add), by what JAX's paths say that they are for.
 
     Attributes:
-      forward: of the forward pass, and all that is in no backward pass.
+      forward: of the forward pass, and all that is in no backward pass: also the gradients that a custom derivative
+        computes ahead, as the loss over a vocabulary does.
       backward: of the backward pass, without what it computes anew.
       rematerialised: what the backward pass computes anew, by a remat policy or by the compiler's choice.
     """
@@ -91,7 +92,8 @@ class Analysis:
       operations: those with a cost, the costliest by cycles first.
       collectives: in the order of the program.
       loops: with their trip counts.
-      kernels: custom calls (Pallas kernels), of which neither cycles nor flops are known: {target: executions}.
+      kernels: custom calls (Pallas kernels), of which no cycles are known, and no flops but those that they declare:
+        {target: executions}.
       without_cycles: operations without an estimate, other than those: {opcode: executions}.
     """
 

@@ -33,7 +33,8 @@ class Collective:
     Attributes:
       kind: one of `KINDS`. An all-reduce of which every device keeps its own part, fused with the slicing, is a
         reduce-scatter: a TPU moves no more than that.
-      form: 'sync', or 'async' where other work goes on meanwhile.
+      form: 'sync', or 'async' where other work can go on meanwhile. (An attribute 'async_collective_name' in the text
+        is of one that XLA made synchronous again, having nothing to do meanwhile.)
       dtype: of what travels, joined by '+' where it is several.
       shapes: of the whole arrays, 'bf16[4096,10240]'.
       payload_bytes: of the whole arrays: an all-gather's results, a reduce-scatter's operands.
@@ -235,6 +236,9 @@ def collectives_of(
 ) -> tuple[Collective, ...]:
     """All collectives of the computations in `counts` (how often each runs) and of their fusions."""
     found = []
+    wrapped = {
+        c for ops in module.computations.values() for op in ops.values() if op.opcode == "async-start" for c in op.calls
+    }
 
     def visit(computation: str, times: int, outer: tuple[tuple[Op, str], ...]) -> None:
         ops = module.computations[computation]
@@ -261,8 +265,9 @@ def collectives_of(
             named = _described(module, (op, *(o for o, _ in outer)), top, module.computations[where])
             lines = stack_lines(module, named)
             is_async = (
-                op.opcode.endswith("-start")
-                or "async_collective_name" in op.attributes
+                op.opcode == "send"
+                or op.opcode.endswith("-start")
+                or computation in wrapped
                 or any(o.target == "AsyncCollectiveStart" for o in ops.values())
             )
             found.append(

@@ -2,7 +2,7 @@
 
 Only products (dot and convolution) are counted as floating-point operations: 2 for each multiply-add of two elements
 that exist, which of a convolution is XLA's own count (`HloCostAnalysis`): taps that fall on padding or between dilated
-elements are none. TPU compilers write every dot as such a convolution.
+elements are none. TPU compilers write every dot as such a convolution. Hand-written kernels count what they declare.
 """
 
 import functools
@@ -76,7 +76,11 @@ def _convolution(op: Op, lhs: Array, rhs: Array) -> float:
 
 
 def product_flops(op: Op, computation: dict[str, Op]) -> float:
-    """Floating-point operations of a dot or a convolution, 2 a multiply-add; 0 of any other operation."""
+    """Floating-point operations of a dot or a convolution, 2 a multiply-add, or those that a kernel declares
+    (`pl.CostEstimate`); 0 of any other operation."""
+    if op.opcode == "custom-call" and op.target in KERNELS:
+        declared = op.backend_config.get("custom_call_config", {}).get("cost_estimate", {})
+        return float(declared.get("flops", 0))
     if op.opcode not in ("dot", "convolution"):
         return 0.0
     lhs, rhs = (computation[name].shape[0] for name in op.operands[:2])
