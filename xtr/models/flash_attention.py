@@ -18,6 +18,41 @@ from jax.sharding import Mesh, PartitionSpec
 
 from xtr.models import flash_kernels
 from xtr.models.flash_kernels import LANES, UNSEEN_KEY, Layout
+from xtr.parallel.sharding import DEFAULT_RULES, Rules, partition_spec
+
+
+def is_for(mesh: Mesh, head_dim: int) -> bool:
+    """Whether the kernels compile for a mesh's devices, which need not be here, and for heads of that size."""
+    device = mesh.devices.flat[0]
+    known = device.platform == "tpu" and device.device_kind not in ("TPU v2", "TPU v3")
+    return known and (LANES % head_dim == 0 or head_dim % LANES == 0)
+
+
+def sharded(mesh: Mesh, rules: Rules = DEFAULT_RULES, *, interpret: bool = False) -> Callable[..., jax.Array]:
+    """`flash_attention` on a mesh: XLA cannot divide a kernel, so every device is given its examples and heads."""
+
+    def attention(query_BHQK, memory, *, query_ids_BQ, key_ids_BM, bias_HW=None, causal=False) -> jax.Array:
+        def local(query_BHQK, key_BHMK, value_BHMK, query_ids_BQ, key_ids_BM, bias_HW) -> jax.Array:
+            return flash_attention(
+                query_BHQK,
+                (key_BHMK, value_BHMK),
+                query_ids_BQ=query_ids_BQ,
+                key_ids_BM=key_ids_BM,
+                bias_HW=bias_HW,
+                causal=causal,
+                interpret=interpret,
+            )
+
+        arrays = (query_BHQK, *memory, query_ids_BQ, key_ids_BM, bias_HW)
+        if mesh.size == 1:
+            return local(*arrays)
+        batch, heads = partition_spec(("batch", "heads"), rules, mesh=mesh, shape=query_BHQK.shape[:2])
+        ids, split = PartitionSpec(batch), PartitionSpec(batch, heads)
+        in_specs = (split, split, split, ids, ids, PartitionSpec(heads))
+        out_specs = PartitionSpec(batch, None, heads)
+        return jax.shard_map(local, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)(*arrays)
+
+    return attention
 
 
 def flash_attention(
@@ -82,7 +117,9 @@ def _attention_forward(layout: Layout, *inputs: Any) -> tuple[jax.Array, Any]:
 def _attention_backward(layout: Layout, saved: Any, do_BQN: jax.Array) -> tuple[jax.Array | None, ...]:
     inputs, out_BQN, lse_BGPQ = saved
     n = layout
-    products = (out_BQN.astype(jnp.float32) * do_BQN.astype(jnp.float32)).reshape(*out_BQN.shape[:2], n.padded_heads, -1)
+    products = (out_BQN.astype(jnp.float32) * do_BQN.astype(jnp.float32)).reshape(
+        *out_BQN.shape[:2], n.padded_heads, -1
+    )
     delta_BHQ = products.sum(-1).swapaxes(1, 2)
     delta_BGPQ = jnp.pad(delta_BHQ, ((0, 0), (0, 0), (0, n.padded_queries - n.queries))).reshape(lse_BGPQ.shape)
     dbias_GPW, *dqkv = flash_kernels.backward(n, *inputs, do_BQN, lse_BGPQ, delta_BGPQ)

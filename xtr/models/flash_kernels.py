@@ -224,9 +224,12 @@ def _forward_kernel(layout: Layout, *refs: Any) -> None:
     k = k_ref[0]
     v_T = _real_rows(v_ref[0], j * layout.key_block, layout.keys, layout.key_block).T
     seen = _seen(query_ids_ref, key_ids_ref, i, j, layout)
-    for p in range(layout.group):
+    # All heads' scores first: the matrix units then work on one head's while the other's softmax is taken.
+    head_scores = [
+        _scores(k, _head(q, p, layout), p, seen, MASKED, strip_ref, i, j, layout) for p in range(layout.group)
+    ]
+    for p, scores in enumerate(head_scores):
         own, rows = slice(p, p + 1), slice(p * size, (p + 1) * size)
-        scores = _scores(k, _head(q, p, layout), p, seen, MASKED, strip_ref, i, j, layout)
         highest = jnp.maximum(max_ref[own], jnp.max(scores, axis=0, keepdims=True))
         weights = jnp.exp(scores - highest)
         fade = jnp.exp(max_ref[own] - highest)
@@ -287,7 +290,7 @@ def _backward_kernel(layout: Layout, *refs: Any) -> None:
     bias_ref, *refs = refs if layout.biased else (None, *refs)
     query_ids_ref, key_ids_ref, q_ref, k_ref, v_ref, do_ref, lse_ref, delta_ref, *refs = refs
     dbias_ref, *refs = refs if layout.biased else (None, *refs)
-    dq_ref, dk_ref, dv_ref, dq_T_ref, dk_sum_ref, dv_sum_ref, *refs = refs
+    dq_ref, dk_ref, dv_ref, dq_T_ref, dk_T_ref, dv_T_ref, *refs = refs
     strip_ref, dstrip_ref = refs or (None, None)
     b, j, i = pl.program_id(1), pl.program_id(2), pl.program_id(3)
     size, first_query = layout.head_dim, i * layout.query_block
@@ -302,8 +305,8 @@ def _backward_kernel(layout: Layout, *refs: Any) -> None:
 
     @pl.when(i == 0)
     def _():
-        dk_sum_ref[...] = jnp.zeros_like(dk_sum_ref)
-        dv_sum_ref[...] = jnp.zeros_like(dv_sum_ref)
+        dk_T_ref[...] = jnp.zeros_like(dk_T_ref)
+        dv_T_ref[...] = jnp.zeros_like(dv_T_ref)
 
     @pl.when(j == 0)
     def _():
@@ -313,7 +316,7 @@ def _backward_kernel(layout: Layout, *refs: Any) -> None:
     do = _real_rows(do_ref[0], first_query, layout.queries, layout.query_block)
     k = _real_rows(k_ref[0], j * layout.key_block, layout.keys, layout.key_block)
     v = _real_rows(v_ref[0], j * layout.key_block, layout.keys, layout.key_block)
-    k_T = k.T
+    q_T, k_T, do_T = q.T, k.T, do.T
     seen = _seen(query_ids_ref, key_ids_ref, i, j, layout)
     for p in range(layout.group):
         rows = slice(p * size, (p + 1) * size)
@@ -324,19 +327,19 @@ def _backward_kernel(layout: Layout, *refs: Any) -> None:
         fill = jnp.where(blind, 0.0, MASKED)
         lse = jnp.where(blind, jnp.log(jnp.float32(layout.keys)), lse)
         weights = jnp.exp(_scores(k, q_p, p, seen, fill, strip_ref, i, j, layout) - lse)
-        dv_sum_ref[...] += _dot(weights.astype(do.dtype), do_p, (1, 0))
+        dv_T_ref[rows] += _dot(do_T[rows], weights.astype(do.dtype), (1, 1))
         dscores = jnp.where(seen, weights * (_dot(v, do_p, (1, 1)) - delta), 0.0)
         if layout.biased:
             for g, at in enumerate(_strip_slices(i, j, layout)):
                 dstrip_ref[p, :, at] += dscores[g * LANES : (g + 1) * LANES]
         dscores = dscores.astype(q.dtype)
-        dk_sum_ref[...] += _dot(dscores, q_p, (1, 0))
+        dk_T_ref[rows] += _dot(q_T[rows], dscores, (1, 1))
         dq_T_ref[rows, queries] += _dot(k_T[rows], dscores, (1, 0))
 
     @pl.when(i == layout.query_blocks - 1)
     def _():
-        dk_ref[0] = dk_sum_ref[...].astype(dk_ref.dtype)
-        dv_ref[0] = dv_sum_ref[...].astype(dv_ref.dtype)
+        dk_ref[0] = dk_T_ref[...].T.astype(dk_ref.dtype)
+        dv_ref[0] = dv_T_ref[...].T.astype(dv_ref.dtype)
 
     @pl.when(j == layout.key_blocks - 1)
     def _():
@@ -396,8 +399,8 @@ def backward(
             pltpu.VMEM(shape, f32)
             for shape in (
                 (n.lanes, n.padded_queries),
-                (n.key_block, n.lanes),
-                (n.key_block, n.lanes),
+                (n.lanes, n.key_block),
+                (n.lanes, n.key_block),
                 *([strip, strip] if n.biased else []),
             )
         ],
