@@ -95,7 +95,6 @@ class Ended:
 
 
 def start(processes: int, devices: int, settings: dict, arguments: Sequence[str], cwd=None) -> list[subprocess.Popen]:
-    """The command in so many processes with so many devices each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -135,8 +134,18 @@ class World:
     tasks: dict[str, float]
     common: tuple[str, ...]
 
-    def settings(self, **more) -> dict:
-        return {"tasks": self.tasks} | more
+    def start(self, processes: int, devices: int, arguments: Sequence[str], cwd=None, **settings):
+        """The command in so many processes with so many devices each.
+
+        Args:
+          cwd: a working folder for each.
+          settings: see `disturbed`.
+        """
+        return start(processes, devices, {"tasks": self.tasks} | settings, arguments, cwd)
+
+    def run(self, processes: int, devices: int, arguments: Sequence[str], cwd=None, **settings) -> list[Ended]:
+        """As `start`; what became of all."""
+        return ends(self.start(processes, devices, arguments, cwd, **settings))
 
     def train(self, directory: Path | str, *more: str) -> list[str]:
         """The command line of a training of six steps with dropout, validation and two checkpoints."""

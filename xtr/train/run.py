@@ -58,7 +58,7 @@ class TrainRun:
       doc_stride, max_query_length: how 'span' cuts contexts and questions, see `xtr.data.spans.Windowing`.
       eval_period: steps between teacher-forced evaluations on the `validation` split; 0 for none.
       eval_steps: batches of such an evaluation.
-      hang_timeout: seconds without progress after which the watchdog ends the run; what compiles, saves or starts up may
+      hang_timeout: seconds without progress after which the watchdog ends the run; what compiles, saves or starts may
         take ten times as long. More than the steps between two logs take.
       use_cached_tasks: False tokenises afresh below `model_dir` instead of using `cache_dir`.
       task_modules: modules or .py files that register the user's own SeqIO tasks.
