@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 from xtr.errors import UserError
 from xtr.parallel.mesh import AXES, MeshConfig, make_mesh
+from xtr.parallel.sharding import partition_spec
 
 
 def test_default_mesh_shards_parameters_over_every_device():
@@ -57,7 +59,32 @@ class _Chip:
 def test_slices_need_a_replica_axis():
     chips = [_Chip(i, i // 2) for i in range(4)]
     with pytest.raises(UserError, match="2 slices.*replica"):
-        make_mesh(MeshConfig(fsdp=4), chips)
+        make_mesh(MeshConfig(replica=1, fsdp=4), chips)
+
+
+def test_slices_are_replicas_unless_told_otherwise():
+    assert dict(make_mesh(MeshConfig(), [_Chip(i, i % 2) for i in range(8)]).shape) == dict(replica=2, fsdp=4, tensor=1)
+
+
+def test_rules_given_take_the_place_of_the_default_ones_and_win():
+    rules = MeshConfig(logical_axis_rules=[["mlp", ["tensor", "fsdp"]], ("joined_kv", None)]).rules
+    assert rules[:2] == (("mlp", ("tensor", "fsdp")), ("joined_kv", None))
+    assert partition_spec(("embed", "mlp"), rules) == P(None, ("tensor", "fsdp"))
+    assert partition_spec(("embed", "joined_kv"), rules) == P("fsdp", None)
+    assert partition_spec(("embed", "heads"), rules) == P("fsdp", "tensor")
+
+
+@pytest.mark.parametrize(
+    "rules, message",
+    [
+        ([("mpl", "tensor")], "'mpl'.*mlp"),
+        ([("mlp", "tensro")], "'tensro'.*replica, fsdp, tensor"),
+        (["mlp"], "'mlp'"),
+    ],
+)
+def test_rules_that_name_no_axis_are_refused(rules, message):
+    with pytest.raises(UserError, match=message):
+        MeshConfig(logical_axis_rules=rules)
 
 
 def test_only_the_replica_axis_crosses_slices():

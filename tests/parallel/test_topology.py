@@ -128,4 +128,4 @@ def test_only_replica_crosses_slices(text, slices, config):
 def test_slices_ask_for_a_replica_axis():
     devices = topology.compile_only_devices(topology.parse("v5e:2x2", 2))
     with pytest.raises(UserError, match="replica"):
-        make_mesh(MeshConfig(), devices)
+        make_mesh(MeshConfig(replica=1), devices)

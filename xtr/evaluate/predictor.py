@@ -19,7 +19,7 @@ from xtr.evaluate.run import STOPPED, EvaluateRun, InferRun
 from xtr.models.interface import ModelConfig
 from xtr.parallel.distributed import asked_to_stop_alone
 from xtr.parallel.mesh import make_mesh
-from xtr.parallel.sharding import DEFAULT_RULES, batch_shards, for_every_host, spread_batch, tree_shardings
+from xtr.parallel.sharding import batch_shards, for_every_host, spread_batch, tree_shardings
 
 # Told which inputs have ended, by number and in no order, and the result of each, while the device goes on with others.
 OnRows = Callable[[np.ndarray, Sequence], None]
@@ -295,7 +295,7 @@ def open_predictor(run: EvaluateRun | InferRun, model: ModelConfig) -> tuple[Pre
     checkpoint's step."""
     vocabulary = open_vocabulary(run.vocabulary_path, model.vocab_size, model.vocabulary_kind)
     mesh = make_mesh(run.mesh)
-    shardings = tree_shardings(model.param_specs(), mesh, DEFAULT_RULES)
+    shardings = tree_shardings(model.param_specs(), mesh, run.mesh.rules)
     params, origin = load.load_params(run.checkpoint_path, model, shardings, allow_pickle=run.allow_pickle)
     most = min(filter(None, (run.length_buckets[-1], model.max_length, _longest(run))))
     buckets = tuple(sorted({min(bucket, most) for bucket in run.length_buckets}))

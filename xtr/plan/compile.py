@@ -20,7 +20,7 @@ from xtr.evaluate import batching, continuous
 from xtr.models.spec import abstract as abstract_params
 from xtr.models.spec import map_specs
 from xtr.parallel.mesh import make_mesh
-from xtr.parallel.sharding import DEFAULT_RULES, batch_sharding, batch_shards, replicated, tree_shardings
+from xtr.parallel.sharding import batch_sharding, batch_shards, replicated, tree_shardings
 from xtr.parallel.topology import Topology, compile_only_devices
 from xtr.plan import batches
 from xtr.plan.run import PlanRun
@@ -160,8 +160,8 @@ _Program = tuple[Callable[[], jax.stages.Lowered], Any, Any]
 def _train(run: PlanRun, mesh: Mesh) -> _Program:
     options = dataclasses.replace(options_for(run.train, None), objective=run.train.loss)
     model = run.train.model
-    step = make_train_step(model, options, mesh, DEFAULT_RULES)
-    state = abstract_state(model.param_specs(), options, mesh, DEFAULT_RULES)
+    step = make_train_step(model, options, mesh, run.train.mesh.rules)
+    state = abstract_state(model.param_specs(), options, mesh, run.train.mesh.rules)
     key = jax.eval_shape(lambda: jax.random.key(0)) if model.dropout_rate else None
     rate = jax.ShapeDtypeStruct((), jnp.float32)
     batch = batches.abstract(run.train, mesh)
@@ -170,7 +170,7 @@ def _train(run: PlanRun, mesh: Mesh) -> _Program:
 
 def _score(run: PlanRun, mesh: Mesh) -> _Program:
     params = _abstract_params(run, mesh)
-    step = make_eval_step(run.train.model, mesh, DEFAULT_RULES, run.train.loss)
+    step = make_eval_step(run.train.model, mesh, run.train.mesh.rules, run.train.loss)
     batch = batches.abstract(run.train, mesh)
     return lambda: jax.jit(step).lower(params, batch), params, ()
 
@@ -213,7 +213,7 @@ def _abstract_params(run: PlanRun, mesh: Mesh, dtype: str | None = None) -> Any:
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         abstract_params(specs),
-        tree_shardings(specs, mesh, DEFAULT_RULES),
+        tree_shardings(specs, mesh, run.train.mesh.rules),
     )
 
 

@@ -19,7 +19,7 @@ from xtr.data.vocabulary import open_vocabulary
 from xtr.errors import Preempted, UserError
 from xtr.parallel import distributed, watchdog
 from xtr.parallel.mesh import make_mesh
-from xtr.parallel.sharding import DEFAULT_RULES, global_batch
+from xtr.parallel.sharding import global_batch
 from xtr.progress import progress
 from xtr.tensorboard import SummaryWriter
 from xtr.train import schedules
@@ -100,7 +100,7 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
     step = distributed.from_first(lambda: max(committed_steps(saved), default=None))
     origin, initial = None, None
     if run.initial_checkpoint_path:
-        slots = abstract_state(specs, options_for(run, None), mesh, DEFAULT_RULES).opt_state
+        slots = abstract_state(specs, options_for(run, None), mesh, run.mesh.rules).opt_state
         if step is None:
             initial = load.open_initial(run.initial_checkpoint_path, run.model, slots, allow_pickle=run.allow_pickle)
         origin = initial.origin if initial else load.inspect(run.initial_checkpoint_path, run.model, slots)
@@ -110,17 +110,17 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
     checkpoints = CheckpointManager(saved, keep=run.checkpoint.keep)
 
     if step is not None:
-        state, extras = checkpoints.restore(step, abstract_state(specs, options, mesh, DEFAULT_RULES))
+        state, extras = checkpoints.restore(step, abstract_state(specs, options, mesh, run.mesh.rules))
         batches.set_state(extras["data"])
     else:
         step = 0
-        state = init_state(specs, options, mesh, DEFAULT_RULES, jax.random.key(run.random_seed))
+        state = init_state(specs, options, mesh, run.mesh.rules, jax.random.key(run.random_seed))
         if initial:
             state = load.initial_state(initial, state)
 
     # ----------------------------------------------------------------------------------------------------------- steps
     train_steps = {
-        head: make_train_step(part.model, dataclasses.replace(options, objective=part.objective), mesh, DEFAULT_RULES)
+        head: make_train_step(part.model, dataclasses.replace(options, objective=part.objective), mesh, run.mesh.rules)
         for head, part in parts.items()
     }
     key = jax.random.key(run.random_seed) if run.model.dropout_rate else None
@@ -246,7 +246,7 @@ def validate(
     data = part.of_split(VALIDATION)
     if data is None:
         return {}
-    evaluate_step = make_eval_step(part.model, mesh, DEFAULT_RULES, part.objective)
+    evaluate_step = make_eval_step(part.model, mesh, run.mesh.rules, part.objective)
     sums: dict[str, float] = {}
     batches = train_batches(data, process_index=jax.process_index(), process_count=jax.process_count())
     for _, batch in zip(range(run.eval_steps), batches, strict=False):
