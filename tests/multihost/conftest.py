@@ -100,7 +100,8 @@ def start(processes: int, devices: int, settings: dict, arguments: Sequence[str]
         port = free.getsockname()[1]
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        # Compiling is most of what these tests do: so without the compiler's costly passes.
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0",
         "XTR_COORDINATOR": f"127.0.0.1:{port}",
         "XTR_NUM_PROCESSES": str(processes),
     }

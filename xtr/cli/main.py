@@ -190,16 +190,16 @@ def main() -> None:
         print(f"xtr: preempted: {error}", file=sys.stderr)
         code = EXIT_PREEMPTED
     except Exception as error:
+        _tell_others(EXIT_CRASHED, f"{type(error).__name__}: {error}", traceback.format_exc())
         traceback.print_exc()
-        _tell_others(EXIT_CRASHED, f"{type(error).__name__}: {error}")
         code = EXIT_CRASHED
     sys.exit(code)
 
 
-def _tell_others(code: int, message: str) -> None:
+def _tell_others(code: int, message: str, details: str = "") -> None:
     """Ends the other processes of a run, which would wait for this one; where there are any, this one too."""
     if watchdog := sys.modules.get("xtr.parallel.watchdog"):
-        watchdog.leave(code, message)
+        watchdog.leave(code, message, details)
 
 
 if __name__ == "__main__":

@@ -167,7 +167,8 @@ class _Monitor:
           stacks: the directory below which every process writes what its threads are doing.
           said: whether the user has seen `message` here.
         """
-        told = {"process": index(), "host": socket.gethostname(), "code": code, "message": message, "stacks": stacks}
+        told = {"process": index(), "host": socket.gethostname(), "code": code, "message": message}
+        told |= {"stacks": stacks, "lost": sorted(self.lost)}
         if global_state.client:
             with contextlib.suppress(Exception):
                 # The first word counts.
@@ -176,9 +177,10 @@ class _Monitor:
 
     def follow(self, told: Mapping[str, Any]) -> None:
         self.ending.acquire()  # never given back: a process ends once
+        self.lost |= set(told["lost"])
         if not told.get("said"):
-            own = told["process"] == index() or told["stacks"] or self.lost
-            prefix = "" if own else f"{_name(told['process'], told)}: "
+            judged = told["stacks"] or told["lost"]
+            prefix = "" if judged else f"{_name(told['process'], told)}: "
             print(f"xtr: {prefix}{told['message']}", file=sys.stderr, flush=True)
         if told["stacks"]:
             with contextlib.suppress(OSError):
@@ -190,19 +192,22 @@ class _Monitor:
         os._exit(told["code"])
 
     def take_leave(self) -> None:
-        """Tells the others that this process has heard; process 0, whose end is theirs, waits for them."""
-        if self.guard:
-            self.guard.communicate(b"well\n", timeout=1)
-        client = global_state.client
-        if client is None:
-            return
-        client.key_value_set(f"xtr/left/{index()}", "", allow_overwrite=True)
-        due, deadline = set(range(processes())) - self.lost, time.monotonic() + 10
-        while index() == 0 and time.monotonic() < deadline:
-            left = {int(key.rpartition("/")[2]) for key, _ in client.key_value_dir_get("xtr/left/")}
-            if due <= left:
+        """Waits until all have heard: an earlier end would break their connections, and be taken for the reason. Then
+        process 0, whose end is that of the service, waits until the others are gone."""
+        if global_state.client:
+            due = set(range(processes())) - self.lost
+            self.meet("heard", due)
+            if self.guard:
+                self.guard.communicate(b"well\n", timeout=1)
+            self.meet("gone", due if index() == 0 else set())
+
+    def meet(self, where: str, due: set[int]) -> None:
+        client, deadline = global_state.client, time.monotonic() + 10
+        client.key_value_set(f"xtr/{where}/{index()}", "", allow_overwrite=True)
+        while time.monotonic() < deadline:
+            if due <= {int(key.rpartition("/")[2]) for key, _ in client.key_value_dir_get(f"xtr/{where}/")}:
                 break
-            time.sleep(0.1)
+            time.sleep(0.05)
 
 
 _monitor = _Monitor()
@@ -333,13 +338,18 @@ def stop_behind(own: Watch, step: int) -> bool:
         return _monitor.stop_at is not None and (own.number, step) >= _monitor.stop_at
 
 
-def leave(code: int, message: str) -> None:
-    """Ends every process of the run with the code that this one ends with, after telling the user why here. Returns
-    where there is no other process."""
+def leave(code: int, message: str, details: str = "") -> None:
+    """Ends every process of the run with the code that this one ends with. Returns where there is no other process.
+
+    Args:
+      message: why, as the other processes tell it.
+      details: what this process tells beside, on standard error.
+    """
     if processes() == 1 or global_state.client is None:
         return
     if code == CRASHED and _BROKEN.search(message):
         # Most likely the other side is at fault: process 0 may find out which, and end this process by its thread.
         _monitor.broken = True
         time.sleep(SUSPECT_AFTER + 5 * PERIOD)
+    print(details, end="", file=sys.stderr)
     _monitor.end(code, message, said=True)
