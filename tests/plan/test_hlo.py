@@ -1,6 +1,7 @@
 """What compiled programs do: flops and loops, memory traffic, cycles, asynchronous collectives; on CPU and for TPUs."""
 
 import functools
+import json
 from pathlib import Path
 
 import jax
@@ -173,6 +174,27 @@ def test_fused_collectives_of_a_tpu():
     assert scatter.ici_bytes == 65536 * 3 / 4 and scatter.phase == "backward"
     row = {"count": 1, "executions": 1, "payload_bytes": 32768, "wire_bytes": 24576}
     assert found.counts()["all-gather fsdp bf16"] == row
+    facts = json.loads(json.dumps(found.to_json(operations=1)))
+    assert facts["counts"] == found.counts() and len(facts["operations"]) == 1 and len(facts["collectives"]) == 2
+
+
+@pytest.mark.parametrize("opcode", ["async", "call"], ids=["wrapped", "sparsecore"])
+def test_a_collective_in_a_computation_beside(opcode):
+    """It counts once, though both the operation that starts it and the one that waits for it name it."""
+    called = "calls=%beside" if opcode == "async" else 'async_execution_thread="sparsecore", to_apply=%beside'
+    text = f"""HloModule jit_f, num_partitions=4
+%beside (p: f32[2]) -> f32[8] {{
+  %p = f32[2]{{0}} parameter(0)
+  ROOT %g = f32[8]{{0}} all-gather(%p), replica_groups=[1,4]<=[4], dimensions={{0}}
+}}
+ENTRY %main (x: f32[2]) -> f32[8] {{
+  %x = f32[2]{{0}} parameter(0)
+  %s = ((f32[2]{{0}}), f32[8]{{0}}) {opcode}-start(%x), {called}
+  ROOT %d = f32[8]{{0}} {opcode}-done(%s), {called}, metadata={{op_name="jit(f)/all_gather"}}
+}}
+"""
+    (found,) = analyse(text).collectives
+    assert (found.kind, found.form, found.executions, found.payload_bytes) == ("all-gather", "async", 1, 32)
 
 
 def test_cycles_kernels_and_memory_of_a_tpu():

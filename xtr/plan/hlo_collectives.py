@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from xtr.plan.hlo_costs import continues
-from xtr.plan.hlo_text import Module, Op, source, stack_lines, users
+from xtr.plan.hlo_text import ASYNC_CALLS, Module, Op, source, stack_lines, users
 
 KINDS = (
     "all-gather",
@@ -236,8 +236,8 @@ def collectives_of(
 ) -> tuple[Collective, ...]:
     """All collectives of the computations in `counts` (how often each runs) and of their fusions."""
     found = []
-    wrapped = {
-        c for ops in module.computations.values() for op in ops.values() if op.opcode == "async-start" for c in op.calls
+    aside = {
+        c for ops in module.computations.values() for o in ops.values() if o.opcode in ASYNC_CALLS for c in o.calls
     }
 
     def visit(computation: str, times: int, outer: tuple[tuple[Op, str], ...]) -> None:
@@ -267,7 +267,7 @@ def collectives_of(
             is_async = (
                 op.opcode == "send"
                 or op.opcode.endswith("-start")
-                or computation in wrapped
+                or where in aside
                 or any(o.target == "AsyncCollectiveStart" for o in ops.values())
             )
             found.append(

@@ -22,7 +22,7 @@ FREE = frozenset(
         "after-all", "partition-id", "replica-id", "optimization-barrier", "add-dependency", "domain", "opt-barrier",
         "async-start", "async-update", "async-done", "copy-done", "send-done", "recv-done", "all-gather-done",
         "all-reduce-done", "collective-permute-done", "reduce-scatter-done", "all-to-all-done", "get-dimension-size",
-        "iota-token", "rng-get-and-update-state",
+        "call-start", "call-done", "iota-token", "rng-get-and-update-state",
     )
 )  # fmt: skip
 # Custom calls that are programs of their own: Pallas on TPU and GPU, libraries.

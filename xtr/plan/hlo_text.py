@@ -11,6 +11,8 @@ import math
 import re
 from collections.abc import Sequence
 
+ASYNC_CALLS = ("async-start", "call-start")  # they start a computation beside this one, the latter on a SparseCore
+
 _BITS = {"pred": 8, "token": 0, "opaque": 0, "c64": 64, "c128": 128}
 
 
@@ -129,7 +131,7 @@ class Op:
         loop's condition nor the scalar function of a reduction."""
         names = [self.attribute(a) for a in ("calls", "body", "true_computation", "false_computation")]
         names += self.attribute("branch_computations").strip("{}").split(",")
-        if self.opcode in ("call", "async-start"):
+        if self.opcode == "call" or self.opcode in ASYNC_CALLS:
             names.append(self.attribute("to_apply") or self.attribute("called_computations").strip("{}"))
         return tuple(n.strip().lstrip("%") for n in names if n.strip())
 
