@@ -68,7 +68,7 @@ class Case:
 
 
 _MLM = {"runs": ("runs/mlm.gin", "runs/adamw.gin"), "overrides": ("TASK_FEATURE_LENGTHS={'inputs': 512}",)}
-_DECODE = (_LENGTHS, "TOKENS_PER_BATCH=163840", "partitioning.MeshConfig.fsdp=1", "partitioning.MeshConfig.tensor=-1")
+_DECODE = (_LENGTHS, "TOKENS_PER_BATCH=163840")
 
 CASES = (
     Case("mt5/xxl", "v5p:2x2x1", 16, prototype=33.7),
