@@ -20,12 +20,15 @@ from xtr.models import flash_kernels
 from xtr.models.flash_kernels import LANES, UNSEEN_KEY, Layout
 from xtr.parallel.sharding import DEFAULT_RULES, Rules, partition_spec
 
+MAX_LENGTH = 2048  # of queries and of keys where there is a bias: its strips have to fit in the smallest VMEM
 
-def is_for(mesh: Mesh, head_dim: int) -> bool:
-    """Whether the kernels compile for a mesh's devices, which need not be here, and for heads of that size."""
+
+def is_for(mesh: Mesh, head_dim: int, length: int) -> bool:
+    """Whether the kernels compile for a mesh's devices, which need not be here, heads of that size, and sequences of at
+    most that length."""
     device = mesh.devices.flat[0]
     known = device.platform == "tpu" and device.device_kind not in ("TPU v2", "TPU v3")
-    return known and (LANES % head_dim == 0 or head_dim % LANES == 0)
+    return known and length <= MAX_LENGTH and (LANES % head_dim == 0 or head_dim % LANES == 0)
 
 
 def sharded(mesh: Mesh, rules: Rules = DEFAULT_RULES, *, interpret: bool = False) -> Callable[..., jax.Array]:
