@@ -32,6 +32,7 @@ PLACE_FIELDS = frozenset(
         "log_samples",
         "index_dir",
         "search_block_bytes",
+        "compiler_options",
     }
 )
 

@@ -115,9 +115,10 @@ class Context:
 def embed(table_VD: jax.Array, tokens_BT: jax.Array, context: Context) -> jax.Array:
     """Rows of an embedding table, [B, T, D] in the table's dtype. Ids outside the vocabulary give NaN."""
     # Look up every row's slice of the embedding axis where that slice lives; the caller then moves rows to their batch
-    # shard: what travels is the activations, never the table, and the table's gradient stays local.
-    tokens_BT = context.constrain(tokens_BT, (None, None))
-    return context.constrain(jnp.take(table_VD, tokens_BT, axis=0), (None, None, "embed"))
+    # shard: what travels is the activations, never the table, and the table's gradient stays local. Replicas, which
+    # hold the table each, keep to their own rows.
+    tokens_BT = context.constrain(tokens_BT, ("replica_batch", None))
+    return context.constrain(jnp.take(table_VD, tokens_BT, axis=0), ("replica_batch", None, "embed"))
 
 
 def same_segment(query_ids_BQ: jax.Array, key_ids_BM: jax.Array) -> jax.Array:

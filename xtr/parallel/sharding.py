@@ -24,6 +24,7 @@ BATCH_AXES = ("replica", "fsdp")
 
 DEFAULT_RULES: Rules = (
     ("batch", BATCH_AXES),
+    ("replica_batch", "replica"),
     # The output kernel is sharded over the vocabulary alone, and so are the logits: the states of all tokens are far
     # smaller than the kernel. Where the vocabulary cannot be divided so, the kernel is sharded as other weights are.
     ("output_vocab", ("tensor", "fsdp")),
@@ -102,8 +103,42 @@ def batch_shards(mesh: Mesh) -> int:
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
+def check_rows(rows: int, mesh: Mesh, microbatches: int = 1) -> None:
+    """Raises a UserError where a global batch of so many rows does not divide over the mesh."""
+    shards = batch_shards(mesh)
+    if rows % (shards * microbatches):
+        raise UserError(
+            f"A batch of {rows} rows does not divide over {shards} devices (mesh axes replica x fsdp) x {microbatches} "
+            f"microbatches. Make BATCH_SIZE a multiple of {shards * microbatches}."
+        )
+
+
+def batch_part(mesh: Mesh, process: int | None = None) -> tuple[int, int]:
+    """(i, n): a process's devices hold the i-th of n equal parts of a batch's rows. Processes between which only
+    `tensor` is divided hold the same part.
+
+    Args:
+      process: its index; None: this one's.
+
+    Raises:
+      UserError: the devices of the processes hold parts that overlap without being the same.
+    """
+    process = jax.process_index() if process is None else process
+    held: dict[int, set[int]] = {}  # process -> the shards of a batch on its devices
+    for shard, devices in enumerate(mesh.devices.reshape(batch_shards(mesh), -1)):
+        for device in devices:
+            held.setdefault(device.process_index, set()).add(shard)
+    parts = sorted({tuple(sorted(shards)) for shards in held.values()})
+    if len(parts) * len(parts[0]) != batch_shards(mesh) or len({len(part) for part in parts}) > 1:
+        raise UserError(
+            f"The mesh {dict(mesh.shape)} over {len(held)} processes cuts a batch's rows across them: let `tensor` or the "
+            "number of its groups be a multiple of the devices of a process."
+        )
+    return parts.index(tuple(sorted(held[process]))), len(parts)
+
+
 def global_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Puts this process's rows of a batch on its devices; returns the global arrays, [rows of all processes, ...]."""
+    """Puts this process's rows of a batch, its `batch_part`, on its devices; returns the global arrays [B, ...]."""
     sharding = batch_sharding(mesh)
     if jax.process_count() == 1:
         return jax.device_put(dict(batch), sharding)

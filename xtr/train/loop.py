@@ -216,6 +216,7 @@ def options_for(run: TrainRun, origin: load.Origin | None) -> TrainOptions:
         loss_normalizing_factor=normalizer,
         microbatches=run.num_microbatches,
         optimizer=optimizer,
+        compiler_options=run.compiler_options,
     )
 
 

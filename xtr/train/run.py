@@ -8,7 +8,7 @@ from xtr.data.mixing import Mixing
 from xtr.errors import UserError, did_you_mean
 from xtr.models.interface import ModelConfig
 from xtr.models.multitask import MULTITASK, WithHeads
-from xtr.parallel import watchdog
+from xtr.parallel import compiler_options, watchdog
 from xtr.parallel.mesh import MeshConfig
 from xtr.train.adafactor import AdafactorConfig
 from xtr.train.objectives import OBJECTIVES, check_microbatches, check_objective
@@ -61,6 +61,7 @@ class TrainRun:
       hang_timeout: seconds without progress after which the watchdog ends the run; what compiles, saves or starts may
         take ten times as long. More than the steps between two logs take.
       use_cached_tasks: False tokenises afresh below `model_dir` instead of using `cache_dir`.
+      compiler_options: which of the TPU compiler's, see `xtr.parallel.compiler_options`.
       task_modules: modules or .py files that register the user's own SeqIO tasks.
       tfds_tasks: data sets read from TensorFlow Datasets' catalogue instead of official files ('all': all it has).
       data_dir: official files (default: $XTR_DATA_DIR).
@@ -96,6 +97,7 @@ class TrainRun:
     optimizer: Optimizer = AdafactorConfig()
     checkpoint: SaveCheckpointConfig = SaveCheckpointConfig()
     mesh: MeshConfig = MeshConfig()
+    compiler_options: str = compiler_options.DEFAULT
     task_modules: tuple[str, ...] = ()
     tfds_tasks: tuple[str, ...] = ()
     data_dir: str | None = None
@@ -125,7 +127,12 @@ class TrainRun:
         for model in [self.model.on(name) for name in self.model.names] if several else [self.model]:
             objective = model.objectives[0] if several else self.loss
             check_objective(objective, model)
-            TrainOptions(objective=objective, z_loss=self.z_loss, label_smoothing=self.label_smoothing)
+            TrainOptions(
+                objective=objective,
+                z_loss=self.z_loss,
+                label_smoothing=self.label_smoothing,
+                compiler_options=self.compiler_options,
+            )
             check_microbatches(objective, self.num_microbatches)
         for name in ("train_steps", "batch_size", "num_microbatches", "doc_stride", "max_query_length"):
             value = getattr(self, name)

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from xtr.errors import UserError
 from xtr.models.spec import abstract, flatten, init_params, unflatten
+from xtr.parallel import compiler_options
 from xtr.parallel.sharding import Rules, replicated, tree_shardings
 from xtr.train import adafactor, adamw
 from xtr.train.adafactor import AdafactorConfig
@@ -37,6 +38,7 @@ class TrainOptions:
       microbatches: into how many pieces a batch is cut to save memory; the result is that of the whole batch. 1 for an
         objective that compares rows.
       optimizer: Adafactor's or AdamW's settings.
+      compiler_options: which of the TPU compiler's, see `xtr.parallel.compiler_options`.
 
     Raises:
       UserError: a value out of range.
@@ -48,8 +50,10 @@ class TrainOptions:
     loss_normalizing_factor: float | str | None = None
     microbatches: int = 1
     optimizer: Optimizer = AdafactorConfig()
+    compiler_options: str = compiler_options.DEFAULT
 
     def __post_init__(self):
+        compiler_options.check(self.compiler_options)
         object.__setattr__(self, "loss_normalizing_factor", check_normalizer(self.loss_normalizing_factor))
         if self.microbatches < 1:
             raise UserError(f"TrainOptions.microbatches must be at least 1, not {self.microbatches!r}.")

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from xtr.errors import UserError
 from xtr.models.spec import map_specs
+from xtr.parallel.compiler_options import compiler_options
 from xtr.parallel.sharding import (
     DEFAULT_RULES,
     Rules,
     batch_sharding,
-    batch_shards,
+    check_rows,
     global_batch,
     make_constrain,
     named_sharding,
@@ -90,11 +90,7 @@ def loss_and_gradient(
     constrain = make_constrain(mesh, rules)
     objective, pad_id = objectives.OBJECTIVES[options.objective], model_config.pad_id
     rows, pieces = next(iter(batch.values())).shape[0], options.microbatches
-    if rows % (batch_shards(mesh) * pieces):
-        raise UserError(
-            f"A batch of {rows} rows does not divide over {batch_shards(mesh)} devices (mesh axes replica x fsdp) "
-            f"x {pieces} microbatches. Make BATCH_SIZE a multiple of {batch_shards(mesh) * pieces}."
-        )
+    check_rows(rows, mesh, pieces)
     weights, normalizer = objectives.normalize(options.loss_normalizing_factor, batch, options.objective, pad_id)
     batch = {**batch, objective.weights_name: weights}
     settings = _settings(objective, mesh, rules, options.z_loss, options.label_smoothing)
@@ -174,6 +170,7 @@ def make_train_step(
         donate_argnums=0,
         in_shardings=(shardings, batch_sharding(mesh), whole, whole),
         out_shardings=(shardings, whole),
+        compiler_options=compiler_options(mesh.devices.flat[0], options.compiler_options) or None,
     )
 
     def step(state, batch, dropout_key, learning_rate):
@@ -205,5 +202,10 @@ def make_eval_step(
         return metrics
 
     shardings = tree_shardings(model_config.param_specs(), mesh, rules)
-    compiled = jax.jit(eval_step, in_shardings=(shardings, batch_sharding(mesh)), out_shardings=replicated(mesh))
+    compiled = jax.jit(
+        eval_step,
+        in_shardings=(shardings, batch_sharding(mesh)),
+        out_shardings=replicated(mesh),
+        compiler_options=compiler_options(mesh.devices.flat[0]) or None,
+    )
     return lambda params, batch: compiled(params, _placed(batch, mesh))
