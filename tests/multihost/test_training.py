@@ -19,12 +19,16 @@ def arrays(run: Path, step: int = 6) -> dict[str, np.ndarray]:
 
 
 def rows(kept: Path) -> dict[str, dict[str, np.ndarray]]:
-    """Batch -> what all processes together trained on, in the order of their numbers."""
+    """Batch -> what all processes together trained on, in the order of their numbers; rows that processes between which
+    `tensor` alone is divided have in common, once."""
     folders = sorted(kept.iterdir(), key=lambda folder: int(folder.name))
     found = {}
     for file in sorted(path.name for path in folders[0].iterdir()):
-        parts = [np.load(folder / file) for folder in folders]
-        found[file] = {name: np.concatenate([part[name] for part in parts]) for name in parts[0].files}
+        parts: list[dict] = []
+        for part in (dict(np.load(folder / file)) for folder in folders):
+            if not parts or any(not np.array_equal(part[name], parts[-1][name]) for name in part):
+                parts.append(part)
+        found[file] = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return found
 
 

@@ -131,8 +131,8 @@ def batch_part(mesh: Mesh, process: int | None = None) -> tuple[int, int]:
     parts = sorted({tuple(sorted(shards)) for shards in held.values()})
     if len(parts) * len(parts[0]) != batch_shards(mesh) or len({len(part) for part in parts}) > 1:
         raise UserError(
-            f"The mesh {dict(mesh.shape)} over {len(held)} processes cuts a batch's rows across them: let `tensor` or the "
-            "number of its groups be a multiple of the devices of a process."
+            f"The mesh {dict(mesh.shape)} over {len(held)} processes cuts a batch's rows across them: let `tensor` "
+            "divide the devices of a process, or be a multiple of them."
         )
     return parts.index(tuple(sorted(held[process]))), len(parts)
 

@@ -19,7 +19,7 @@ from xtr.data.vocabulary import open_vocabulary
 from xtr.errors import Preempted, UserError
 from xtr.parallel import distributed, watchdog
 from xtr.parallel.mesh import make_mesh
-from xtr.parallel.sharding import global_batch
+from xtr.parallel.sharding import batch_part, check_rows, global_batch
 from xtr.progress import progress
 from xtr.tensorboard import SummaryWriter
 from xtr.train import schedules
@@ -88,13 +88,13 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
         raise UserError(
             f"EVAL_PERIOD is {run.eval_period}, but no task of {run.mixture_or_task_name} has a split {VALIDATION!r}."
         )
-    process, processes = jax.process_index(), jax.process_count()
-    batches = batches_of(parts, process, processes)  # says what is wrong with the data
+    mesh = make_mesh(run.mesh)
+    check_rows(run.batch_size, mesh, run.num_microbatches)
+    batches = batches_of(parts, *batch_part(mesh))  # says what is wrong with the data
     distributed.check_same("their training data", json.dumps(batches.get_state()))
 
     # ----------------------------------------------------------------------------------------------------------- state
     # In this order: a checkpoint of this very run, else the initial checkpoint, else from scratch.
-    mesh = make_mesh(run.mesh)
     specs = run.model.param_specs()
     saved = Path(run.model_dir) / "checkpoints"
     step = distributed.from_first(lambda: max(committed_steps(saved), default=None))
@@ -124,7 +124,7 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
         for head, part in parts.items()
     }
     key = jax.random.key(run.random_seed) if run.model.dropout_rate else None
-    writer = SummaryWriter(Path(run.model_dir) / "tensorboard" / "train") if process == 0 else None
+    writer = SummaryWriter(Path(run.model_dir) / "tensorboard" / "train") if distributed.is_first() else None
     pending: list[tuple[int, str, float, dict]] = []
     waited, logged_at = 0.0, time.monotonic()
 
@@ -249,7 +249,7 @@ def validate(
         return {}
     evaluate_step = make_eval_step(part.model, mesh, run.mesh.rules, part.objective)
     sums: dict[str, float] = {}
-    batches = train_batches(data, process_index=jax.process_index(), process_count=jax.process_count())
+    batches = train_batches(data, *batch_part(mesh))
     for _, batch in zip(range(run.eval_steps), batches, strict=False):
         watch.beat("in validation", step, slow=True)
         metrics = jax.device_get(evaluate_step(params, global_batch(batch, mesh)))
