@@ -4,11 +4,16 @@ import os
 import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from xtr.errors import UserError
 from xtr.parallel import distributed
+from xtr.parallel.sharding import batch_part
 
 VARIABLES = ("XTR_COORDINATOR", "XTR_NUM_PROCESSES", "XTR_PROCESS_ID", *distributed._TASK_COUNTS)
 
@@ -90,3 +95,31 @@ def test_two_processes_share_a_batch():
         lines = [line for line in out.split("\n") if line.startswith(("joined", "sum", "told"))]  # Gloo prints too
         told = "told {'by': 0, 'error': 'no such folder'} [False, True, False]"
         assert lines == [f"joined {index} 2 {index} 2", "sum 6.0 (4, 1) 2", told]
+
+
+def mesh_over(processes: int, devices: int, tensor: int, replica: int = 1) -> SimpleNamespace:
+    """A mesh over so many processes with so many devices each, as far as `batch_part` looks at it."""
+    grid = [SimpleNamespace(process_index=p) for p in range(processes) for _ in range(devices)]
+    shape = (replica, processes * devices // tensor // replica, tensor)
+    return SimpleNamespace(
+        devices=np.array(grid).reshape(shape), shape=dict(zip(("replica", "fsdp", "tensor"), shape, strict=True))
+    )
+
+
+@given(st.integers(0, 3), st.integers(0, 3), st.integers(0, 6), st.booleans())
+def test_each_row_of_a_batch_is_in_one_part(processes, devices, tensor, replicas):
+    processes, devices, tensor = 2**processes, 2**devices, 2 ** min(tensor, processes + devices)
+    mesh = mesh_over(processes, devices, tensor, 2 if replicas and processes * devices >= 2 * tensor else 1)
+    shards = mesh.shape["replica"] * mesh.shape["fsdp"]
+    held = {p: {n for n, row in enumerate(mesh.devices.reshape(shards, -1)) if p in {d.process_index for d in row}}
+            for p in range(processes)}  # fmt: skip
+    parts = {p: batch_part(mesh, p) for p in range(processes)}
+    (count,) = {n for _, n in parts.values()}
+    assert {i for i, _ in parts.values()} == set(range(count))
+    for p, (i, _) in parts.items():
+        assert held[p] == set(range(i * shards // count, (i + 1) * shards // count))
+
+
+def test_a_mesh_that_cuts_rows_across_processes_is_refused():
+    with pytest.raises(UserError, match="cuts a batch's rows across them"):
+        batch_part(mesh_over(2, 3, 2), 0)
