@@ -87,6 +87,9 @@ def test_meshes_across_processes(objective, processes, devices, mesh, make_world
     )
     one = finished(1, processes * devices, world, tmp_path / "one", *axes, batches=str(tmp_path / "one_batches"))
     assert same_rows(rows(tmp_path / "several_batches"), rows(tmp_path / "one_batches"))
+    early, late = arrays(several, 3), arrays(several, 6)
+    assert all(np.isfinite(late[name]).all() for name in late)
+    assert sum(not np.array_equal(early[name], late[name]) for name in late) > len(late) / 2  # it does learn
     found = deviation(several, one)
     print(f"\ndeviation, {objective}, {processes} x {devices} on {mesh}:", found)
     assert found < 1e-4
