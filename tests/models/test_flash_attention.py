@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from xtr.models import flash_kernels
+from xtr.models import flash_blocks
 from xtr.models.flash_attention import flash_attention, is_for, sharded
 from xtr.models.layers import Context, RelativeBias, attend, same_segment, unconstrained
 
@@ -79,7 +79,7 @@ def assert_same(ours, theirs):
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(flash_kernels, "MAX_BLOCK", 128)
+    monkeypatch.setattr(flash_blocks, "MAX_BLOCK", 128)
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -118,7 +118,7 @@ def test_any_shape_equals_plain_attention(seed, batch, heads, head_dim, queries,
     arrays, cotangent, ids = inputs_of(rng, batch, heads, queries, keys, head_dim, biased=biased)
     arrays = (arrays[0] / np.sqrt(head_dim), *arrays[1:])  # scores of one size, so that one tolerance fits
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(flash_kernels, "MAX_BLOCK", max_block)
+        patch.setattr(flash_blocks, "MAX_BLOCK", max_block)
         ours = with_gradients(INTERPRETED, arrays, cotangent, causal=causal, **ids)
     assert_same(ours, with_gradients(plain, arrays, cotangent, causal=causal, **ids))
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from xtr.models import flash_kernels
-from xtr.models.flash_kernels import LANES, UNSEEN_KEY, Layout
+from xtr.models.flash_blocks import LANES, UNSEEN_KEY, Layout
 from xtr.parallel.sharding import DEFAULT_RULES, Rules, partition_spec
 
 MAX_LENGTH = 2048  # of queries and of keys where there is a bias: its strips have to fit in the smallest VMEM

@@ -1,17 +1,13 @@
 """The two Pallas kernels of `flash_attention`: forward, and backward with the gradient of the bias.
 
 Axes: B batch, G groups of heads, P heads in a group, K head size, L = P*K the lanes of a group, N = G*L, Q query
-length, M key length, W bias values of a head, and C = 128 the rows of a strip.
+length, M key length, W bias values of a head.
 
 Both kernels hold scores as [keys, queries]. Then everything that belongs to a query (maximum, sum, gradients of scores)
-is a row, reductions run over sublanes, and what has to be transposed is small: [keys, L] and [queries, L].
-
-The bias of a block is constant along its diagonals. A strip [C, W] per head, whose row r is the head's vector moved
-right by r, holds every block of C keys as a slice at a multiple of C lanes: it is built in VMEM once a head, and read
-by all examples. Its gradient is summed in a strip of the same form, whose diagonals are summed once a head.
+is a row, reductions run over sublanes, and what has to be transposed is small: [keys, L] and [queries, L]. Products
+whose result has K rows, not K columns, fill a matrix unit's width though K is half of it or less.
 """
 
-import dataclasses
 import functools
 from typing import Any
 
@@ -20,181 +16,19 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-LANES = 128
-SUBLANES = 8
-MAX_BLOCK = 512
-MASKED = -1e10  # the same as that of plain attention
-UNSEEN_KEY = -1  # the id of keys that nobody sees: no query has it
-
-
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """Sizes of a call.
-
-    Attributes:
-      batch, heads, head_dim: B, H, K.
-      queries, keys: lengths Q and M; they need be no multiples of the blocks.
-      causal: whether a query sees keys up to its own position only.
-      biased: whether there is a bias.
-      interpret: run by Pallas' interpreter, on any device.
-    """
-
-    batch: int
-    heads: int
-    head_dim: int
-    queries: int
-    keys: int
-    causal: bool
-    biased: bool
-    interpret: bool
-
-    @property
-    def group(self) -> int:
-        """Heads that fill the lanes of a block together."""
-        return max(1, LANES // self.head_dim)
-
-    @property
-    def groups(self) -> int:
-        return pl.cdiv(self.heads, self.group)
-
-    @property
-    def padded_heads(self) -> int:
-        return self.groups * self.group
-
-    @property
-    def lanes(self) -> int:
-        return self.group * self.head_dim
-
-    @property
-    def query_block(self) -> int:
-        return _block(self.queries)
-
-    @property
-    def key_block(self) -> int:
-        return _block(self.keys)
-
-    @property
-    def query_blocks(self) -> int:
-        return pl.cdiv(self.queries, self.query_block)
-
-    @property
-    def key_blocks(self) -> int:
-        return pl.cdiv(self.keys, self.key_block)
-
-    @property
-    def padded_queries(self) -> int:
-        return self.query_blocks * self.query_block
-
-    @property
-    def padded_keys(self) -> int:
-        return self.key_blocks * self.key_block
-
-    @property
-    def width(self) -> int:
-        """W: place t of a head's vector holds the bias of offset `padded_keys - t` (key minus query position)."""
-        return self.padded_queries + self.padded_keys
-
-
-def _block(length: int) -> int:
-    """The largest multiple of LANES up to MAX_BLOCK that divides the length, itself rounded up to one."""
-    tiles = pl.cdiv(length, LANES)
-    return LANES * max(n for n in range(1, MAX_BLOCK // LANES + 1) if tiles % n == 0)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Pieces
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def _dot(a: jax.Array, b: jax.Array, contract: tuple[int, int]) -> jax.Array:
-    return jax.lax.dot_general(a, b, (((contract[0],), (contract[1],)), ((), ())), preferred_element_type=jnp.float32)
-
-
-def _head(x: jax.Array, p: int, layout: Layout) -> jax.Array:
-    """[..., L] with the lanes of other heads zeroed: a product over all lanes is then one over head p's alone."""
-    if layout.group == 1:
-        return x
-    lane = jax.lax.broadcasted_iota(jnp.int32, (1, layout.lanes), 1)
-    own = (lane >= p * layout.head_dim) & (lane < (p + 1) * layout.head_dim)
-    return x * own.astype(x.dtype)
-
-
-def _real_rows(x: jax.Array, first: Any, length: int, block: int) -> jax.Array:
-    """Rows of a block, those behind the end of the array (whatever was read there) zeroed."""
-    if length % block == 0:
-        return x
-    row = jax.lax.broadcasted_iota(jnp.int32, (x.shape[0], 1), 0)
-    return jnp.where(first + row < length, x, jnp.zeros((), x.dtype))
-
-
-def _as_column(row: jax.Array, lanes: int) -> jax.Array:
-    """[1, n] -> [n, lanes], every lane the same."""
-    square = jnp.broadcast_to(row, (LANES, row.shape[1])).T
-    return jnp.concatenate([square] * (lanes // LANES), axis=1)
-
-
-def _seen(query_ids_ref: Any, key_ids_ref: Any, i: Any, j: Any, layout: Layout) -> jax.Array:
-    """Which keys of block j the queries of block i see, [keys, queries]."""
-    seen = _as_column(key_ids_ref[0], layout.query_block) == query_ids_ref[0]
-    if layout.causal:
-        shape = (layout.key_block, layout.query_block)
-        key = jax.lax.broadcasted_iota(jnp.int32, shape, 0) + j * layout.key_block
-        query = jax.lax.broadcasted_iota(jnp.int32, shape, 1) + i * layout.query_block
-        seen &= key <= query
-    return seen
-
-
-def _scores(k, q_p, p: int, seen, fill, strip_ref: Any, i: Any, j: Any, layout: Layout) -> jax.Array:
-    """Scores [keys, queries] of a head; `fill` where not seen; keys behind the end are infinitely unlikely."""
-    scores = _dot(k, q_p, (1, 1))
-    if layout.biased:
-        scores += jnp.concatenate([strip_ref[p, :, at] for at in _strip_slices(i, j, layout)], axis=0)
-    scores = jnp.where(seen, scores, fill)
-    if layout.keys % layout.key_block:
-        key = jax.lax.broadcasted_iota(jnp.int32, (layout.key_block, 1), 0) + j * layout.key_block
-        scores = jnp.where(key < layout.keys, scores, -jnp.inf)
-    return scores
-
-
-def _strip_slices(i: Any, j: Any, layout: Layout) -> list[pl.Slice]:
-    """Where the bias of each LANES keys of block j for the queries of block i stands in a strip."""
-    start = layout.padded_keys + i * layout.query_block - j * layout.key_block
-    return [
-        pl.ds(pl.multiple_of(start - first, LANES), layout.query_block) for first in range(0, layout.key_block, LANES)
-    ]
-
-
-def _moved(x: jax.Array, lanes: int) -> jax.Array:
-    """x with every row moved right by `lanes`, around the end."""
-    lanes %= x.shape[1]
-    return pltpu.roll(x, lanes, 1) if lanes else x
-
-
-def _skewed(x: jax.Array, sign: int) -> jax.Array:
-    """x [SUBLANES, W], row r moved right by sign * r: by 1, 2, 4, each where the row's number has that bit.
-
-    A strided rotation would do the same, but not every TPU has one.
-    """
-    row = jax.lax.broadcasted_iota(jnp.int32, x.shape, 0)
-    for bit in (1, 2, 4):
-        x = jnp.where(row & bit != 0, _moved(x, sign * bit), x)
-    return x
-
-
-def _write_strip(bias_ref: Any, strip_ref: Any, layout: Layout) -> None:
-    for p in range(layout.group):
-        first = _skewed(jnp.broadcast_to(bias_ref[0, p : p + 1], (SUBLANES, layout.width)), 1)
-        for row in range(0, LANES, SUBLANES):
-            strip_ref[p, row : row + SUBLANES, :] = _moved(first, row)
-
-
-def _write_diagonal_sums(strip_ref: Any, bias_ref: Any, layout: Layout) -> None:
-    for p in range(layout.group):
-        total = strip_ref[p, :SUBLANES, :]
-        for row in range(SUBLANES, LANES, SUBLANES):
-            total += _moved(strip_ref[p, row : row + SUBLANES, :], -row)
-        bias_ref[0, p : p + 1] = jnp.sum(_skewed(total, -1), axis=0, keepdims=True)
-
+from xtr.models.flash_blocks import (
+    LANES,
+    MASKED,
+    Layout,
+    dot,
+    head,
+    real_rows,
+    scores_of,
+    seen_keys,
+    strip_slices,
+    write_diagonal_sums,
+    write_strip,
+)
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Forward
@@ -212,7 +46,7 @@ def _forward_kernel(layout: Layout, *refs: Any) -> None:
 
         @pl.when((b == 0) & (i == 0) & (j == 0))
         def _():
-            _write_strip(bias_ref, strip_ref, layout)
+            write_strip(bias_ref, strip_ref, layout)
 
     @pl.when(j == 0)
     def _():
@@ -220,13 +54,13 @@ def _forward_kernel(layout: Layout, *refs: Any) -> None:
         sum_ref[...] = jnp.zeros_like(sum_ref)
         mixed_ref[...] = jnp.zeros_like(mixed_ref)
 
-    q = _real_rows(q_ref[0], i * layout.query_block, layout.queries, layout.query_block)
+    q = real_rows(q_ref[0], i * layout.query_block, layout.queries, layout.query_block)
     k = k_ref[0]
-    v_T = _real_rows(v_ref[0], j * layout.key_block, layout.keys, layout.key_block).T
-    seen = _seen(query_ids_ref, key_ids_ref, i, j, layout)
+    v_T = real_rows(v_ref[0], j * layout.key_block, layout.keys, layout.key_block).T
+    seen = seen_keys(query_ids_ref, key_ids_ref, i, j, layout)
     # All heads' scores first: the matrix units then work on one head's while the other's softmax is taken.
     head_scores = [
-        _scores(k, _head(q, p, layout), p, seen, MASKED, strip_ref, i, j, layout) for p in range(layout.group)
+        scores_of(k, head(q, p, layout), p, seen, MASKED, strip_ref, i, j, layout) for p in range(layout.group)
     ]
     for p, scores in enumerate(head_scores):
         own, rows = slice(p, p + 1), slice(p * size, (p + 1) * size)
@@ -235,7 +69,7 @@ def _forward_kernel(layout: Layout, *refs: Any) -> None:
         fade = jnp.exp(max_ref[own] - highest)
         max_ref[own] = highest
         sum_ref[own] = fade * sum_ref[own] + jnp.sum(weights, axis=0, keepdims=True)
-        mixed_ref[rows] = fade * mixed_ref[rows] + _dot(v_T[rows], weights.astype(v_T.dtype), (1, 0))
+        mixed_ref[rows] = fade * mixed_ref[rows] + dot(v_T[rows], weights.astype(v_T.dtype), (1, 0))
 
     @pl.when(j == layout.key_blocks - 1)
     def _():
@@ -300,7 +134,7 @@ def _backward_kernel(layout: Layout, *refs: Any) -> None:
 
         @pl.when((b == 0) & (i == 0) & (j == 0))
         def _():
-            _write_strip(bias_ref, strip_ref, layout)
+            write_strip(bias_ref, strip_ref, layout)
             dstrip_ref[...] = jnp.zeros_like(dstrip_ref)
 
     @pl.when(i == 0)
@@ -312,29 +146,29 @@ def _backward_kernel(layout: Layout, *refs: Any) -> None:
     def _():
         dq_T_ref[:, queries] = jnp.zeros((layout.lanes, layout.query_block), jnp.float32)
 
-    q = _real_rows(q_ref[0], first_query, layout.queries, layout.query_block)
-    do = _real_rows(do_ref[0], first_query, layout.queries, layout.query_block)
-    k = _real_rows(k_ref[0], j * layout.key_block, layout.keys, layout.key_block)
-    v = _real_rows(v_ref[0], j * layout.key_block, layout.keys, layout.key_block)
+    q = real_rows(q_ref[0], first_query, layout.queries, layout.query_block)
+    do = real_rows(do_ref[0], first_query, layout.queries, layout.query_block)
+    k = real_rows(k_ref[0], j * layout.key_block, layout.keys, layout.key_block)
+    v = real_rows(v_ref[0], j * layout.key_block, layout.keys, layout.key_block)
     q_T, k_T, do_T = q.T, k.T, do.T
-    seen = _seen(query_ids_ref, key_ids_ref, i, j, layout)
+    seen = seen_keys(query_ids_ref, key_ids_ref, i, j, layout)
     for p in range(layout.group):
         rows = slice(p * size, (p + 1) * size)
-        q_p, do_p = _head(q, p, layout), _head(do, p, layout)
+        q_p, do_p = head(q, p, layout), head(do, p, layout)
         lse, delta = lse_ref[0, 0, p : p + 1], delta_ref[0, 0, p : p + 1]
         # f32 cannot hold MASKED + log(keys), of which exp would be 1/keys: a query that sees nothing has 0 for MASKED.
         blind = lse < MASKED / 2
         fill = jnp.where(blind, 0.0, MASKED)
         lse = jnp.where(blind, jnp.log(jnp.float32(layout.keys)), lse)
-        weights = jnp.exp(_scores(k, q_p, p, seen, fill, strip_ref, i, j, layout) - lse)
-        dv_T_ref[rows] += _dot(do_T[rows], weights.astype(do.dtype), (1, 1))
-        dscores = jnp.where(seen, weights * (_dot(v, do_p, (1, 1)) - delta), 0.0)
+        weights = jnp.exp(scores_of(k, q_p, p, seen, fill, strip_ref, i, j, layout) - lse)
+        dv_T_ref[rows] += dot(do_T[rows], weights.astype(do.dtype), (1, 1))
+        dscores = jnp.where(seen, weights * (dot(v, do_p, (1, 1)) - delta), 0.0)
         if layout.biased:
-            for g, at in enumerate(_strip_slices(i, j, layout)):
+            for g, at in enumerate(strip_slices(i, j, layout)):
                 dstrip_ref[p, :, at] += dscores[g * LANES : (g + 1) * LANES]
         dscores = dscores.astype(q.dtype)
-        dk_T_ref[rows] += _dot(q_T[rows], dscores, (1, 1))
-        dq_T_ref[rows, queries] += _dot(k_T[rows], dscores, (1, 0))
+        dk_T_ref[rows] += dot(q_T[rows], dscores, (1, 1))
+        dq_T_ref[rows, queries] += dot(k_T[rows], dscores, (1, 0))
 
     @pl.when(i == layout.query_blocks - 1)
     def _():
@@ -349,7 +183,7 @@ def _backward_kernel(layout: Layout, *refs: Any) -> None:
 
         @pl.when((b == layout.batch - 1) & (i == layout.query_blocks - 1) & (j == layout.key_blocks - 1))
         def _():
-            _write_diagonal_sums(dstrip_ref, dbias_ref, layout)
+            write_diagonal_sums(dstrip_ref, dbias_ref, layout)
 
 
 def backward(
