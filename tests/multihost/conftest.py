@@ -47,7 +47,7 @@ mt5.MT5Config.num_decoder_layers = 1
 }
 _HEADED = ("--gin_file=runs/adamw.gin", "--gin.WARMUP_STEPS=2", "--gin.TASK_FEATURE_LENGTHS={'inputs': 32}")
 OBJECTIVES = {
-    "seq2seq": ("t5", {"score": 1.0}, ("--gin.TASK_FEATURE_LENGTHS={'inputs': 64, 'targets': 32}",)),
+    "seq2seq": ("t5", {"greedy": 1.0}, ("--gin.TASK_FEATURE_LENGTHS={'inputs': 64, 'targets': 32}",)),
     "classify": ("xlmr", {"classify": 1.0}, ("--gin_file=heads/classify.gin", "--gin.NUM_LABELS=3", *_HEADED)),
     "multitask": (
         "xlmr",

@@ -5,8 +5,8 @@
 Settings, in JSON:
   tasks: folder -> rate, what every mixture stands for.
   batches: a folder for the batches that this process trains on.
-  fault: [what, process, batch], before that process trains on that batch: 'stuck', 'slow' (3 s), 'kill', 'terminate',
-    'mistake' or 'crash'.
+  fault: [what, process, batch] or [what, process, batch, a file that must be there first], before that process trains
+    on that batch: 'stuck', 'slow' (3 s), 'kill', 'terminate', 'mistake' or 'crash'.
   watchdog: constants of `xtr.parallel.watchdog`.
 """
 
@@ -61,7 +61,9 @@ def disturbed(batches_of, fault: list | None, kept: str | None):
         class Disturbed(inner):
             def __next__(self):
                 number = next(numbers)
-                if fault and fault[1:] == [watchdog.index(), number]:
+                if fault and fault[1:3] == [watchdog.index(), number]:
+                    while not all(map(os.path.exists, fault[3:])):
+                        time.sleep(0.05)
                     fail(fault[0])
                 batch = super().__next__()
                 if kept:

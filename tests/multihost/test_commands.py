@@ -22,12 +22,13 @@ def trained(make_world, tmp_path_factory) -> Path:
 def command(world, trained: Path, name: str, *more: str) -> list[str]:
     files = (f"--gin_file={world.folder / 'model.gin'}", f"--gin_file=runs/{name}.gin")
     places = (f"--gin.CHECKPOINT_PATH={trained}", f"--gin.VOCABULARY_PATH={world.folder / 'vocabulary'}")
-    return [name, *files, *places, "--gin.LENGTH_BUCKETS=(32,)", "--gin.TOKENS_PER_BATCH=512", *more]
+    return [name, *files, *places, *more]
 
 
 def evaluation(world, trained: Path, out: Path, *more: str) -> list[str]:
     places = (f"--gin.EVAL_OUTPUT_DIR={out}", "--gin.MIXTURE_OR_TASK_NAME=random", f"--gin.DATA_DIR={world.folder}")
-    return command(world, trained, "eval", *places, *more)
+    batches = ("--gin.LENGTH_BUCKETS=(32,)", "--gin.TOKENS_PER_BATCH=512", "--gin.evaluate.max_decode_length=4")
+    return command(world, trained, "eval", *places, *batches, *more)
 
 
 @pytest.mark.slow
@@ -60,7 +61,7 @@ def test_two_processes_infer(make_world, trained, tmp_path):
 
     def inference(name: str) -> list[str]:
         places = (f"--gin.INPUT_FILE={tmp_path / 'in.txt'}", f"--gin.OUTPUT_FILE={tmp_path / name}")
-        return command(world, trained, "infer", *places)
+        return command(world, trained, "infer", *places, "--gin.MAX_DECODE_LENGTH=4")
 
     first, second = world.run(2, 1, inference("two.jsonl"))
     (one,) = world.run(1, 2, inference("one.jsonl"))

@@ -48,7 +48,7 @@ def test_a_dead_process_is_named(make_world, tmp_path):
     found = faulty(make_world("seq2seq"), tmp_path / "run", ["kill", 1, 3], processes=4)
     assert [end.code for end in found] == [1, -signal.SIGKILL, 1, 1], found
     for end in (found[0], *found[2:]):
-        assert "xtr: process 1 of 4 on " in end.err and "no longer answers (last heard of at step" in end.err
+        assert "xtr: process 1 of 4 on " in end.err and "no longer answers (last heard of: " in end.err
 
 
 @pytest.mark.slow
