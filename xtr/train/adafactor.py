@@ -10,6 +10,7 @@ Factored are parameters whose (per-layer) rank is at least 2 and whose second-la
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 
 from xtr.errors import UserError
 from xtr.models.spec import LAYERS, ParamSpec, flatten, largest_axes, map_specs, unflatten
+from xtr.train.passes import mean_square_of_product, mean_squares
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,31 +121,28 @@ def update(
     def one(spec: ParamSpec, grad: jax.Array, slots: dict[str, jax.Array], param: jax.Array):
         grad, weight = grad.astype(jnp.float32) * clip, param.astype(jnp.float32)
         axes = tuple(range(1 if spec.axes[:1] == (LAYERS,) else 0, weight.ndim))
-
-        def rms(x):
-            return jnp.sqrt(jnp.mean(jnp.square(x), axis=axes, keepdims=True))
-
-        squared = jnp.square(grad) + config.epsilon1
         dims = factored_dims(config, spec)
         if dims is None:
-            new_slots = {"v": decay * slots["v"] + mixing * squared}
-            direction = grad * new_slots["v"] ** -0.5
+            new_slots = {"v": decay * slots["v"] + mixing * (jnp.square(grad) + config.epsilon1)}
+            factors = (new_slots["v"] ** -0.5,)
         else:
             d1, d0 = dims
+            means = mean_squares(grad, (d0, d1))
             new_slots = {
-                "v_row": decay * slots["v_row"] + mixing * jnp.mean(squared, axis=d0),
-                "v_col": decay * slots["v_col"] + mixing * jnp.mean(squared, axis=d1),
+                name: decay * slots[name] + mixing * (mean + config.epsilon1)
+                for name, mean in zip(("v_row", "v_col"), means, strict=True)
             }
             row = new_slots["v_row"]
             row = (row / jnp.mean(row, axis=d1 - (d0 < d1), keepdims=True)) ** -0.5
-            direction = grad * jnp.expand_dims(row, d0) * jnp.expand_dims(new_slots["v_col"] ** -0.5, d1)
+            factors = (jnp.expand_dims(row, d0), jnp.expand_dims(new_slots["v_col"] ** -0.5, d1))
+        direction = math.prod(factors, start=grad)
         if config.clipping_threshold is not None:
-            direction = direction / jnp.maximum(1.0, rms(direction) / config.clipping_threshold)
-        scale = (
-            learning_rate * jnp.maximum(rms(weight), config.epsilon2)
-            if config.multiply_by_parameter_scale
-            else learning_rate
-        )
+            rms_direction = jnp.sqrt(mean_square_of_product(grad, factors, axes))
+            direction = direction / jnp.maximum(1.0, rms_direction / config.clipping_threshold)
+        scale = learning_rate
+        if config.multiply_by_parameter_scale:
+            rms_weight = jnp.sqrt(jnp.mean(jnp.square(weight), axis=axes, keepdims=True))
+            scale = learning_rate * jnp.maximum(rms_weight, config.epsilon2)
         kept = weight if config.weight_decay_rate is None else (1.0 - config.weight_decay_rate) * weight
         return (kept - scale * direction).astype(param.dtype), new_slots
 

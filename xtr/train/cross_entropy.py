@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from xtr.models.layers import Constrain, unconstrained
+from xtr.train.passes import softmax_statistics
 
 # Above this size the [tokens, vocabulary] logits are made chunk by chunk: it costs time, and below it nothing is won.
 MAX_LOGITS_BYTES = 4 * 2**30
@@ -36,24 +37,21 @@ def _chunk_sums(y_BtD, head, targets_Bt, weights_Bt, z_loss, label_smoothing, co
     logits_NV = constrain(y_ND @ head_DV, LOGITS_AXES)
     if bias_V is not None:
         logits_NV += bias_V
-    max_N = jnp.max(logits_NV, axis=-1)
-    log_z_N = jnp.log(jnp.sum(jnp.exp(logits_NV - max_N[:, None]), axis=-1)) + max_N
-    target_N = jnp.take_along_axis(logits_NV, targets_N[:, None], axis=-1)[:, 0]
+    log_z_N, target_N, correct_N, sum_N = softmax_statistics(logits_NV, targets_N, with_sum=label_smoothing > 0)
     loss_N = log_z_N - target_N - entropy
     if label_smoothing:
         # sum_v soft_v * logit_v, relative to the target's logit so that nothing large cancels.
-        loss_N -= low * jnp.sum(logits_NV - target_N[:, None], axis=-1)
+        loss_N -= low * sum_N
     z_loss_N = z_loss * jnp.square(log_z_N)
-    ids_V = jnp.arange(vocab_size, dtype=jnp.int32)
-    best_N = jnp.min(jnp.where(logits_NV == max_N[:, None], ids_V, vocab_size), axis=-1)  # argmax, with no index array
     sums = (
         jnp.sum(weights_N * (loss_N + z_loss_N)),
         jnp.sum(weights_N * z_loss_N),
-        jnp.sum(weights_N * (best_N == targets_N)),
+        jnp.sum(weights_N * correct_N),
     )
     if not with_gradient:
         return sums, None
     softmax_scale_N = weights_N * (1.0 + 2.0 * z_loss * log_z_N)
+    ids_V = jnp.arange(vocab_size, dtype=jnp.int32)
     soft_NV = jnp.where(targets_N[:, None] == ids_V, confidence, low)
     dlogits_NV = softmax_scale_N[:, None] * jnp.exp(logits_NV - log_z_N[:, None]) - weights_N[:, None] * soft_NV
     dy_BtD = (dlogits_NV @ head_DV.T).astype(y_BtD.dtype).reshape(y_BtD.shape)
