@@ -24,7 +24,7 @@ class TableConfig:
     pad_id: int = 0
     causal: bool = True
 
-    def network(self, params):
+    def network(self, params, constrain=None):
         return TableModel(self, params)
 
 
@@ -39,6 +39,9 @@ class TableCache(NamedTuple):
 
     def insert(self, new, places_GF):
         return TableCache(put_rows(self.state_N, new.state_N, places_GF))
+
+    def constrain(self, constrain):
+        return TableCache(constrain(self.state_N, ("batch",)))
 
     def select(self, places_GF, length):
         return TableCache(take_rows(self.state_N, places_GF))

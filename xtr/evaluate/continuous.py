@@ -25,7 +25,16 @@ from xtr.evaluate.run import STOPPED
 from xtr.models.cache import put_rows, take_rows
 from xtr.models.interface import DecodingCache, Generator, ModelConfig
 from xtr.parallel.distributed import asked_to_stop_alone
-from xtr.parallel.sharding import BATCH_AXES, batch_shards, for_every_host, one_at_a_time, spread_batch
+from xtr.parallel.sharding import (
+    BATCH_AXES,
+    DEFAULT_RULES,
+    Rules,
+    batch_shards,
+    for_every_host,
+    make_constrain,
+    one_at_a_time,
+    spread_batch,
+)
 
 _IN_FLIGHT = 2  # refills whose results the host has not read yet
 _FEW_SLOTS = 64  # with fewer a step costs hardly less: it reads all weights
@@ -151,7 +160,9 @@ def move(slots: Slots, *, rows: int, length: int, groups: int) -> tuple[Slots, F
     return Slots(slots.place, slots.cache.select(kept_GF, length), *kept), Found.at(slots, others_GF)
 
 
-class _Programs(NamedTuple):
+class Programs(NamedTuple):
+    """`empty`, `extend`, `refill` and `move`, jitted, with parameters in the place of the model."""
+
     empty: Callable
     extend: Callable
     refill: Callable
@@ -159,9 +170,9 @@ class _Programs(NamedTuple):
 
 
 @functools.lru_cache(maxsize=32)
-def _programs(config: ModelConfig, mesh: Mesh, max_length: int, eos_id: int) -> _Programs:
-    """The functions above, jitted; rows are spread over the devices of a batch."""
-    groups = batch_shards(mesh)
+def programs_of(config: ModelConfig, mesh: Mesh, rules: Rules, max_length: int, eos_id: int) -> Programs:
+    """The programs of decoding on a mesh: rows are spread over the devices of a batch, heads as `rules` say."""
+    groups, constrain = batch_shards(mesh), make_constrain(mesh, rules)
 
     def spread(slots: Slots) -> Slots:
         def pin(array: jax.Array) -> jax.Array:
@@ -170,23 +181,24 @@ def _programs(config: ModelConfig, mesh: Mesh, max_length: int, eos_id: int) -> 
             return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, spec))
 
         # On one device too: arrays that know of a mesh and arrays that do not are compiled for apart.
-        return jax.tree.map(pin, slots)
+        return jax.tree.map(pin, slots._replace(cache=slots.cache.constrain(constrain)))
 
     def make_empty(params: Any, rows: int, length: int) -> Slots:
         return spread(empty(config.network(params), rows, length, max_length))
 
     def extended(params: Any, slots: Slots, count: jax.Array) -> Slots:
+        # Weights are not gathered at their use here: of few tokens the activations are smaller.
         return spread(extend(config.network(params), slots, count, groups=groups, eos_id=eos_id))
 
     def refilled(params: Any, slots: Slots, tokens_FS: jax.Array, ids_F: jax.Array) -> tuple[Slots, Found]:
-        slots, found = refill(config.network(params), slots, tokens_FS, ids_F, groups=groups)
+        slots, found = refill(config.network(params, constrain), slots, tokens_FS, ids_F, groups=groups)
         return spread(slots), found
 
     def moved(slots: Slots, rows: int, length: int) -> tuple[Slots, Found]:
         slots, found = move(slots, rows=rows, length=length, groups=groups)
         return spread(slots), found
 
-    return _Programs(
+    return Programs(
         jax.jit(make_empty, static_argnums=(1, 2)),
         jax.jit(extended, donate_argnums=1),
         jax.jit(refilled, donate_argnums=1),
@@ -208,6 +220,7 @@ def generate(
     max_length: int,
     eos_id: int,
     on_rows: OnRows,
+    rules: Rules = DEFAULT_RULES,
 ) -> None:
     """Generates greedily for all sequences; each result equals `decoding.greedy_decode`'s, whatever the others are.
 
@@ -226,6 +239,7 @@ def generate(
       length_buckets: input lengths that are compiled for, rising.
       tokens_per_batch: tokens of inputs and outputs that all slots hold.
       max_length: number of tokens at most, the EOS included; at least 1.
+      rules: of the parameters' sharding.
       on_rows: called with the numbers of sequences that have ended, in no order, and for each its tokens, int
         [max_length], and their log-probability, while the device goes on. Every sequence comes once.
 
@@ -235,8 +249,9 @@ def generate(
     todo = np.arange(len(sequences))
     for room in rooms(max_length):
         longer: list[int] = []
+        programs = programs_of(config, mesh, rules, room, eos_id)
         found = _in_room(
-            config, params, mesh, [sequences[i] for i in todo], length_buckets, tokens_per_batch, room, eos_id
+            programs, config.pad_id, params, mesh, [sequences[i] for i in todo], length_buckets, tokens_per_batch, room
         )
         for numbers_F, written_F, tokens_FT, log_prob_F in found:
             numbers_F = todo[numbers_F]
@@ -255,17 +270,17 @@ def rooms(max_length: int) -> tuple[int, ...]:
 
 
 def _in_room(
-    config: ModelConfig,
+    programs: Programs,
+    pad_id: int,
     params: Any,
     mesh: Mesh,
     sequences: Sequence[np.ndarray],
     length_buckets: Sequence[int],
     tokens_per_batch: int,
     room: int,
-    eos_id: int,
 ) -> Iterator[Found]:
     """Decodes all sequences up to `room` tokens; yields what is found of them, as NumPy arrays."""
-    programs, groups = _programs(config, mesh, room, eos_id), batch_shards(mesh)
+    groups = batch_shards(mesh)
     most = batching.most_rows(len(sequences), 2, _FEW_SLOTS, groups)
 
     def slots_of(bucket: int) -> int:
@@ -297,7 +312,7 @@ def _in_room(
             slots, found = programs.move(go_on(slots, fewer // groups), slots_of(step.bucket), step.bucket)
             waiting.append(for_every_host(found, mesh))
         bucket = step.bucket
-        tokens_FS = np.full((step.rows, bucket), config.pad_id, np.int32)
+        tokens_FS = np.full((step.rows, bucket), pad_id, np.int32)
         ids_F = np.full(step.rows, -1, np.int32)
         for row, index in enumerate(step.indices):
             cut = sequences[index][:bucket]

@@ -10,6 +10,7 @@ from typing import Literal
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from xtr.checkpoints import load
 from xtr.data.vocabulary import Vocabulary, open_vocabulary
@@ -19,14 +20,22 @@ from xtr.evaluate.run import STOPPED, EvaluateRun, InferRun
 from xtr.models.interface import ModelConfig
 from xtr.parallel.distributed import asked_to_stop_alone
 from xtr.parallel.mesh import make_mesh
-from xtr.parallel.sharding import batch_shards, for_every_host, spread_batch, tree_shardings
+from xtr.parallel.sharding import (
+    DEFAULT_RULES,
+    Rules,
+    batch_shards,
+    for_every_host,
+    make_constrain,
+    spread_batch,
+    tree_shardings,
+)
 
 # Told which inputs have ended, by number and in no order, and the result of each, while the device goes on with others.
 OnRows = Callable[[np.ndarray, Sequence], None]
 
 
 @functools.lru_cache(maxsize=64)
-def compiled(config: ModelConfig, purpose: str, **static) -> Callable:
+def compiled(config: ModelConfig, mesh: Mesh, rules: Rules, purpose: str, **static) -> Callable:
     """A jitted `f(params, tokens_BS, ...)` for 'rank', 'generate', 'embed' or what a head does; `static` goes to what
     it calls."""
     functions = {
@@ -40,7 +49,9 @@ def compiled(config: ModelConfig, purpose: str, **static) -> Callable:
         "embed": embedding.layer_vectors,
     }
     function = functions[purpose]
-    return jax.jit(lambda params, *arrays: function(config.network(params), *arrays, **static))
+    # Where token after token is generated, weights are not gathered at their use: the activations are smaller.
+    constrain = None if purpose == "generate" else make_constrain(mesh, rules)
+    return jax.jit(lambda params, *arrays: function(config.network(params, constrain), *arrays, **static))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,9 +61,13 @@ class Predictor:
     config: ModelConfig
     params: Mapping
     vocabulary: Vocabulary
-    mesh: jax.sharding.Mesh
+    mesh: Mesh
     length_buckets: tuple[int, ...]
     tokens_per_batch: int
+    rules: Rules = DEFAULT_RULES
+
+    def _compiled(self, purpose: str, **static) -> Callable:
+        return compiled(self.config, self.mesh, self.rules, purpose, **static)
 
     def _run(
         self,
@@ -155,7 +170,7 @@ class Predictor:
         for group in groups:
             rows = [inputs[example] for example in group.examples]
             found = self._run(
-                compiled(self.config, "rank"), rows, [group.tokens_NCT], by_rows, continuations=group.continuations
+                self._compiled("rank"), rows, [group.tokens_NCT], by_rows, continuations=group.continuations
             )
             for example, row, (scores_C,) in zip(group.examples, group.choices, found, strict=True):
                 score_of[example].update(zip(row, scores_C, strict=False))
@@ -163,22 +178,22 @@ class Predictor:
 
     def classify(self, inputs: Sequence[np.ndarray], token_types: Sequence[np.ndarray], advance) -> np.ndarray:
         """Log-probability of each of the head's labels: float [N, C]."""
-        scores = self._run(compiled(self.config, "classify"), inputs, [], advance, aligned=[token_types])
+        scores = self._run(self._compiled("classify"), inputs, [], advance, aligned=[token_types])
         return np.stack([s for (s,) in scores])
 
     def choose(self, inputs: Sequence[np.ndarray], token_types: Sequence[np.ndarray], advance) -> np.ndarray:
         """The logit of each text that stands for a choice, by itself: float32 [N]."""
-        logits = self._run(compiled(self.config, "choose"), inputs, [], advance, aligned=[token_types])
+        logits = self._run(self._compiled("choose"), inputs, [], advance, aligned=[token_types])
         return np.array([logit for (logit,) in logits], np.float32)
 
     def tag(self, inputs: Sequence[np.ndarray], advance) -> list[np.ndarray]:
         """The best tag at each token: int [S], longer than the input where its row is."""
-        return [tags for (tags,) in self._run(compiled(self.config, "tag"), inputs, [], advance)]
+        return [tags for (tags,) in self._run(self._compiled("tag"), inputs, [], advance)]
 
     def span(self, inputs: Sequence[np.ndarray], token_types: Sequence[np.ndarray], advance) -> list[np.ndarray]:
         """Logits of a span that starts and of one that ends at each token: float32 [S, 2], longer than the input where
         its row is."""
-        logits = self._run(compiled(self.config, "span"), inputs, [], advance, aligned=[token_types])
+        logits = self._run(self._compiled("span"), inputs, [], advance, aligned=[token_types])
         return [own for (own,) in logits]
 
     def generate(
@@ -230,6 +245,7 @@ class Predictor:
                 max_length=max_length,
                 eos_id=eos_id,
                 on_rows=ended,
+                rules=self.rules,
             )
             return out
 
@@ -244,7 +260,7 @@ class Predictor:
             ]
             keep(indices_b, best_first)
 
-        generate = compiled(self.config, "generate", decoding=how, max_length=max_length, eos_id=eos_id)
+        generate = self._compiled("generate", decoding=how, max_length=max_length, eos_id=eos_id)
         # Not a row's place in a batch tells it apart: draws do not depend on the batching.
         row_ids_N = np.asarray(range(len(inputs)) if row_ids is None else row_ids, np.uint32)
         self._run(generate, inputs, [row_ids_N], advance, how.continuations, on_rows=several)
@@ -256,7 +272,7 @@ class Predictor:
 
     def vectors(self, inputs: Sequence[np.ndarray], advance) -> np.ndarray:
         """A dual encoder's vectors: float32 [N, D]."""
-        return np.stack([v for (v,) in self._run(compiled(self.config, "vectors"), inputs, [], advance)])
+        return np.stack([v for (v,) in self._run(self._compiled("vectors"), inputs, [], advance)])
 
     def embed(
         self,
@@ -267,7 +283,7 @@ class Predictor:
     ) -> np.ndarray:
         """Pooled encoder states of the layers that are asked for, see `embedding.layer_vectors`: float32 [K, N, D]."""
         layers = layers if layers == "all" else tuple(layers)
-        vectors = self._run(compiled(self.config, "embed", layers=layers, pooling=pooling), inputs, [], advance)
+        vectors = self._run(self._compiled("embed", layers=layers, pooling=pooling), inputs, [], advance)
         return np.stack([v for (v,) in vectors], axis=1)
 
 
@@ -299,4 +315,4 @@ def open_predictor(run: EvaluateRun | InferRun, model: ModelConfig) -> tuple[Pre
     params, origin = load.load_params(run.checkpoint_path, model, shardings, allow_pickle=run.allow_pickle)
     most = min(filter(None, (run.length_buckets[-1], model.max_length, _longest(run))))
     buckets = tuple(sorted({min(bucket, most) for bucket in run.length_buckets}))
-    return Predictor(model, params, vocabulary, mesh, buckets, run.tokens_per_batch), origin.step
+    return Predictor(model, params, vocabulary, mesh, buckets, run.tokens_per_batch, run.mesh.rules), origin.step

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from xtr.models.layers import Constrain
+
 
 def repeat_rows(array: jax.Array, times: int, axis: int = 0) -> jax.Array:
     """`array` with each row of `axis` `times` times in a row."""
@@ -77,6 +79,15 @@ class Cache(NamedTuple):
         """The cache whose rows at `places_GF` are those of `new`, in which nothing is written yet."""
         inputs, seen_BS = jax.tree.map(lambda a, b: put_rows(a, b, places_GF), self[1:], new[1:])
         return self._replace(inputs=inputs, seen_BS=seen_BS)
+
+    def constrain(self, constrain: Constrain) -> "Cache":
+        """The cache with its rows spread as a batch's are and its heads as heads are."""
+
+        def spread(array: jax.Array) -> jax.Array:
+            return constrain(array, ("batch", "heads", "length", "kv"))
+
+        own, inputs = jax.tree.map(spread, (self.own, self.inputs))
+        return Cache(own, inputs, constrain(self.seen_BS, ("batch", "length")))
 
     def select(self, places_GF: jax.Array, length: int) -> "Cache":
         """The rows at `places_GF` alone, with room for inputs of `length` tokens."""

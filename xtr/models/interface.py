@@ -68,6 +68,10 @@ class DecodingCache(Protocol):
         at places_GF[g, f] of group g."""
         ...
 
+    def constrain(self, constrain: Constrain) -> "DecodingCache":
+        """The cache laid out on a mesh by `constrain(array, logical axes)`."""
+        ...
+
     def select(self, places_GF: jax.Array, length: int) -> "DecodingCache":
         """The rows at `places_GF` alone (see `insert`), with room for inputs of `length` tokens or more."""
         ...

@@ -230,7 +230,7 @@ class _Decoding:
     def __init__(self, run: PlanRun, mesh: Mesh):
         model, self.length = run.train.model, run.train.task_feature_lengths["inputs"]
         self.params = _abstract_params(run, mesh, model.dtype)
-        self.programs = continuous._programs(model, mesh, run.decode_length, EOS_ID)
+        self.programs = continuous.programs_of(model, mesh, run.train.mesh.rules, run.decode_length, EOS_ID)
         self.rows, self.refilled = slots(run, batch_shards(mesh))
 
     def abstract_slots(self) -> Any:
