@@ -152,17 +152,20 @@ def _backward_kernel(layout: Layout, *refs: Any) -> None:
     v = real_rows(v_ref[0], j * layout.key_block, layout.keys, layout.key_block)
     q_T, k_T, do_T = q.T, k.T, do.T
     seen = seen_keys(query_ids_ref, key_ids_ref, i, j, layout)
+    heads = []
     for p in range(layout.group):
-        rows = slice(p * size, (p + 1) * size)
-        q_p, do_p = head(q, p, layout), head(do, p, layout)
         lse, delta = lse_ref[0, 0, p : p + 1], delta_ref[0, 0, p : p + 1]
         # f32 cannot hold MASKED + log(keys), of which exp would be 1/keys: a query that sees nothing has 0 for MASKED.
         blind = lse < MASKED / 2
         fill = jnp.where(blind, 0.0, MASKED)
         lse = jnp.where(blind, jnp.log(jnp.float32(layout.keys)), lse)
-        weights = jnp.exp(scores_of(k, q_p, p, seen, fill, strip_ref, i, j, layout) - lse)
+        scores = scores_of(k, head(q, p, layout), p, seen, fill, strip_ref, i, j, layout)
+        heads.append((scores - lse, dot(v, head(do, p, layout), (1, 1)) - delta))
+    for p, (log_weights, dweights) in enumerate(heads):
+        rows = slice(p * size, (p + 1) * size)
+        weights = jnp.exp(log_weights)
         dv_T_ref[rows] += dot(do_T[rows], weights.astype(do.dtype), (1, 1))
-        dscores = jnp.where(seen, weights * (dot(v, do_p, (1, 1)) - delta), 0.0)
+        dscores = jnp.where(seen, weights * dweights, 0.0)
         if layout.biased:
             for g, at in enumerate(strip_slices(i, j, layout)):
                 dstrip_ref[p, :, at] += dscores[g * LANES : (g + 1) * LANES]
