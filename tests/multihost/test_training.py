@@ -39,10 +39,12 @@ def same_rows(one: dict, other: dict) -> bool:
 
 
 def deviation(one: Path, other: Path) -> float:
-    """The greatest deviation of anything in the last checkpoint, relative to its array's greatest value."""
+    """The greatest deviation of anything in the last checkpoint, relative to its array's greatest value; the bias of
+    keys aside, whose gradient is zero (softmax does not see it), so that all of it is rounding."""
     a, b = arrays(one), arrays(other)
     assert a.keys() == b.keys()
-    return max(float(np.abs(a[name] - b[name]).max() / max(1e-30, np.abs(b[name]).max())) for name in a)
+    names = [name for name in a if "key/bias" not in name]
+    return max(float(np.abs(a[name] - b[name]).max() / max(1e-30, np.abs(b[name]).max())) for name in names)
 
 
 def finished(processes, devices, world, directory, *more, **settings) -> Path:
@@ -92,7 +94,7 @@ def test_meshes_across_processes(objective, processes, devices, mesh, make_world
     assert sum(not np.array_equal(early[name], late[name]) for name in late) > len(late) / 2  # it does learn
     found = deviation(several, one)
     print(f"\ndeviation, {objective}, {processes} x {devices} on {mesh}:", found)
-    assert found < 1e-4
+    assert found < 1e-5
 
 
 @pytest.mark.slow
@@ -114,7 +116,7 @@ def test_other_numbers_of_hosts_go_on_with_the_data(objective, make_world, tmp_p
         assert same_rows(last, dict(zip(last, rows(kept).values(), strict=True)))
         found = deviation(directory, whole)
         print(f"\ndeviation after a change from 4 to {processes} processes, {objective}:", found)
-        assert found < 1e-4
+        assert found < 1e-5
 
 
 def test_a_folder_of_one_host_is_refused(make_world, tmp_path):

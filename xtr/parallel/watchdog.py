@@ -138,8 +138,8 @@ class _Monitor:
             last = [f"{b['phase']}, step {b['step']}" for p in sorted(self.lost) if "phase" in (b := beats.get(p, {}))]
             self.end(
                 CRASHED,
-                f"{names} no longer answers{f' (last heard of: {last[0]})' if last else ''}: killed, out of memory, or its "
-                "machine is gone. Its log may say why; the same command again goes on from the last checkpoint.",
+                f"{names} no longer answers{f' (last heard of: {last[0]})' if last else ''}: killed, out of memory, or "
+                "its machine is gone. Its log may say why; the same command again goes on from the last checkpoint.",
             )
         working = {process: beat for process, beat in beats.items() if "phase" in beat}
         if any(beat["seconds"] > beat["limit"] for beat in working.values()):
