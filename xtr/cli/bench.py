@@ -1,4 +1,4 @@
-"""`xtr bench`: how fast evaluation is here, beside Hugging Face and batches of fixed shape; how fast retrieval is."""
+"""`xtr bench`: how fast training and evaluation are here, beside Hugging Face; how fast retrieval is."""
 
 import argparse
 import dataclasses
@@ -38,6 +38,25 @@ def add_arguments(parser: argparse.ArgumentParser, parser_class: type[argparse.A
     options.add_vocabulary(evaluation)
     evaluation.add_argument("--json", action="store_true", help="for scripts")
 
+    training = actions.add_parser("train", help="tokens a second of the training step, against Hugging Face")
+    training.add_argument(
+        "--model", choices=("micro", "small", "base", "large", "xl"), default="small", help="mT5's size"
+    )
+    training.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of products")
+    training.add_argument("--batch", type=int, default=8, help="packed rows (default: %(default)s)")
+    training.add_argument(
+        "--lengths", type=int, nargs=2, default=(256, 64), metavar=("INPUTS", "TARGETS"), help="default: 256 64"
+    )
+    training.add_argument("--dropout_rate", type=float, default=0.0, help="of both (default: %(default)s)")
+    training.add_argument("--steps", type=int, default=1, help="of each contender a turn (default: %(default)s)")
+    training.add_argument("--repeats", type=int, default=5, help="turns; the median counts (default: %(default)s)")
+    training.add_argument(
+        "--torch_compile",
+        action=argparse.BooleanOptionalAction,
+        help="compile transformers' loss (default: where there is a CUDA device)",
+    )
+    training.add_argument("--json", action="store_true", help="for scripts")
+
     retrieval = actions.add_parser("retrieval", help="an exact search among many candidates: seconds and memory")
     for name, value, text in (
         ("queries", 1_000, "how many"),
@@ -54,7 +73,52 @@ def add_arguments(parser: argparse.ArgumentParser, parser_class: type[argparse.A
 
 def bench(arguments: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
-    return {"eval": _evaluation, "retrieval": _retrieval}[arguments.action](arguments)
+    return {"eval": _evaluation, "train": _training, "retrieval": _retrieval}[arguments.action](arguments)
+
+
+def _training(arguments: argparse.Namespace) -> int:
+    from xtr import config
+    from xtr.bench.training import Bench, measure
+
+    model = config.build_model([f"models/mt5/{arguments.model}.gin"])
+    bench = Bench(
+        model=dataclasses.replace(model, dtype=arguments.dtype, dropout_rate=arguments.dropout_rate),
+        rows=arguments.batch,
+        lengths=tuple(arguments.lengths),
+        steps=arguments.steps,
+        repeats=arguments.repeats,
+        torch_compile=arguments.torch_compile,
+    )
+    found, skipped = measure(bench)
+    machine = f"{os.cpu_count()} CPUs, {platform.machine()}"
+    if arguments.json:
+        facts = {"model": arguments.model, "machine": machine, **dataclasses.asdict(bench)}
+        print(
+            json.dumps(facts | {"contenders": [dataclasses.asdict(own) for own in found], "skipped": skipped}, indent=1)
+        )
+        return 0
+    shape = f"batch {bench.rows} x {bench.lengths[0]}/{bench.lengths[1]}, dropout {arguments.dropout_rate}"
+    print(f"mT5-{arguments.model}, {arguments.dtype}, {shape}, Adafactor; {machine}")
+    if found:
+        tables.print_table([_training_row(own, found[0]) for own in found])
+    for who, why in skipped.items():
+        print(f"{who}: skipped: {why}", file=sys.stderr)
+    return 0
+
+
+def _training_row(own, first) -> dict:
+    return {
+        "contender": own.contender.replace("_", " "),
+        "tokens/s": f"{own.tokens_per_second:,.0f}",
+        f"{first.contender} is faster by": "" if own is first else f"{own.step_seconds / first.step_seconds:.2f}",
+        "step, s": f"{own.step_seconds:.3g}",
+        "slowest/fastest": f"{own.spread:.2f}",
+        "processor s": f"{own.processor_seconds:.3g}",
+        "first step longer by, s": f"{own.first_seconds:.1f}",
+        "TFLOP/s": f"{own.flops_per_second / 1e12:.3g}",
+        "MFU": "" if own.mfu is None else f"{own.mfu:.1%}",
+        "peak memory, GiB": "" if own.peak_bytes is None else f"{own.peak_bytes / 2**30:.2f}",
+    }
 
 
 def _retrieval(arguments: argparse.Namespace) -> int:
