@@ -13,7 +13,7 @@ from xtr.errors import UserError
 from xtr.models import spec as spec_lib
 from xtr.models.bert import BertConfig
 from xtr.parallel.mesh import MeshConfig, make_mesh
-from xtr.parallel.sharding import global_batch, make_constrain, tree_shardings
+from xtr.parallel.sharding import OnMesh, global_batch, tree_shardings
 
 SIZES = {"vocab_size": 96, "emb_dim": 32, "num_heads": 2, "mlp_dim": 64, "num_layers": 3, "max_positions": 34}
 CONFIGS = {
@@ -156,7 +156,7 @@ def test_sharded_on_eight_devices_equals_one(name):
     batch = rows_of(config, [*EXAMPLES, EXAMPLES[1]], 16)
     alone = jax.jit(functools.partial(mlm_gradient, config))(params, batch)
     mesh = make_mesh(MeshConfig(replica=2, fsdp=2, tensor=2))
-    gradient = jax.jit(functools.partial(mlm_gradient, config, constrain=make_constrain(mesh)))
+    gradient = jax.jit(functools.partial(mlm_gradient, config, constrain=OnMesh(mesh)))
     placed = jax.device_put(params, tree_shardings(config.param_specs(), mesh))
     sharded = gradient(placed, global_batch(batch, mesh))
     assert len(sharded[1]["layers"]["mlp"]["wi"]["kernel"].sharding.device_set) == 8

@@ -13,7 +13,7 @@ from xtr.evaluate.decoding import beam_decode, greedy_decode
 from xtr.models import spec as spec_lib
 from xtr.models.bloom import BloomConfig, alibi_slopes
 from xtr.parallel.mesh import MeshConfig, make_mesh
-from xtr.parallel.sharding import make_constrain, tree_shardings
+from xtr.parallel.sharding import OnMesh, tree_shardings
 
 CONFIG = BloomConfig(96, 48, 6, 3, dtype="float32", remat="none")
 RNG = np.random.default_rng(0)
@@ -191,7 +191,7 @@ def test_eight_devices_equal_one(sizes):
     spread = jax.device_put(PARAMS, shardings)
     shares = spread["layers"]["attention"]["query_key_value"]["kernel"].addressable_shards
     assert shares[0].data.shape == (3, 48 // sizes["fsdp"], 144 // sizes.get("tensor", 1))
-    (their_loss, their_gradient), their_written = jax.jit(lambda p: run(p, make_constrain(mesh)))(spread)
+    (their_loss, their_gradient), their_written = jax.jit(lambda p: run(p, OnMesh(mesh)))(spread)
     close(their_loss, loss)
     jax.tree.map(lambda a, b: close(b, a, 1e-4), gradient, their_gradient)
     np.testing.assert_array_equal(their_written, written)

@@ -13,9 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from xtr.models import flash_attention as flash_attention_module
 from xtr.models import flash_blocks
 from xtr.models.flash_attention import flash_attention, is_for, sharded
 from xtr.models.layers import Context, RelativeBias, attend, same_segment, unconstrained
+from xtr.models.mt5 import MT5Config
+from xtr.models.spec import flatten, init_params
+from xtr.train import objectives
 
 F32 = Context(jnp.dtype("float32"), 0.0, unconstrained)
 INTERPRETED = functools.partial(flash_attention, interpret=True)
@@ -202,4 +206,49 @@ def test_a_mesh_changes_nothing(shape, heads):
 
 
 def test_it_is_not_for_cpus():
-    assert not is_for(Mesh(np.asarray(jax.devices()[:1]).reshape(1, 1, 1), ("replica", "fsdp", "tensor")), 64, 256)
+    assert not is_for(Mesh(np.asarray(jax.devices()[:1]).reshape(1, 1, 1), ("replica", "fsdp", "tensor")), 64)
+
+
+def _loss_and_gradient(config, params, batch, key):
+    def loss(params):
+        network = config.network(params)
+        return objectives.seq2seq(network, batch, dropout_key=key, z_loss=0.0, label_smoothing=0.0)[0]
+
+    return jax.jit(jax.value_and_grad(loss))(params)
+
+
+@pytest.mark.parametrize(
+    "per_layer, packed, remat",
+    [(False, True, "minimal"), pytest.param(True, False, "full", marks=pytest.mark.slow)],
+)
+def test_a_network_trains_with_it_as_without(monkeypatch, per_layer, packed, remat):
+    settings = dict(relpos_per_layer=per_layer, remat=remat, dropout_rate=0.1, dtype="float32")
+    config = MT5Config(96, 32, 2, 16, 32, 1, 1, **settings)
+    params = init_params(config.param_specs(), jax.random.key(0))
+    rng = np.random.default_rng(1)
+    ids = {
+        "encoder": np.array([[1] * 10 + [2] * 9 + [0] * 5, [1] * 24]),
+        "decoder": np.array([[1] * 5 + [2] * 4 + [0] * 3, [1] * 12]),
+    }
+    features = ("encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens")
+    real = {name: ids[name.partition("_")[0]] > 0 for name in features}
+    batch = {name: rng.integers(3, 96, own.shape) * own for name, own in real.items()}
+    if packed:
+        batch |= {f"{side}_segment_ids": own for side, own in ids.items()}
+    batch = {name: jnp.asarray(value, jnp.int32) for name, value in batch.items()}
+    key = jax.random.key(3)
+    plain = _loss_and_gradient(config, params, batch, key)
+    mesh = Mesh(np.asarray(jax.devices()[:1]).reshape(1, 1, 1), ("replica", "fsdp", "tensor"))
+    used = []
+
+    def kernel_for(constrain, head_dim):
+        used.append(head_dim)
+        return sharded(mesh, interpret=True)
+
+    monkeypatch.setattr(flash_attention_module, "kernel_for", kernel_for)
+    loss, gradient = _loss_and_gradient(config, params, batch, key)
+    assert used
+    np.testing.assert_allclose(loss, plain[0], rtol=2e-6)
+    for name, own in flatten(gradient).items():
+        other = flatten(plain[1])[name]
+        np.testing.assert_allclose(own, other, atol=2e-5 * float(jnp.abs(other).max()), err_msg=name)

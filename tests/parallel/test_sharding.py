@@ -15,10 +15,10 @@ from xtr.errors import UserError
 from xtr.parallel.mesh import MeshConfig, make_mesh
 from xtr.parallel.sharding import (
     DEFAULT_RULES,
+    OnMesh,
     batch_sharding,
     batch_shards,
     global_batch,
-    make_constrain,
     named_sharding,
     partition_spec,
     tree_shardings,
@@ -72,7 +72,7 @@ def test_a_batch_is_spread_over_replicas_and_fsdp():
 
 def test_a_weight_is_gathered_where_it_is_used():
     mesh = make_mesh(MeshConfig(fsdp=4, tensor=2))
-    constrain = make_constrain(mesh, DEFAULT_RULES)
+    constrain = OnMesh(mesh, DEFAULT_RULES)
     weight = jax.device_put(jnp.ones((16, 8)), named_sharding(mesh, ("embed", "mlp")))
     gathered = jax.jit(lambda w: constrain(w, (None, "mlp")))(weight)
     assert gathered.sharding.spec == P(None, "tensor")
@@ -80,6 +80,6 @@ def test_a_weight_is_gathered_where_it_is_used():
 
 
 def test_one_device_needs_no_constraints():
-    constrain = make_constrain(make_mesh(MeshConfig(fsdp=1), jax.devices()[:1]), DEFAULT_RULES)
+    constrain = OnMesh(make_mesh(MeshConfig(fsdp=1), jax.devices()[:1]), DEFAULT_RULES)
     x = jnp.ones(3)
     assert constrain(x, ("embed",)) is x

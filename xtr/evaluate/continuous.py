@@ -28,10 +28,10 @@ from xtr.parallel.distributed import asked_to_stop_alone
 from xtr.parallel.sharding import (
     BATCH_AXES,
     DEFAULT_RULES,
+    OnMesh,
     Rules,
     batch_shards,
     for_every_host,
-    make_constrain,
     one_at_a_time,
     spread_batch,
 )
@@ -172,7 +172,7 @@ class Programs(NamedTuple):
 @functools.lru_cache(maxsize=32)
 def programs_of(config: ModelConfig, mesh: Mesh, rules: Rules, max_length: int, eos_id: int) -> Programs:
     """The programs of decoding on a mesh: rows are spread over the devices of a batch, heads as `rules` say."""
-    groups, constrain = batch_shards(mesh), make_constrain(mesh, rules)
+    groups, constrain = batch_shards(mesh), OnMesh(mesh, rules)
 
     def spread(slots: Slots) -> Slots:
         def pin(array: jax.Array) -> jax.Array:

@@ -22,10 +22,10 @@ from xtr.parallel.distributed import asked_to_stop_alone
 from xtr.parallel.mesh import make_mesh
 from xtr.parallel.sharding import (
     DEFAULT_RULES,
+    OnMesh,
     Rules,
     batch_shards,
     for_every_host,
-    make_constrain,
     spread_batch,
     tree_shardings,
 )
@@ -50,7 +50,7 @@ def compiled(config: ModelConfig, mesh: Mesh, rules: Rules, purpose: str, **stat
     }
     function = functions[purpose]
     # Where token after token is generated, weights are not gathered at their use: the activations are smaller.
-    constrain = None if purpose == "generate" else make_constrain(mesh, rules)
+    constrain = None if purpose == "generate" else OnMesh(mesh, rules)
     return jax.jit(lambda params, *arrays: function(config.network(params, constrain), *arrays, **static))
 
 

@@ -14,21 +14,29 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh, PartitionSpec
 
 from xtr.models import flash_kernels
 from xtr.models.flash_blocks import LANES, UNSEEN_KEY, Layout
-from xtr.parallel.sharding import DEFAULT_RULES, Rules, partition_spec
+from xtr.parallel.sharding import DEFAULT_RULES, OnMesh, Rules, partition_spec
 
+OUT, LSE = "flash_attention_out", "flash_attention_lse"  # names, for policies of what the backward pass keeps
 MAX_LENGTH = 2048  # of queries and of keys where there is a bias: its strips have to fit in the smallest VMEM
 
 
-def is_for(mesh: Mesh, head_dim: int, length: int) -> bool:
-    """Whether the kernels compile for a mesh's devices, which need not be here, heads of that size, and sequences of at
-    most that length."""
+def is_for(mesh: Mesh, head_dim: int) -> bool:
+    """Whether the kernels compile for a mesh's devices, which need not be here, and heads of that size."""
     device = mesh.devices.flat[0]
     known = device.platform == "tpu" and device.device_kind not in ("TPU v2", "TPU v3")
-    return known and length <= MAX_LENGTH and (LANES % head_dim == 0 or head_dim % LANES == 0)
+    return known and (LANES % head_dim == 0 or head_dim % LANES == 0)
+
+
+def kernel_for(constrain: Any, head_dim: int) -> Callable[..., jax.Array] | None:
+    """`sharded` where a network's `constrain` says that it is on a mesh that the kernels are for, else None."""
+    if isinstance(constrain, OnMesh) and is_for(constrain.mesh, head_dim):
+        return sharded(constrain.mesh, constrain.rules)
+    return None
 
 
 def sharded(mesh: Mesh, rules: Rules = DEFAULT_RULES, *, interpret: bool = False) -> Callable[..., jax.Array]:
@@ -114,6 +122,7 @@ def _attention(layout: Layout, bias_GPW, query_ids_B1Q, key_ids_B1M, q_BQN, k_BM
 
 def _attention_forward(layout: Layout, *inputs: Any) -> tuple[jax.Array, Any]:
     out_BQN, lse_BGPQ = flash_kernels.forward(layout, *inputs)
+    out_BQN, lse_BGPQ = checkpoint_name(out_BQN, OUT), checkpoint_name(lse_BGPQ, LSE)
     return out_BQN, (inputs, out_BQN, lse_BGPQ)
 
 

@@ -17,12 +17,16 @@ import numpy as np
 from flax import nnx
 
 from xtr.errors import UserError, did_you_mean
+from xtr.models import flash_attention
 
 # What the backward pass keeps of a layer: everything; only its input; its input and the products with weights.
 REMAT_POLICIES = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
-    "minimal": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "minimal": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        jax.checkpoint_policies.save_only_these_names(flash_attention.OUT, flash_attention.LSE),
+    ),
 }
 DTYPES = ("float32", "bfloat16")
 MASKED = -1e10  # T5's score of a masked pair: finite, so that a row with nothing to attend to is uniform, not NaN
@@ -58,6 +62,23 @@ def unstack(stacked: Any, layers: int) -> list[Any]:
     return [layer(i) for i in range(layers)]
 
 
+@dataclass(frozen=True)
+class Seen:
+    """Which keys a query sees: those of its own id other than 0, and where `causal` none of a later position."""
+
+    query_ids_BQ: jax.Array
+    key_ids_BM: jax.Array
+    causal: bool = False
+
+    def mask(self) -> jax.Array:
+        """The same as bool [B, 1, Q, M]."""
+        mask = same_segment(self.query_ids_BQ, self.key_ids_BM)
+        return mask & jnp.asarray(np.tri(*mask.shape[2:], dtype=bool)) if self.causal else mask
+
+
+jax.tree_util.register_dataclass(Seen, data_fields=["query_ids_BQ", "key_ids_BM"], meta_fields=["causal"])
+
+
 def unconstrained(array: jax.Array, logical_axes: tuple[str | None, ...]) -> jax.Array:
     """The `constrain` of a model that is not sharded: the identity."""
     del logical_axes
@@ -69,12 +90,17 @@ class Context:
     """What every layer of a network shares: compute dtype, dropout rate, and the sharding hook.
 
     `constrain(array, logical_axes)` states the layout of a weight at its use or of an activation; None in the axes
-    means replicated.
+    means replicated. `kernel` attends in the place of `attend` to what is given as `Seen`; None: there is none here.
     """
 
     dtype: Any
     dropout_rate: float
     constrain: Constrain
+    kernel: Callable[..., jax.Array] | None = None
+
+    def kernel_at(self, length: int) -> Callable[..., jax.Array] | None:
+        """The kernel, where it can take a relative bias of sequences of that length."""
+        return self.kernel if length <= flash_attention.MAX_LENGTH else None
 
     def weight(self, param: nnx.Param, axes: tuple[str, ...]) -> jax.Array:
         """A weight at its use: cast to the compute dtype, then gathered along 'embed' (the smaller dtype travels)."""
@@ -235,14 +261,28 @@ class Attention(nnx.Module):
         x_BQD: jax.Array,
         memory: tuple[jax.Array, jax.Array],
         *,
-        mask: jax.Array,
-        bias_HQM: jax.Array | None = None,
+        mask: jax.Array | Seen,
+        bias: jax.Array | None = None,
         keep: jax.Array | None = None,
     ) -> jax.Array:
-        """Attends from x to `memory` (keys, values: BHMK). `mask`: bool, broadcastable to BHQM, True at seen keys."""
+        """Attends from x to `memory` (keys, values: BHMK).
+
+        Args:
+          mask: bool, broadcastable to BHQM, True at seen keys; or `Seen`, for the kernel.
+          bias: f32, broadcastable to BHQM; with `Seen` of each offset, [H, Q+M-1].
+          keep: dropout mask of the probabilities, the same for all queries.
+        """
         query_BHQK = self._heads(self.query, x_BQD)
-        mixed_BQN = attend(self.context, query_BHQK, memory, mask=mask, bias=bias_HQM, scale=self.scale, keep=keep)
-        return self.out(mixed_BQN)
+        if not isinstance(mask, Seen):
+            return self.out(attend(self.context, query_BHQK, memory, mask=mask, bias=bias, scale=self.scale, keep=keep))
+        key_BHMK, value_BHMK = memory
+        if keep is not None:  # of a key's probabilities: as well of its values
+            value_BHMK = self.context.dropout(value_BHMK.swapaxes(2, 3), keep).swapaxes(2, 3)
+        ids = {"query_ids_BQ": mask.query_ids_BQ, "key_ids_BM": mask.key_ids_BM}
+        query_BHQK = query_BHQK if self.scale == 1.0 else query_BHQK * self.scale
+        return self.out(
+            self.context.kernel(query_BHQK, (key_BHMK, value_BHMK), **ids, bias_HW=bias, causal=mask.causal)
+        )
 
 
 class GatedMLP(nnx.Module):
@@ -315,9 +355,12 @@ class RelativeBias(nnx.Module):
         return jnp.take(table_HR, buckets, axis=1, mode="clip").astype(jnp.float32)
 
     def __call__(self, length: int) -> jax.Array:
-        """Bias [H, length, length], f32: constant along diagonals, so unrolled from 2*length-1 values, no gather."""
+        """Bias [H, length, length], f32, or for the kernel [H, 2*length-1]: constant along diagonals, so unrolled from
+        those values, no gather."""
         width = 2 * length - 1
         values_HW = self.of_offsets(np.arange(-length + 1, length))
+        if self.context.kernel_at(length):
+            return values_HW
         heads = values_HW.shape[0]
         # Rows of width+1 read back as rows of width: each row is the former one moved right by one.
         tiled = jnp.broadcast_to(jnp.pad(values_HW, ((0, 0), (0, 1)))[:, None, :], (heads, length, width + 1))

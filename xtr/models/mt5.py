@@ -18,6 +18,7 @@ import numpy as np
 from flax import nnx
 
 from xtr.errors import UserError
+from xtr.models import flash_attention
 from xtr.models import spec as spec_lib
 from xtr.models.cache import Cache, age
 from xtr.models.layers import (
@@ -28,10 +29,10 @@ from xtr.models.layers import (
     GatedMLP,
     RelativeBias,
     RMSNorm,
+    Seen,
     check_settings,
     embed,
     remat,
-    same_segment,
     unconstrained,
     unstack,
 )
@@ -280,12 +281,12 @@ class EncoderLayer(nnx.Module):
         self.relpos_bias = _own_bias(config, params, context, bidirectional=True)
         self.context = context
 
-    def __call__(self, x_BSD: jax.Array, mask: jax.Array, bias_HSS: jax.Array | None, keep: Masks) -> jax.Array:
+    def __call__(self, x_BSD: jax.Array, mask: jax.Array | Seen, bias: jax.Array | None, keep: Masks) -> jax.Array:
         drop = self.context.dropout
         if self.relpos_bias is not None:
-            bias_HSS = self.relpos_bias(x_BSD.shape[1])
+            bias = self.relpos_bias(x_BSD.shape[1])
         y_BSD = self.pre_attention_layer_norm(x_BSD)
-        y_BSD = self.attention(y_BSD, self.attention.memory(y_BSD), mask=mask, bias_HQM=bias_HSS, keep=keep[0])
+        y_BSD = self.attention(y_BSD, self.attention.memory(y_BSD), mask=mask, bias=bias, keep=keep[0])
         x_BSD = x_BSD + drop(y_BSD, keep[1])
         x_BSD = x_BSD + drop(self.mlp(self.pre_mlp_layer_norm(x_BSD), keep[2]), keep[3])
         return self.context.constrain(x_BSD, ("batch", "length", "embed"))
@@ -305,7 +306,7 @@ class DecoderLayer(nnx.Module):
         self.context = context
 
     def after_self_attention(
-        self, x_BTD: jax.Array, cross: tuple[jax.Array, jax.Array], cross_mask: jax.Array, keep: Masks
+        self, x_BTD: jax.Array, cross: tuple[jax.Array, jax.Array], cross_mask: jax.Array | Seen, keep: Masks
     ) -> jax.Array:
         """Attention to the encoder's keys and values, then the MLP; four dropout masks."""
         drop = self.context.dropout
@@ -319,16 +320,16 @@ class DecoderLayer(nnx.Module):
         self,
         x_BTD: jax.Array,
         encoded_BSD: jax.Array,
-        mask: jax.Array,
-        cross_mask: jax.Array,
-        bias_HTT: jax.Array | None,
+        mask: jax.Array | Seen,
+        cross_mask: jax.Array | Seen,
+        bias: jax.Array | None,
         keep: Masks,
     ) -> jax.Array:
         if self.relpos_bias is not None:
-            bias_HTT = self.relpos_bias(x_BTD.shape[1])
+            bias = self.relpos_bias(x_BTD.shape[1])
         y_BTD = self.pre_self_attention_layer_norm(x_BTD)
         memory = self.self_attention.memory(y_BTD)
-        y_BTD = self.self_attention(y_BTD, memory, mask=mask, bias_HQM=bias_HTT, keep=keep[0])
+        y_BTD = self.self_attention(y_BTD, memory, mask=mask, bias=bias, keep=keep[0])
         x_BTD = x_BTD + self.context.dropout(y_BTD, keep[1])
         cross = self.encoder_decoder_attention.memory(encoded_BSD)
         return self.after_self_attention(x_BTD, cross, cross_mask, keep[2:])
@@ -346,7 +347,8 @@ class MT5(nnx.Module):
     """
 
     def __init__(self, config: MT5Config, params: Mapping[str, Any], constrain: Constrain | None = None):
-        context = Context(jnp.dtype(config.dtype), config.dropout_rate, constrain or unconstrained)
+        kernel = flash_attention.kernel_for(constrain, config.head_dim)
+        context = Context(jnp.dtype(config.dtype), config.dropout_rate, constrain or unconstrained, kernel)
         encoder = params["encoder"]
         biases = {"max_distance": config.relpos_max_distance, "context": context}
         shared_bias = not config.relpos_per_layer
@@ -363,6 +365,10 @@ class MT5(nnx.Module):
         self.decoder_layers = DecoderLayer(decoder["layers"], config, context)
         self.decoder_norm = RMSNorm(decoder["decoder_norm"], context)
         self.logits_kernel = nnx.Param(decoder["logits_dense"]["kernel"])
+
+    def _mask(self, seen: Seen, length: int = 0) -> jax.Array | Seen:
+        """What attention takes: `seen` itself where the kernel takes it, with a relative bias of that length."""
+        return seen if self.context.kernel_at(length) else seen.mask()
 
     def _embed(self, tokens_BT: jax.Array, keep: jax.Array | None) -> jax.Array:
         x_BTD = self.context.dropout(embed(self.embedding[...], tokens_BT, self.context), keep)
@@ -406,13 +412,13 @@ class MT5(nnx.Module):
             length * c.emb_dim,
         )
         ids_BS = (tokens_BS != 0).astype(jnp.int32) if segment_ids_BS is None else segment_ids_BS
-        mask = same_segment(ids_BS, ids_BS)
-        bias_HSS = None if self.encoder_bias is None else self.encoder_bias(length)
+        mask = self._mask(Seen(ids_BS, ids_BS), length)
+        bias = None if self.encoder_bias is None else self.encoder_bias(length)
         embedded_BSD = self._embed(tokens_BS, keep_first)
 
         def body(x_BSD, layer_and_masks):
             layer, keep = layer_and_masks
-            x_BSD = layer(x_BSD, mask, bias_HSS, keep)
+            x_BSD = layer(x_BSD, mask, bias, keep)
             return x_BSD, readout(x_BSD) if all_layers else None
 
         x_BSD, outputs = jax.lax.scan(remat(body, c.remat), embedded_BSD, (self.encoder_layers, keep_layers))
@@ -460,20 +466,20 @@ class MT5(nnx.Module):
             (c.num_heads * length, c.emb_dim, c.num_heads * encoded_BSD.shape[1], c.emb_dim, c.mlp_dim, c.emb_dim),
             c.emb_dim,
         )
-        mask = jnp.asarray(np.tri(length, dtype=bool))[None, None]
-        cross_mask = encoder_mask_BS[:, None, None, :]
+        ids_BT = jnp.ones_like(tokens_BT) if segment_ids_BT is None else segment_ids_BT
         if target_mask_BT is not None:
-            mask = mask & target_mask_BT[:, None, :, None] & target_mask_BT[:, None, None, :]
-            cross_mask = cross_mask & target_mask_BT[:, None, :, None]
-        if segment_ids_BT is not None:
-            mask = mask & same_segment(segment_ids_BT, segment_ids_BT)
-            if encoder_segment_ids_BS is not None:
-                cross_mask = cross_mask & same_segment(segment_ids_BT, encoder_segment_ids_BS)
-        bias_HTT = None if self.decoder_bias is None else self.decoder_bias(length)
+            ids_BT = jnp.where(target_mask_BT, ids_BT, 0)
+        packed = segment_ids_BT is not None and encoder_segment_ids_BS is not None
+        cross = Seen(
+            ids_BT if packed else jnp.minimum(ids_BT, 1),
+            jnp.where(encoder_mask_BS, encoder_segment_ids_BS if packed else 1, 0),
+        )
+        mask, cross_mask = self._mask(Seen(ids_BT, ids_BT, causal=True), length), self._mask(cross)
+        bias = None if self.decoder_bias is None else self.decoder_bias(length)
 
         def body(x_BTD, layer_and_masks):
             layer, keep = layer_and_masks
-            return layer(x_BTD, encoded_BSD, mask, cross_mask, bias_HTT, keep), None
+            return layer(x_BTD, encoded_BSD, mask, cross_mask, bias, keep), None
 
         embedded_BTD = self._embed(tokens_BT, keep_first)
         x_BTD, _ = jax.lax.scan(remat(body, c.remat), embedded_BTD, (self.decoder_layers, keep_layers))
@@ -543,7 +549,7 @@ class MT5(nnx.Module):
             )
             own.append(memory)
             bias_H1M = shared_bias_H1M if layer.relpos_bias is None else bias_of(layer.relpos_bias)
-            x_N1D = x_N1D + layer.self_attention(y_N1D, memory, mask=mask, bias_HQM=bias_H1M)
+            x_N1D = x_N1D + layer.self_attention(y_N1D, memory, mask=mask, bias=bias_H1M)
             # All continuations of an input are queries to the one copy of its keys and values.
             x_BCD = x_N1D.reshape(cross[0].shape[0], -1, x_N1D.shape[-1])
             x_N1D = layer.after_self_attention(x_BCD, cross, cross_mask, [None] * 4).reshape(x_N1D.shape)

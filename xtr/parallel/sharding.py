@@ -7,6 +7,7 @@ that are used are left out) and, if the shape is known, divide the dimension; a 
 replicated.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
@@ -176,10 +177,8 @@ def _replicate(mesh: Mesh) -> Callable:
     return jax.jit(lambda arrays: arrays, out_shardings=replicated(mesh))
 
 
-@functools.lru_cache(maxsize=64)
-def make_constrain(
-    mesh: Mesh, rules: Rules = DEFAULT_RULES
-) -> Callable[[jax.Array, tuple[str | None, ...]], jax.Array]:
+@dataclasses.dataclass(frozen=True)
+class OnMesh:
     """The hook `constrain(array, logical axes)` that a model calls on its activations and on a layer's weights.
 
     The array is pinned to its rules. A model names a weight with None in the place of 'embed', which gathers it over
@@ -187,9 +186,10 @@ def make_constrain(
     a windowed einsum on a TPU, which costs far more matmul time. On a mesh of one device the hook does nothing.
     """
 
-    def constrain(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
-        if mesh.size == 1:
-            return x
-        return jax.lax.with_sharding_constraint(x, named_sharding(mesh, tuple(axes), rules, x.shape))
+    mesh: Mesh
+    rules: Rules = DEFAULT_RULES
 
-    return constrain
+    def __call__(self, x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
+        if self.mesh.size == 1:
+            return x
+        return jax.lax.with_sharding_constraint(x, named_sharding(self.mesh, tuple(axes), self.rules, x.shape))

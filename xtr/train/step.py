@@ -13,11 +13,11 @@ from xtr.models.spec import map_specs
 from xtr.parallel.compiler_options import compiler_options
 from xtr.parallel.sharding import (
     DEFAULT_RULES,
+    OnMesh,
     Rules,
     batch_sharding,
     check_rows,
     global_batch,
-    make_constrain,
     named_sharding,
     replicated,
     tree_shardings,
@@ -68,7 +68,7 @@ def _settings(
         "z_loss": z_loss,
         "label_smoothing": label_smoothing,
         "max_logits_bytes": MAX_LOGITS_BYTES * mesh.size,  # rows and vocabulary are spread over the mesh
-        "constrain": make_constrain(mesh, rules),
+        "constrain": OnMesh(mesh, rules),
     }
 
 
@@ -87,7 +87,7 @@ def loss_and_gradient(
     number of microbatches changes nothing but rounding (and dropout masks). Call it under `jax.jit`.
     """
     specs = model_config.param_specs()
-    constrain = make_constrain(mesh, rules)
+    constrain = OnMesh(mesh, rules)
     objective, pad_id = objectives.OBJECTIVES[options.objective], model_config.pad_id
     rows, pieces = next(iter(batch.values())).shape[0], options.microbatches
     check_rows(rows, mesh, pieces)
@@ -196,7 +196,7 @@ def make_eval_step(
     chosen = objectives.OBJECTIVES[objective]
 
     def eval_step(params, batch):
-        network = model_config.network(params, make_constrain(mesh, rules))
+        network = model_config.network(params, OnMesh(mesh, rules))
         settings = _settings(chosen, mesh, rules, z_loss=0.0, label_smoothing=0.0)
         _, _, metrics = chosen.loss(network, batch, pad_id=model_config.pad_id, dropout_key=None, **settings)
         return metrics
