@@ -27,6 +27,7 @@ def test_a_late_host_is_named_with_its_stacks(make_world, tmp_path):
     assert "in fail" in found[1].err and "xtr-watchdog" not in found[0].out
 
 
+@pytest.mark.slow
 def test_a_mistake_of_one_process_ends_both(make_world, tmp_path):
     found = faulty(make_world("seq2seq"), tmp_path / "run", ["mistake", 1, 2])
     assert [end.code for end in found] == [2, 2], found

@@ -58,17 +58,18 @@ def finished(processes, devices, world, directory, *more, **settings) -> Path:
 
 def test_two_processes_train_as_one_does_also_after_a_stop(make_world, tmp_path):
     world = make_world("seq2seq")
-    one = finished(1, 2, world, tmp_path / "one", batches=str(tmp_path / "one_batches"))
+    quick = "--gin.EVAL_PERIOD=0"  # validation between processes is in the slow tests
+    one = finished(1, 2, world, tmp_path / "one", quick, batches=str(tmp_path / "one_batches"))
 
     # The second process alone gets SIGTERM; both save one step and leave with 42.
-    arguments = world.train(tmp_path / "two", "--gin.SAVE_PERIOD=0")
+    arguments = world.train(tmp_path / "two", quick, "--gin.SAVE_PERIOD=0")
     settings = {"fault": ["terminate", 1, 1], "watchdog": {"PERIOD": 0.05}}
     found = world.run(2, 1, arguments, **settings, batches=str(tmp_path / "first"))
     assert [end.code for end in found] == [42, 42], found
     (saved,) = manager.committed_steps(tmp_path / "two" / "checkpoints")
     assert 1 < saved < 6 and all(f"saved step {saved} of 6" in end.err for end in found)
 
-    two = finished(2, 1, world, tmp_path / "two", batches=str(tmp_path / "second"))
+    two = finished(2, 1, world, tmp_path / "two", quick, batches=str(tmp_path / "second"))
     whole, first, second = (rows(tmp_path / name) for name in ("one_batches", "first", "second"))
     assert same_rows({name: whole[name] for name in list(whole)[:saved]}, dict(list(first.items())[:saved]))
     assert same_rows(whole, dict(zip(whole, [*list(first.values())[:saved], *second.values()], strict=True)))
