@@ -7,6 +7,7 @@ Settings, in JSON:
   batches: a folder for the batches that this process trains on.
   fault: [what, process, batch] or [what, process, batch, a file that must be there first], before that process trains
     on that batch: 'stuck', 'slow' (3 s), 'kill', 'terminate', 'mistake' or 'crash'.
+  pace: seconds that each batch takes, so that there is a time between steps.
   watchdog: constants of `xtr.parallel.watchdog`.
 """
 
@@ -51,7 +52,7 @@ def cached(folders: dict[str, float]):
     return found
 
 
-def disturbed(batches_of, fault: list | None, kept: str | None):
+def disturbed(batches_of, fault: list | None, kept: str | None, pace: float):
     """`loop.batches_of` whose batches are kept, and at one of which something happens."""
 
     def make(*arguments):
@@ -61,6 +62,7 @@ def disturbed(batches_of, fault: list | None, kept: str | None):
         class Disturbed(inner):
             def __next__(self):
                 number = next(numbers)
+                time.sleep(pace)
                 if fault and fault[1:3] == [watchdog.index(), number]:
                     while not all(map(os.path.exists, fault[3:])):
                         time.sleep(0.05)
@@ -81,7 +83,9 @@ def disturbed(batches_of, fault: list | None, kept: str | None):
 def main(settings: str, *arguments: str) -> None:
     settings = json.loads(settings)
     loop.ensure_cached = engine.ensure_cached = cached(settings["tasks"])
-    loop.batches_of = disturbed(loop.batches_of, settings.get("fault"), settings.get("batches"))
+    loop.batches_of = disturbed(
+        loop.batches_of, settings.get("fault"), settings.get("batches"), settings.get("pace", 0)
+    )
     for name, value in settings.get("watchdog", {}).items():
         setattr(watchdog, name, value)
     sys.argv = ["xtr", *arguments]

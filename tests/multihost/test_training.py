@@ -63,7 +63,7 @@ def test_two_processes_train_as_one_does_also_after_a_stop(make_world, tmp_path)
 
     # The second process alone gets SIGTERM; both save one step and leave with 42.
     arguments = world.train(tmp_path / "two", quick, "--gin.SAVE_PERIOD=0")
-    settings = {"fault": ["terminate", 1, 1], "watchdog": {"PERIOD": 0.05}}
+    settings = {"fault": ["terminate", 1, 1], "pace": 0.5, "watchdog": {"PERIOD": 0.05}}
     found = world.run(2, 1, arguments, **settings, batches=str(tmp_path / "first"))
     assert [end.code for end in found] == [42, 42], found
     (saved,) = manager.committed_steps(tmp_path / "two" / "checkpoints")
