@@ -33,6 +33,7 @@ PLACE_FIELDS = frozenset(
         "index_dir",
         "search_block_bytes",
         "compiler_options",
+        "profile_steps",
     }
 )
 

@@ -1,5 +1,6 @@
 """The training run, top to bottom: directory, data, state, steps, end. A killed run goes on to the same bits."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -22,7 +23,7 @@ from xtr.parallel.mesh import make_mesh
 from xtr.parallel.sharding import batch_part, check_rows, global_batch
 from xtr.progress import progress
 from xtr.tensorboard import SummaryWriter
-from xtr.train import schedules
+from xtr.train import schedules, telemetry
 from xtr.train.objectives import OBJECTIVES
 from xtr.train.parts import Part, batches_of, parts_of
 from xtr.train.run import TrainRun
@@ -124,54 +125,63 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
         for head, part in parts.items()
     }
     key = jax.random.key(run.random_seed) if run.model.dropout_rate else None
-    writer = SummaryWriter(Path(run.model_dir) / "tensorboard" / "train") if distributed.is_first() else None
+    curves = Path(run.model_dir) / "tensorboard" / "train"
+    writer = SummaryWriter(curves) if distributed.is_first() else None
+    meter, profiler = telemetry.Meter(mesh.devices.flat), telemetry.Profiler(run.profile_steps, curves)
     pending: list[tuple[int, str, float, dict]] = []
-    waited, logged_at = 0.0, time.monotonic()
 
-    def flush() -> str:
-        """Fetches the metrics of the steps since the last flush; returns a note for the progress line."""
-        nonlocal waited, logged_at
+    def flush(first: bool = False) -> str:
+        """Fetches the metrics of the steps since the last flush, or of a program's first; returns a note for the
+        progress line."""
         if not pending:
             return ""
         fetched = jax.device_get([metrics for *_, metrics in pending])
-        seconds = time.monotonic() - logged_at
         for (at, head, rate, _), metrics in zip(pending, fetched, strict=True):
             scalars = per_token(metrics) | {"learning_rate": rate}
             write_scalars(writer, at, scalars, tag(head))
         over_vocabulary = all(OBJECTIVES[part.objective].over_vocabulary for part in parts.values())
         counted = "target_tokens" if over_vocabulary else "labels"
         weight = float(sum(m["weight"] for m in fetched))
-        timing = {f"{counted}_per_second": weight / seconds, "data_wait_share": waited / seconds}
-        write_scalars(writer, pending[-1][0], timing, "timing/")
+        write_scalars(writer, pending[-1][0], meter.read({counted: weight}, first))
         pending.clear()
-        waited, logged_at = 0.0, time.monotonic()
         return f"loss {scalars['loss']:.3f}"
 
     name = f"train {run.mixture_or_task_name}"
     compiled: set[str] = set()  # the heads whose first step is done
-    with progress(name, run.train_steps, step) as bar, watchdog.watch(run.model_dir, run.hang_timeout) as watch:
+    with (
+        progress(name, run.train_steps, step) as bar,
+        watchdog.watch(run.model_dir, run.hang_timeout) as watch,
+        contextlib.closing(profiler),
+    ):
         while step < run.train_steps:
-            asked = time.monotonic()
             watch.beat("waiting for its data", step)
-            batch = global_batch(next(batches), mesh)
-            waited += time.monotonic() - asked
-            watch.beat(watchdog.DEVICES, step, slow=batches.head not in compiled)
+            with meter.waiting():
+                batch = global_batch(next(batches), mesh)
+            part, first = parts[batches.head], batches.head not in compiled
+            if first:
+                flush()
+            watch.beat(watchdog.DEVICES, step, slow=first or profiler.active)
             rate = schedules.learning_rate(run.schedule, step)
             dropout_key = None if key is None else jax.random.fold_in(key, step)
-            state, metrics = train_steps[batches.head](state, batch, dropout_key, np.float32(rate))
+            with profiler.step(step + 1):
+                state, metrics = train_steps[batches.head](state, batch, dropout_key, np.float32(rate))
             step += 1
+            profiler.after(step, metrics)
+            meter.step(telemetry.batch_flops(part.model, part.objective, batch))
             pending.append((step, batches.head, rate, metrics))
-            if batches.head not in compiled:
-                jax.block_until_ready(metrics)
-                compiled.add(batches.head)
-            bar.advance(note=flush() if step % LOG_PERIOD == 0 or step == run.train_steps else "")
-            if run.eval_period and (step % run.eval_period == 0 or step == run.train_steps):
-                for head, part in parts.items():
-                    validate(run, part, state.params, mesh, writer, step, tag("validation", head), watch)
+            compiled.add(batches.head)
             last, stop = step == run.train_steps, watchdog.stop_behind(watch, step)
-            if last or stop or (run.checkpoint.period and step % run.checkpoint.period == 0):
-                watch.beat("saving a checkpoint", step, slow=True)
-                checkpoints.save(step, state, {"data": batches.get_state()})
+            evaluates = run.eval_period and (last or step % run.eval_period == 0)
+            saves = last or stop or (run.checkpoint.period and step % run.checkpoint.period == 0)
+            logs = first or evaluates or saves or step % LOG_PERIOD == 0
+            bar.advance(note=flush(first) if logs else "")
+            with meter.apart():
+                if evaluates:
+                    for head, part in parts.items():
+                        validate(run, part, state.params, mesh, writer, step, tag("validation", head), watch)
+                if saves:
+                    watch.beat("saving a checkpoint", step, slow=True)
+                    checkpoints.save(step, state, {"data": batches.get_state()})
             if stop and not last:
                 checkpoints.wait()
                 raise Preempted(f"saved step {step} of {run.train_steps} in {run.model_dir}")

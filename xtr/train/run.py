@@ -10,6 +10,7 @@ from xtr.models.interface import ModelConfig
 from xtr.models.multitask import MULTITASK, WithHeads
 from xtr.parallel import compiler_options, watchdog
 from xtr.parallel.mesh import MeshConfig
+from xtr.train import telemetry
 from xtr.train.adafactor import AdafactorConfig
 from xtr.train.objectives import OBJECTIVES, check_microbatches, check_objective
 from xtr.train.schedules import ScheduleConfig
@@ -61,6 +62,7 @@ class TrainRun:
       hang_timeout: seconds without progress after which the watchdog ends the run; what compiles, saves or starts may
         take ten times as long. More than the steps between two logs take.
       use_cached_tasks: False tokenises afresh below `model_dir` instead of using `cache_dir`.
+      profile_steps: the first and the last step to write a profile of, counted from 1; None: none.
       compiler_options: which of the TPU compiler's, see `xtr.parallel.compiler_options`.
       task_modules: modules or .py files that register the user's own SeqIO tasks.
       tfds_tasks: data sets read from TensorFlow Datasets' catalogue instead of official files ('all': all it has).
@@ -98,12 +100,14 @@ class TrainRun:
     checkpoint: SaveCheckpointConfig = SaveCheckpointConfig()
     mesh: MeshConfig = MeshConfig()
     compiler_options: str = compiler_options.DEFAULT
+    profile_steps: tuple[int, int] | str | None = None
     task_modules: tuple[str, ...] = ()
     tfds_tasks: tuple[str, ...] = ()
     data_dir: str | None = None
     cache_dir: str | None = None
 
     def __post_init__(self):
+        object.__setattr__(self, "profile_steps", telemetry.check_profile_steps(self.profile_steps))
         if self.objective is None:
             if not self.model.objectives:
                 raise UserError(

@@ -146,6 +146,11 @@ class Profiler:
         self._logdir = os.fspath(logdir)
         self._active = False
 
+    @property
+    def active(self) -> bool:
+        """Whether a trace is being taken."""
+        return self._active
+
     @contextlib.contextmanager
     def step(self, number: int) -> Iterator[None]:
         """Around the call of step `number`."""
