@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from xtr.bench import contenders, steps, training
+from xtr.bench import contenders, parts, steps, training
 from xtr.cli.main import run
 from xtr.errors import UserError
 from xtr.models import spec as spec_lib
@@ -111,6 +111,21 @@ def test_figures_as_json(dtype, dropout, capsys):
         assert own["step_seconds"] > 0 and own["spread"] >= 1 and own["peak_bytes"] > 0 and own["mfu"] is None
         assert own["tokens_per_second"] == pytest.approx(2 * 24 / own["step_seconds"])
         assert own["last_loss"] > 0
+
+
+def test_parts_add_up(capsys):
+    assert (
+        run(
+            ["bench", "train", "--model=micro", "--batch=2", "--lengths", "16", "8", "--repeats=1", "--parts", "--json"]
+        )
+        == 0
+    )
+    product, layers, loss, optimizer, whole = json.loads(capsys.readouterr().out)
+    assert whole["name"] == parts.WHOLE and product["name"] == parts.LARGE_PRODUCT
+    assert min(part["seconds"] for part in (product, layers, loss, optimizer, whole)) > 0
+    assert loss["gflop"] == pytest.approx(3 * product["gflop"]) and optimizer["gflop"] == 0
+    assert whole["gflop"] == pytest.approx(layers["gflop"] + loss["gflop"])
+    assert product["gflop"] == pytest.approx(2e-9 * 2 * 8 * 64 * 250_112)
 
 
 def test_wrong_numbers_are_refused():

@@ -55,6 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser, parser_class: type[argparse.A
         action=argparse.BooleanOptionalAction,
         help="compile transformers' loss (default: where there is a CUDA device)",
     )
+    training.add_argument(
+        "--parts", action="store_true", help="instead: where this package's step spends its time, part by part"
+    )
     training.add_argument("--json", action="store_true", help="for scripts")
 
     retrieval = actions.add_parser("retrieval", help="an exact search among many candidates: seconds and memory")
@@ -89,16 +92,27 @@ def _training(arguments: argparse.Namespace) -> int:
         repeats=arguments.repeats,
         torch_compile=arguments.torch_compile,
     )
-    found, skipped = measure(bench)
     machine = f"{os.cpu_count()} CPUs, {platform.machine()}"
+    shape = f"batch {bench.rows} x {bench.lengths[0]}/{bench.lengths[1]}"
+    if arguments.parts:
+        from xtr.bench import parts
+
+        taken = parts.measure(bench.model, bench.rows, bench.lengths, bench.repeats)
+        if arguments.json:
+            print(json.dumps([dataclasses.asdict(part) for part in taken], indent=1))
+            return 0
+        print(f"mT5-{arguments.model}, {arguments.dtype}, {shape}, no dropout; {machine}")
+        tables.print_table([_part_row(part, taken[0]) for part in taken])
+        return 0
+    found, skipped = measure(bench)
     if arguments.json:
         facts = {"model": arguments.model, "machine": machine, **dataclasses.asdict(bench)}
         print(
             json.dumps(facts | {"contenders": [dataclasses.asdict(own) for own in found], "skipped": skipped}, indent=1)
         )
         return 0
-    shape = f"batch {bench.rows} x {bench.lengths[0]}/{bench.lengths[1]}, dropout {arguments.dropout_rate}"
-    print(f"mT5-{arguments.model}, {arguments.dtype}, {shape}, Adafactor; {machine}")
+    dropout = f"dropout {arguments.dropout_rate}"
+    print(f"mT5-{arguments.model}, {arguments.dtype}, {shape}, {dropout}, Adafactor; {machine}")
     if found:
         tables.print_table([_training_row(own, found[0]) for own in found])
     for who, why in skipped.items():
@@ -118,6 +132,17 @@ def _training_row(own, first) -> dict:
         "TFLOP/s": f"{own.flops_per_second / 1e12:.3g}",
         "MFU": "" if own.mfu is None else f"{own.mfu:.1%}",
         "peak memory, GiB": "" if own.peak_bytes is None else f"{own.peak_bytes / 2**30:.2f}",
+    }
+
+
+def _part_row(part, product) -> dict:
+    """A row of the table of parts; `product` is the one that says how fast a large product is."""
+    return {
+        "part": part.name,
+        "step, s": f"{part.seconds:.2f}",
+        "processor s": f"{part.processor_seconds:.2f}",
+        "products, GFLOP": f"{part.gflop:.0f}",
+        "these as one large product, processor s": f"{part.gflop / product.gflop * product.processor_seconds:.2f}",
     }
 
 
