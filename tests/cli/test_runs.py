@@ -1,10 +1,12 @@
 """train, eval, infer and cache as commands, on the tiny world."""
 
+import gzip
 import json
 
 import numpy as np
 import pandas as pd
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from xtr.cli.main import run
 from xtr.errors import DataError, UserError
@@ -282,3 +284,26 @@ def test_cache_lists_what_it_wrote(world, cache_dir, capsys):
     assert run([*arguments, f"--cache_dir={cache_dir}", "--json"]) == 0
     (fact,) = json.loads(capsys.readouterr().out)
     assert fact["task"] == "mnli" and fact["examples"] == {"train": 60, "validation": 20}
+
+
+def test_curves_of_speed_and_a_profile(common, tmp_path):
+    model, places, data = common
+    directory = tmp_path / "profiled"
+    arguments = [
+        *("train", model, "--gin_file=runs/finetune.gin", "--gin_file=targets/xnli.gin", *places, *data),
+        *(f"--gin.MODEL_DIR={directory}", "--gin.TRAIN_STEPS=4", "--gin.BATCH_SIZE=8"),
+        *("--gin.TASK_FEATURE_LENGTHS={'inputs': 64, 'targets': 16}", "--gin.EVAL_PERIOD=0"),
+    ]
+    with pytest.raises(UserError, match="PROFILE_STEPS is '3:2'"):
+        run([*arguments, "--gin.PROFILE_STEPS=3:2"])
+    assert not directory.exists()
+    assert run([*arguments, "--gin.PROFILE_STEPS=2:3"]) == 0
+    board = directory / "tensorboard" / "train"
+    curves = EventAccumulator(str(board), size_guidance={"tensors": 0})
+    curves.Reload()
+    tags = set(curves.Tags()["tensors"])
+    named = ("target_tokens_per_second", "seconds_per_step", "data_wait_share", "first_step_seconds")
+    assert {f"timing/{name}" for name in named} <= tags
+    (path,) = board.glob("plugins/profile/*/*.trace.json.gz")
+    events = json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
+    assert [e["args"]["step_num"] for e in events if e.get("ph") == "X" and e["name"] == "train"] == ["2", "3"]
