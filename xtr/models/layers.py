@@ -215,7 +215,8 @@ def _biased_forward(scores_BHQM: jax.Array, bias_HQM: jax.Array) -> tuple[jax.Ar
 def _biased_backward(shape: tuple[int, ...], d_BHQM: jax.Array) -> tuple[jax.Array, jax.Array]:
     along_Q = d_BHQM if shape[1] == d_BHQM.shape[2] else jnp.sum(d_BHQM, axis=2, keepdims=True)
     flat = along_Q.reshape(len(d_BHQM), -1)
-    return d_BHQM, (jnp.ones((1, len(flat)), flat.dtype) @ flat).reshape(shape)
+    ones = jnp.ones((1, len(flat)), flat.dtype)
+    return d_BHQM, jnp.matmul(ones, flat, precision=jax.lax.Precision.HIGHEST).reshape(shape)
 
 
 _biased.defvjp(_biased_forward, _biased_backward)
