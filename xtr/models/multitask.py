@@ -124,17 +124,22 @@ class OneHead:
         return getattr(self.whole, name)
 
     @property
+    def alone(self) -> WithHead | ModelConfig:
+        """The model with this head and no other."""
+        return self.whole.head(self.name)
+
+    @property
     def objectives(self) -> tuple[str, ...]:
         """The head's."""
-        return self.whole.head(self.name).objectives
+        return self.alone.objectives
 
     @property
     def num_labels(self) -> int | None:
         """The head's labels."""
-        return getattr(self.whole.head(self.name), "num_labels", None)
+        return getattr(self.alone, "num_labels", None)
 
     def network(self, params: Mapping[str, Any], constrain: Constrain | None = None) -> Any:
         """The body with this head alone over the parameters of all."""
         body = {name: value for name, value in params.items() if name != HEAD}
         own = params.get(HEAD, {}).get(self.name)
-        return self.whole.head(self.name).network(body if own is None else body | {HEAD: own}, constrain)
+        return self.alone.network(body if own is None else body | {HEAD: own}, constrain)

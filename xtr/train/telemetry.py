@@ -12,6 +12,7 @@ import jax
 from xtr.errors import UserError
 from xtr.models.flops import training_flops
 from xtr.models.interface import ModelConfig
+from xtr.models.multitask import OneHead
 from xtr.parallel import accelerators
 
 
@@ -19,9 +20,11 @@ def batch_flops(model: ModelConfig, objective: str, batch: Mapping[str, jax.Arra
     """The model's analytic FLOPs (`xtr.models.flops`) of a training step on a global batch, by its shapes.
 
     Args:
-      model: whose network the step trains; of several heads, the batch's own.
+      model: whose network the step trains; of several heads, the one of the batch.
       objective: a name of `objectives.OBJECTIVES`.
     """
+    if isinstance(model, OneHead):
+        model = model.alone
     if objective == "causal":
         return training_flops(model, objective, *batch["decoder_input_tokens"].shape)
     *rows, inputs = batch["encoder_input_tokens"].shape
