@@ -2,20 +2,13 @@
 
 import importlib.util
 import json
-import os
-import socket
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
-from array_record.python.array_record_module import ArrayRecordWriter
-
-from xtr.data.cached_task import shard_paths
-from xtr.data.records import serialize_example
 
 HERE = Path(__file__).parent
 _spec = importlib.util.spec_from_file_location("tiny_evaluations", HERE / "tiny_evaluations.py")
@@ -61,25 +54,7 @@ def write_task(folder: Path, what: str) -> None:
     """A cached task of random examples with the splits of a training."""
     rng = np.random.default_rng(0)
     splits = {name: [tiny.example(rng, what, n) for n in range(size)] for name, size in SIZES.items()}
-    folder.mkdir(parents=True)
-    for name, rows in splits.items():
-        writer = ArrayRecordWriter(str(*shard_paths(folder, name, 1)), "group_size:1")
-        for row in rows:
-            writer.write(serialize_example(row | {"meta": json.dumps(row["meta"])}))
-        writer.close()
-    info = {
-        "task": what,
-        "splits": {name: {"examples": size, "shards": 1} for name, size in SIZES.items()},
-        "kind": tiny._KINDS.get(what, "translation"),
-        "predictor": tiny._PREDICTORS.get(what, what),
-        "metrics": tiny._METRICS[what],
-        "features": ["inputs", "targets"],
-        "language": "en",
-        "group": what,
-        "label_names": tiny.LABELS,
-    }
-    (folder / "xtr_task.json").write_text(json.dumps(info))
-    (folder / "COMPLETED").touch()
+    tiny.write_cached(folder, what, splits, kind=tiny._KINDS.get(what, "translation"), label_names=tiny.LABELS)
 
 
 SIZES = {"train": 200, "validation": 40, "test": 40}
@@ -95,23 +70,9 @@ class Ended:
 
 
 def start(processes: int, devices: int, settings: dict, arguments: Sequence[str], cwd=None) -> list[subprocess.Popen]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        # Compiling is most of what these tests do: so without the compiler's costly passes.
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0",
-        "XTR_COORDINATOR": f"127.0.0.1:{port}",
-        "XTR_NUM_PROCESSES": str(processes),
-    }
-    command = [sys.executable, str(HERE / "disturbed.py"), json.dumps(settings), *arguments]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    folders = [None] * processes if cwd is None else cwd
-    return [
-        subprocess.Popen(command, env=environment | {"XTR_PROCESS_ID": str(n)}, cwd=folders[n], **pipes)
-        for n in range(processes)
-    ]
+    # Compiling is most of what these tests do: so without the compiler's costly passes.
+    fast = "--xla_backend_optimization_level=0"
+    return tiny.launch(HERE / "disturbed.py", processes, devices, [json.dumps(settings), *arguments], fast, cwd)
 
 
 def ends(running: Sequence[subprocess.Popen], seconds: float = 300.0) -> list[Ended]:

@@ -3,10 +3,7 @@ that only one of them was asked for and after the death of one."""
 
 import importlib.util
 import json
-import os
-import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -32,21 +29,7 @@ COUNT = 90
 
 def started(processes: int, devices: int, arguments: list) -> list[subprocess.Popen]:
     """The program in so many processes with so many devices each."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "XTR_COORDINATOR": f"127.0.0.1:{port}",
-        "XTR_NUM_PROCESSES": str(processes),
-    }
-    command = [sys.executable, str(PROGRAM), *map(str, arguments)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return [
-        subprocess.Popen(command, env=environment | {"XTR_PROCESS_ID": str(number)}, **pipes)
-        for number in range(processes)
-    ]
+    return tiny.launch(PROGRAM, processes, devices, arguments)
 
 
 def said(running: list[subprocess.Popen]) -> list[list[str]]:

@@ -8,8 +8,10 @@ It joins the processes that the environment names (`xtr.parallel.distributed`) a
 import json
 import os
 import signal
+import socket
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -171,6 +173,12 @@ def write_task(folder: Path, what: str, count: int, shuffled: bool = False) -> N
         splits = {name: [rows[i] for i in rng.permutation(len(rows))] for name, rows in splits.items()}
         if what in ("rank", "choose"):
             splits = {name: [permuted(row) for row in rows] for name, rows in splits.items()}
+    names = {"label_names": TAGS} if what == "tag" else {"label_names": LABELS} if what == "classify" else {}
+    write_cached(folder, what, splits, **names)
+
+
+def write_cached(folder: Path, what: str, splits: dict[str, list[dict]], **facts) -> None:
+    """Writes examples as the cache has them, with `facts` of the task beside those that `what` tells."""
     folder.mkdir(parents=True)
     for name, rows in splits.items():
         writer = ArrayRecordWriter(str(*shard_paths(folder, name, 1)), "group_size:1")
@@ -187,9 +195,29 @@ def write_task(folder: Path, what: str, count: int, shuffled: bool = False) -> N
         "language": "en",
         "group": what,
     }
-    info |= {"label_names": TAGS} if what == "tag" else {"label_names": LABELS} if what == "classify" else {}
-    (folder / "xtr_task.json").write_text(json.dumps(info))
+    (folder / "xtr_task.json").write_text(json.dumps(info | facts))
     (folder / "COMPLETED").touch()
+
+
+def launch(
+    program: Path, processes: int, devices: int, arguments: Sequence[str], xla_flags: str = "", folders=None
+) -> list[subprocess.Popen]:
+    """A program in so many processes of one run with so many devices each, each in a folder of its own if given."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {xla_flags}",
+        "XTR_COORDINATOR": f"127.0.0.1:{port}",
+        "XTR_NUM_PROCESSES": str(processes),
+    }
+    command = [sys.executable, str(program), *map(str, arguments)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return [
+        subprocess.Popen(command, env=environment | {"XTR_PROCESS_ID": str(number)}, cwd=folder, **pipes)
+        for number, folder in enumerate(folders or [None] * processes)
+    ]
 
 
 def write_checkpoint(folder: Path, family: str, what: str, vocabulary: Path) -> None:

@@ -13,7 +13,7 @@ from xtr.plan.compile import PROGRAMS
 @pytest.mark.parametrize("case", scaling.CASES, ids=lambda c: f"{c.model}-{c.topology}-{c.slices}-{c.program}")
 def test_every_case_is_a_run_that_divides(case):
     run, slice_ = load(case.gin_files, case.all_overrides), parse(case.topology, case.slices)
-    sizes = run.train.mesh.sizes(slice_.num_devices)
+    sizes = run.train.mesh.sizes(slice_.num_devices, case.slices)
     assert sizes[0] % case.slices == 0
     assert run.train.batch_size == case.batch and case.batch % (sizes[0] * sizes[1]) == 0
     assert case.program in [program for programs in PROGRAMS.values() for program in programs]

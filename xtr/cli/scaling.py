@@ -53,9 +53,8 @@ class Case:
 
     @property
     def all_overrides(self) -> list[str]:
-        """The overrides, the batch among them; each slice is a replica."""
-        mesh = [f"partitioning.MeshConfig.replica={self.slices}"] if self.slices > 1 else []
-        return [f"BATCH_SIZE={self.batch}", *mesh, *self.overrides]
+        """The overrides, the batch among them."""
+        return [f"BATCH_SIZE={self.batch}", *self.overrides]
 
     @property
     def command(self) -> str:

@@ -269,6 +269,11 @@ def rooms(max_length: int) -> tuple[int, ...]:
     return (max_length // 4, max_length) if max_length >= _TWO_ROOMS else (max_length,)
 
 
+def refilled_at_once(slots: int, groups: int) -> int:
+    """How many slots are refilled together: a quarter, as many of each group."""
+    return max(slots // groups // 4, 1) * groups
+
+
 def _in_room(
     programs: Programs,
     pad_id: int,
@@ -287,7 +292,7 @@ def _in_room(
         return min(batching.rows_per_batch(bucket + room, tokens_per_batch, groups), most)
 
     def rows_of(bucket: int) -> int:
-        return max(slots_of(bucket) // groups // 4, 1) * groups
+        return refilled_at_once(slots_of(bucket), groups)
 
     def go_on(slots: Slots, count: int) -> Slots:
         return one_at_a_time(programs.extend(params, slots, np.int32(count)), mesh)

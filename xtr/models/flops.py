@@ -16,6 +16,7 @@ counts attention too.
 """
 
 import dataclasses
+import functools
 import math
 
 from xtr.errors import UserError, did_you_mean
@@ -118,6 +119,7 @@ def forward_flops(config: ModelConfig, objective: str, rows: float, inputs: floa
     return flops + _head(config, rows, inputs)
 
 
+@functools.lru_cache(maxsize=256)  # asked for at every step
 def training_flops(config: ModelConfig, objective: str, rows: float, inputs: float, targets: float = 0) -> float:
     """Floating-point operations of a training step, forward and backward; arguments as of `forward_flops`."""
     return (1.0 + BACKWARD) * forward_flops(config, objective, rows, inputs, targets)

@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from xtr.errors import UserError
-from xtr.parallel.sharding import batch_sharding, batch_shards
+from xtr.parallel.sharding import batch_sharding, check_rows
 from xtr.train.run import TrainRun
 
 CHOICES = 4  # of a multiple-choice example; the data decide, and most have two to five
@@ -49,10 +48,6 @@ def shapes(run: TrainRun) -> dict[str, tuple[int, ...]]:
 
 def abstract(run: TrainRun, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
     """The global batch as `jax.ShapeDtypeStruct`s on a mesh. UserError where its rows do not divide over devices."""
-    if run.batch_size % batch_shards(mesh):
-        raise UserError(
-            f"A batch of {run.batch_size} rows does not divide over {batch_shards(mesh)} devices (mesh axes replica x "
-            f"fsdp). Make BATCH_SIZE a multiple of {batch_shards(mesh)}, or set partitioning.MeshConfig.tensor."
-        )
+    check_rows(run.batch_size, mesh)
     sharding = batch_sharding(mesh)
     return {name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding) for name, shape in shapes(run).items()}

@@ -172,7 +172,7 @@ def _score(run: PlanRun, mesh: Mesh) -> _Program:
     params = _abstract_params(run, mesh)
     step = make_eval_step(run.train.model, mesh, run.train.mesh.rules, run.train.loss)
     batch = batches.abstract(run.train, mesh)
-    return lambda: jax.jit(step).lower(params, batch), params, ()
+    return lambda: step.jitted.lower(params, batch), params, ()
 
 
 def _decode_step(run: PlanRun, mesh: Mesh) -> _Program:
@@ -221,7 +221,7 @@ def slots(run: PlanRun, groups: int) -> tuple[int, int]:
     """How many sequences are decoded together, and how many begin together, on so many groups of devices."""
     length = run.train.task_feature_lengths["inputs"] + run.decode_length
     rows = batching.rows_per_batch(length, run.tokens_per_batch, groups)
-    return rows, max(rows // groups // 4, 1) * groups
+    return rows, continuous.refilled_at_once(rows, groups)
 
 
 class _Decoding:

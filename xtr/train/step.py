@@ -208,4 +208,9 @@ def make_eval_step(
         out_shardings=replicated(mesh),
         compiler_options=compiler_options(mesh.devices.flat[0]) or None,
     )
-    return lambda params, batch: compiled(params, _placed(batch, mesh))
+
+    def step(params, batch):
+        return compiled(params, _placed(batch, mesh))
+
+    step.jitted = compiled
+    return step

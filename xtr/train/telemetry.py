@@ -147,32 +147,27 @@ class Profiler:
     def __init__(self, steps: tuple[int, int] | None, logdir: str | os.PathLike):
         self._steps = steps
         self._logdir = os.fspath(logdir)
-        self._active = False
-
-    @property
-    def active(self) -> bool:
-        """Whether a trace is being taken."""
-        return self._active
+        self.active = False  # whether a trace is being taken
 
     @contextlib.contextmanager
     def step(self, number: int) -> Iterator[None]:
         """Around the call of step `number`."""
-        if self._steps and self._steps[0] <= number <= self._steps[1] and not self._active:
+        if self._steps and self._steps[0] <= number <= self._steps[1] and not self.active:
             options = jax.profiler.ProfileOptions()
             options.python_tracer_level = 0  # calls of Python would crowd out the devices' events
             jax.profiler.start_trace(self._logdir, profiler_options=options)
-            self._active = True
+            self.active = True
         with jax.profiler.StepTraceAnnotation("train", step_num=number):
             yield
 
     def after(self, number: int, result: Any) -> None:
         """Behind step `number`; of the last one, `result` is waited for."""
-        if self._active and number >= self._steps[1]:
+        if self.active and number >= self._steps[1]:
             jax.block_until_ready(result)
             self.close()
 
     def close(self) -> None:
         """Writes what there is of a trace that has not ended."""
-        if self._active:
+        if self.active:
             jax.profiler.stop_trace()
-            self._active = False
+            self.active = False
