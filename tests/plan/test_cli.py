@@ -98,7 +98,8 @@ def made_up(monkeypatch):
         return Compiled(
             program=program, mesh={"replica": 1, "fsdp": 8, "tensor": 1},
             extents={"replica": (1, 1, 1), "fsdp": (2, 4, 1), "tensor": (1, 1, 1)}, parameters=2**20, optimizer=2**10,
-            trace_seconds=1.0, compile_seconds=2.0, memory=Memory(3 * 2**20, 2**19, 2**20, 2**18) if fits else None,
+            trace_seconds=1.0, compile_seconds=2.0,
+            memory=Memory(3 * 2**20, 2**19, 2**20, 2**18, 2**22) if fits else None,
             out_of_memory=None if fits else 3 * 2**30, message="", cost={}, hlo=HLO if fits else "",
         )  # fmt: skip
 

@@ -9,13 +9,15 @@ from xtr.models.flops import forward_flops, training_flops
 from xtr.parallel import topology
 from xtr.plan import estimate
 from xtr.plan.compile import Compiled, Memory, slots
+from xtr.plan.hlo import Analysis, Flops, Operation
 
 
 @pytest.fixture
 def compiled() -> Compiled:
     return Compiled(
         program="train", mesh={"replica": 1, "fsdp": 4, "tensor": 1}, extents={}, parameters=2**20, optimizer=2**10,
-        trace_seconds=1.0, compile_seconds=2.0, memory=Memory(3 * 2**20, 2**19, 2**20, 2**18), out_of_memory=None,
+        trace_seconds=1.0, compile_seconds=2.0,
+        memory=Memory(3 * 2**20, 2**19, 2**20, 2**18, 2**22), out_of_memory=None,
         message="", cost={}, hlo="",
     )  # fmt: skip
 
@@ -39,7 +41,7 @@ def test_links(text, axes, links):
 
 
 def test_the_longest_part_bounds_a_step():
-    seconds = estimate.Seconds(compute=3.0, hbm=1.0, ici=4.0, dcn=2.0, compiler=3.5)
+    seconds = estimate.Seconds(compute=3.0, hbm=1.0, ici=4.0, dcn=2.0, compiler=3.5, kernels=0.5)
     assert (seconds.bound, seconds.overlapped, seconds.serial) == ("ici", 4.0, 3.5 + 4.0 + 2.0)
 
 
@@ -82,7 +84,7 @@ def test_tokens_are_positions(plan_run, compiled):
 
 
 def test_cost(plan_run):
-    seconds = estimate.Seconds(compute=1.8, hbm=0.0, ici=0.9, dcn=0.0, compiler=1.8)
+    seconds = estimate.Seconds(compute=1.8, hbm=0.0, ici=0.9, dcn=0.0, compiler=1.8, kernels=0.0)
 
     class Step:
         program, fits = "train", True
@@ -96,3 +98,17 @@ def test_cost(plan_run):
     assert (found.hours, found.chip_hours, found.serial_chip_hours, found.money) == pytest.approx((1, 16, 24, 32))
     assert estimate.cost(plan_run, slice_, [Step]).money is None
     assert estimate.cost(plan_run, slice_, []) is None
+
+
+def test_kernels_take_what_they_declare_where_heads_fill_half_of_a_matrix_unit():
+    accelerator = topology.parse("v5e:2x2").accelerator
+    facts = {"op_name": "", "source": "", "stack": (), "phase": "forward", "cycles": None, "flops_by_phase": Flops()}
+    kernel = {"name": "k", "opcode": "custom-call tpu_custom_call", **facts}
+    operations = (
+        Operation(**kernel, executions=3, flops=accelerator.peak_flops, hbm_bytes=0.0),
+        Operation(**kernel, executions=1, flops=0.0, hbm_bytes=accelerator.device_hbm_bandwidth),
+        Operation(name="f", opcode="fusion", **facts, executions=1, flops=1e20, hbm_bytes=1e20),
+    )
+    analysis = Analysis(4, Flops(), 0.0, 0, operations, (), (), {}, {})
+    assert estimate.kernel_seconds(analysis, accelerator, 64) == pytest.approx(3 * 2 + 1)
+    assert estimate.kernel_seconds(analysis, accelerator, 256) == pytest.approx(3 + 1)

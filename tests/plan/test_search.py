@@ -60,7 +60,7 @@ def made_up(monkeypatch):
         fits, time = store.fits(candidate), store.seconds(candidate)
         own = Estimate(
             "train", "", {}, fits, None if fits else 2**30, None, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0,
-            Seconds(time, 0, 0, 0, 0) if fits else None, 1.0, 8, 1, 0.0, 0, {},
+            Seconds(time, 0, 0, 0, 0, 0) if fits else None, 1.0, 8, 1, 0.0, 0, {},
         )  # fmt: skip
         return search.Tried(candidate, own)
 

@@ -102,8 +102,9 @@ def _plan(run, topology, store, arguments: argparse.Namespace) -> int:
     for e in found:
         if not e.fits:
             print(f"\n{e.program} does not fit: {e.missing / GiB:.2f} GiB of one device's memory are missing.")
-        if e.kernels:
-            print(f"\n{e.program}: the time of {', '.join(e.kernels)} is not in these figures.")
+        if e.assumed_loops:
+            loops = "a loop" if e.assumed_loops == 1 else f"{e.assumed_loops} loops"
+            print(f"\n{e.program}: {loops} of which the program does not say how often they run count once.")
     if total:
         print(f"\n{_cost_line(run, topology, total)}")
     for program, parts in explained.items():
@@ -139,6 +140,7 @@ def _memory_rows(found) -> list[dict]:
             "fits": "yes" if e.memory.peak <= e.memory.usable else "no",
             "peak GiB": _short(e.memory.peak / GiB),
             "of GiB": _short(e.memory.usable / GiB),
+            "in use": _short(e.memory.scheduled / GiB),
             "parameters": _short(e.memory.parameters / GiB),
             "optimizer": _short(e.memory.optimizer / GiB),
             "activations": _short(e.memory.activations / GiB),
@@ -166,6 +168,7 @@ def _time_rows(found) -> list[dict]:
             "ICI": _short(e.seconds.ici * 1e3),
             "DCN": _short(e.seconds.dcn * 1e3),
             "compiler": _short(e.seconds.compiler * 1e3),
+            "kernels": _short(e.seconds.kernels * 1e3),
             "no overlap": _short(e.seconds.serial * 1e3),
             "MFU at most": f"{e.mfu_bound:.1%}",
             "tokens/s": round(e.tokens_per_second),

@@ -38,6 +38,7 @@ class Accelerator:
       dcn_bandwidth: bytes/s between hosts, of one chip, in one direction; None where unknown.
       libtpu: the name that libtpu's topologies have; '' for none.
       clock: cycles/s by which the compiler's estimates become seconds; None where unknown.
+      mxu: rows and columns of a matrix unit: a product with a shorter dimension leaves a part of it idle.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Accelerator:
     chips_per_host: int = 4
     libtpu: str = ""
     clock: float | None = None
+    mxu: int = 128
 
     @property
     def peak_flops(self) -> float | None:
@@ -108,12 +110,12 @@ TPUS = (
     Accelerator(
         "v6e", "tpu", ("TPU v6 lite", "TPU v6e"), hbm=32 * GiB, usable_hbm=31.25 * GiB, chip_flops=918e12,
         hbm_bandwidth=1.638e12, ici_link_bandwidth=9e10, ici_dimensions=2, pod_shape=(16, 16), dcn_bandwidth=1.25e10,
-        gcloud="v6e", libtpu="v6e", clock=1.75e9,
+        gcloud="v6e", libtpu="v6e", clock=1.75e9, mxu=256,
     ),
     Accelerator(
         "tpu7x", "tpu", ("TPU7x", "TPU v7x"), hbm=192 * GiB, usable_hbm=94.75 * GiB, chip_flops=2307e12,
         hbm_bandwidth=7.38e12, ici_link_bandwidth=9e10, ici_dimensions=3, pod_shape=(16, 24, 24), dcn_bandwidth=1.25e10,
-        gcloud="tpu7x", counts_cores=True, cores_per_chip=2, devices_per_chip=2, libtpu="tpu7x", clock=2.2e9,
+        gcloud="tpu7x", counts_cores=True, cores_per_chip=2, devices_per_chip=2, libtpu="tpu7x", clock=2.2e9, mxu=256,
     ),
 )  # fmt: skip
 

@@ -41,16 +41,18 @@ class Memory:
       outputs: of the outputs that are not written over inputs.
       temporaries: of everything between: activations, gathered weights, gradients.
       code: of the program itself.
+      scheduled: the most that the compiler expects to be in use at once, of arguments, outputs and temporaries.
     """
 
     arguments: int
     outputs: int
     temporaries: int
     code: int
+    scheduled: int
 
     @property
     def peak(self) -> int:
-        """What is needed at once: the sum, as nothing of it is given back before the program ends."""
+        """What has to be free: all of it, as it is laid out before the program starts."""
         return self.arguments + self.outputs + self.temporaries + self.code
 
 
@@ -123,6 +125,7 @@ def compile_program(run: PlanRun, topology: Topology, program: str) -> Compiled:
             outputs=stats.output_size_in_bytes - stats.alias_size_in_bytes,
             temporaries=stats.temp_size_in_bytes,
             code=stats.generated_code_size_in_bytes,
+            scheduled=stats.peak_memory_in_bytes,
         )
         cost = {name: value for name, value in compiled.cost_analysis().items() if name in ("flops", "bytes accessed")}
         hlo = compiled.as_text()

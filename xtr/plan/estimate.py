@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from xtr.models import flops
+from xtr.parallel.accelerators import Accelerator
 from xtr.parallel.topology import Topology
 from xtr.plan.batches import shapes
 from xtr.plan.compile import Compiled, slots
@@ -26,7 +27,8 @@ class Memory:
       parameters, optimizer: the state between steps.
       activations: all else that holds data: activations, gradients, gathered weights, the batch, a decoder's cache.
       code: the program.
-      peak: all of it at once.
+      peak: all of it: what has to be free.
+      scheduled: the most that the compiler expects to be in use at once, without code.
       usable: what programs can have.
     """
 
@@ -35,6 +37,7 @@ class Memory:
     activations: int
     code: int
     peak: int
+    scheduled: int
     usable: float
 
 
@@ -47,6 +50,8 @@ class Seconds:
       hbm: bytes of main memory at its bandwidth.
       ici, dcn: bytes between chips of a slice, and between slices.
       compiler: the compiler's own cycles of all operations; it knows how well each fills the units, and no network.
+        It knows nothing of hand-written kernels: `kernels` is added.
+      kernels: the part of these, see `kernel_seconds`.
     """
 
     compute: float
@@ -54,6 +59,7 @@ class Seconds:
     ici: float
     dcn: float
     compiler: float
+    kernels: float
 
     @property
     def bound(self) -> str:
@@ -88,7 +94,7 @@ class Estimate:
       tokens: positions that one execution works on, over all devices; of a decoding step one a sequence.
       compile_seconds: how long tracing and compiling took.
       assumed_loops: loops of which the program does not say how often they run; they were counted once.
-      kernels: hand-written kernels, whose time is not in `seconds`, and how often they run.
+      kernels: hand-written kernels, and how often they run.
     """
 
     program: str
@@ -164,9 +170,22 @@ def link_bandwidth(topology: Topology, extents: Mapping[str, Sequence[int]], axe
     return max(links, 1) * accelerator.ici_link_bandwidth / accelerator.devices_per_chip
 
 
-def seconds_of(analysis: Analysis, compiled: Compiled, topology: Topology) -> Seconds:
-    """The bounds of one execution."""
+def kernel_seconds(analysis: Analysis, accelerator: Accelerator, head_dim: int) -> float:
+    """What hand-written kernels take at least: what they declare, at the chip's peaks.
+
+    Each product of attention has a dimension of one head's size, and fills that share of a matrix unit at most.
+    """
+    peak = accelerator.peak_flops * min(1.0, head_dim / accelerator.mxu)
+    return sum(
+        o.executions * max(o.flops / peak, o.hbm_bytes / accelerator.device_hbm_bandwidth)
+        for o in analysis.kernel_operations
+    )
+
+
+def seconds_of(analysis: Analysis, compiled: Compiled, topology: Topology, head_dim: int) -> Seconds:
+    """The bounds of one execution of a network with heads of that size."""
     accelerator = topology.accelerator
+    kernels = kernel_seconds(analysis, accelerator, head_dim)
     ici = sum(
         c.executions * c.ici_bytes / link_bandwidth(topology, compiled.extents, c.axes)
         for c in analysis.collectives
@@ -177,7 +196,8 @@ def seconds_of(analysis: Analysis, compiled: Compiled, topology: Topology) -> Se
         hbm=analysis.hbm_bytes / accelerator.device_hbm_bandwidth,
         ici=ici,
         dcn=analysis.dcn_bytes / (accelerator.dcn_bandwidth / accelerator.devices_per_chip),
-        compiler=analysis.seconds(accelerator.clock),
+        compiler=analysis.seconds(accelerator.clock) + kernels,
+        kernels=kernels,
     )
 
 
@@ -231,9 +251,10 @@ def estimate(run: PlanRun, topology: Topology, compiled: Compiled, analysis: Ana
             activations=used.peak - used.code - known,
             code=used.code,
             peak=used.peak,
+            scheduled=used.scheduled,
             usable=topology.accelerator.device_hbm,
         )
-        seconds = seconds_of(analysis, compiled, topology)
+        seconds = seconds_of(analysis, compiled, topology, run.train.model.head_dim)
     return Estimate(
         program=compiled.program,
         topology=str(topology),

@@ -113,6 +113,11 @@ class Analysis:
         return tuple(loop for loop in self.loops if not loop.known)
 
     @property
+    def kernel_operations(self) -> tuple[Operation, ...]:
+        """The hand-written kernels among the operations."""
+        return tuple(o for o in self.operations if o.opcode.removeprefix("custom-call ") in hlo_costs.KERNELS)
+
+    @property
     def ici_bytes(self) -> float:
         """Bytes that a device sends to others of its slice."""
         return sum(c.executions * c.ici_bytes for c in self.collectives)
