@@ -1,11 +1,9 @@
-import time
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xtr.data.packing import build_batch, pack, rows_of, unpacked_batches
+from xtr.data.packing import _best_fit, _row_by_row, _Side, build_batch, least_rows, pack, rows_of, unpacked_batches
 from xtr.errors import UserError
 
 _S, _T = 16, 8
@@ -133,18 +131,58 @@ def test_density_on_realistic_lengths(inputs, targets, slots):
     assert max(enc.sum() / slots[0], dec.sum() / slots[1]) / rows >= 0.95
 
 
-def test_speed():
-    """Well below what an idle core does (over 6 million tokens/s), so that a busy machine passes."""
-    rng = np.random.default_rng(0)
-    enc, dec = _lengths(rng, 1024, 165, 0.45, 1, 512), _lengths(rng, 1024, 4, 0.6, 1, 64)
-    pairs = [(np.ones(a, np.int64), np.ones(b, np.int64)) for a, b in zip(enc, dec, strict=True)]
-    best = np.inf
-    for _ in range(5):
-        start = time.process_time()
-        rows = rows_of(pack(enc, dec, 512, 64))
-        build_batch([[pairs[i] for i in row] for row in rows], 512, 64)
-        best = min(best, time.process_time() - start)
-    assert enc.sum() / best > 2e6
+def _mixed(rng, n, share, slots):
+    """Paragraphs with short answers and, in that share, sentences with a long target: both sides bind."""
+    tagged = rng.random(n) < share
+    inputs = np.where(tagged, _lengths(rng, n, 30, 0.5, 1, slots[0]), _lengths(rng, n, 165, 0.45, 1, slots[0]))
+    return inputs, np.where(tagged, _lengths(rng, n, 60, 0.5, 1, slots[1]), _lengths(rng, n, 4, 0.6, 1, slots[1]))
+
+
+@pytest.mark.parametrize(
+    "share, slots, least", [(0.5, (512, 114), 0.95), (0.5, (1024, 256), 0.98), (0.85, (1024, 256), 0.99)]
+)
+def test_density_where_both_sides_bind(share, slots, least):
+    enc, dec = _mixed(np.random.default_rng(1), 1024, share, slots)
+    row_N = pack(enc, dec, *slots)
+    assert max(enc.sum() / slots[0], dec.sum() / slots[1]) / (row_N.max() + 1) >= least
+    # What best fit on the binding side alone gives.
+    alone = _best_fit(*sorted((_Side(enc, slots[0]), _Side(dec, slots[1])), key=lambda side: -side.demand), _order(enc))
+    assert row_N.max() < alone.max()
+
+
+def _order(lengths):
+    return np.argsort(-lengths, kind="stable")
+
+
+@given(st.lists(st.tuples(st.integers(0, _S), st.integers(0, _T)), min_size=1, max_size=40), st.integers(1, 2))
+def test_rows_one_by_one_hold_every_example_and_no_more_than_fits(lengths, power):
+    enc, dec = np.array(lengths).T
+    row_N = _row_by_row(_Side(enc, _S), _Side(dec, _T), _order(enc), power)
+    assert sorted(set(row_N.tolist())) == list(range(row_N.max() + 1))
+    assert np.bincount(row_N, enc).max() <= _S and np.bincount(row_N, dec).max() <= _T
+
+
+@given(st.lists(st.tuples(st.integers(0, _S), st.integers(0, _T)), max_size=40))
+def test_no_packing_has_fewer_rows_than_the_bound(lengths):
+    enc, dec = np.array(lengths, np.int64).reshape(-1, 2).T
+    bound = least_rows(enc, dec, _S, _T)
+    assert bound <= len(set(pack(enc, dec, _S, _T).tolist()))
+    assert bound >= max(enc.sum() / _S, dec.sum() / _T, (enc > _S / 2).sum(), (dec > _T / 2).sum())
+
+
+@given(st.lists(st.integers(1, 6), max_size=7))
+def test_the_bound_is_below_the_best_packing(lengths):
+    """By trying every assignment."""
+
+    def best(at, rooms):
+        if at == len(lengths):
+            return len(rooms)
+        fits = [i for i, room in enumerate(rooms) if room >= lengths[at]]
+        tried = [best(at + 1, [r - lengths[at] * (i == j) for j, r in enumerate(rooms)]) for i in fits]
+        return min([*tried, best(at + 1, [*rooms, 7 - lengths[at]])])
+
+    enc = np.array(lengths, np.int64)
+    assert least_rows(enc, np.zeros_like(enc), 7, 1) <= best(0, [])
 
 
 def test_unpacked_batches():
