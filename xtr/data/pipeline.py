@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import grain
 import numpy as np
 
-from xtr.data import choices, labelled, language_model, pairs, spans, tagged
+from xtr.data import choices, labelled, language_model, packing, pairs, spans, tagged
 from xtr.data.cached_task import CachedTask
 from xtr.data.denoising import SpanCorruption
 from xtr.data.mixing import normalized
@@ -214,6 +214,7 @@ def data_fingerprint(spec: TrainData) -> str:
     tasks = [(t.name, t.directory.rstrip("/").rpartition("/")[2], t.rate) for t in spec.tasks]
     corruption = (spec.corruption.noise_density, spec.corruption.mean_span_length)
     what = [tasks, spec.lengths, spec.seed, spec.split, spec.pack, spec.objective, spec.epochs, spec.packing_window]
+    what.append(packing.VERSION)
     own = {"seq2seq": corruption, "denoise": corruption, "mlm": corruption[0], "tag": spec.causal}
     own["span"] = (spec.doc_stride, spec.max_query_length)
     what.append(own.get(spec.objective))
