@@ -67,7 +67,7 @@ class Case:
 
 
 _MLM = {"runs": ("runs/mlm.gin", "runs/adamw.gin"), "overrides": ("TASK_FEATURE_LENGTHS={'inputs': 512}",)}
-_DECODE = (_LENGTHS, "TOKENS_PER_BATCH=163840")
+_DECODE = (_LENGTHS, "TOKENS_PER_BATCH=163840", "PARAMS_DTYPE=bfloat16")
 
 CASES = (
     Case("mt5/xxl", "v5p:2x2x1", 16, prototype=33.7),

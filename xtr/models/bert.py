@@ -49,7 +49,8 @@ class BertConfig:
       norm_epsilon: added to the variance in every norm: 1e-5 (XLM-R), 1e-12 (mBERT).
       dropout_rate: share dropped while training, in [0, 1): of the embeddings, of each sublayer's output (in pre-norm
         networks too, as they were pretrained) and of attention probabilities.
-      dtype: compute dtype, 'bfloat16' or 'float32' (parameters, logits and loss are f32 always).
+      dtype: compute dtype, 'bfloat16' or 'float32' (logits and loss are f32 always).
+      params_dtype: of the parameters between steps, 'float32' or 'bfloat16'.
       remat: what the backward pass recomputes: 'none', 'minimal' (all but products with weights) or 'full' (all but
         each layer's input).
       pooler: a dense layer and tanh over the first token. mBERT's was pretrained; XLM-R's never was.
@@ -71,6 +72,7 @@ class BertConfig:
     norm_epsilon: float = 1e-5
     dropout_rate: float = 0.0
     dtype: str = "bfloat16"
+    params_dtype: str = "float32"
     remat: str = "minimal"
     pooler: bool = False
     mlm_head: bool = False
@@ -150,7 +152,7 @@ class BertConfig:
 
     def param_specs(self) -> dict[str, Any]:
         """The specs of all parameters, nested as the parameters are."""
-        return param_specs(self)
+        return spec_lib.stored_as(self.params_dtype, param_specs(self))
 
     def huggingface(self) -> HuggingFaceLayout:
         """How Hugging Face stores this network.

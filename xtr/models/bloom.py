@@ -46,7 +46,8 @@ class BloomConfig:
       num_heads: heads of attention, a divisor of emb_dim; no power of two is needed.
       dropout_rate: share dropped while training, in [0, 1): of each sublayer's output and of attention probabilities.
         The released networks were pretrained without.
-      dtype: compute dtype, 'bfloat16' or 'float32' (parameters, logits and loss are f32 always).
+      dtype: compute dtype, 'bfloat16' or 'float32' (logits and loss are f32 always).
+      params_dtype: of the parameters between steps, 'float32' or 'bfloat16'.
       remat: what the backward pass recomputes: 'none', 'minimal' (all but products with weights) or 'full' (all but
         each layer's input).
 
@@ -60,6 +61,7 @@ class BloomConfig:
     num_layers: int
     dropout_rate: float = 0.0
     dtype: str = "bfloat16"
+    params_dtype: str = "float32"
     remat: str = "minimal"
 
     def __post_init__(self):
@@ -102,7 +104,7 @@ class BloomConfig:
 
     def param_specs(self) -> dict[str, Any]:
         """The specs of all parameters, nested as the parameters are."""
-        return param_specs(self)
+        return spec_lib.stored_as(self.params_dtype, param_specs(self))
 
     def huggingface(self) -> HuggingFaceLayout:
         """How Hugging Face stores this network. The released files lack `base_prefix`."""

@@ -48,7 +48,8 @@ class MT5Config:
     Attributes:
       num_decoder_layers: 0 for the encoder alone, without decoder and output head.
       dropout_rate: share of activations dropped while training, in [0, 1).
-      dtype: compute dtype, 'bfloat16' or 'float32' (parameters, logits and loss are f32 always).
+      dtype: compute dtype, 'bfloat16' or 'float32' (logits and loss are f32 always).
+      params_dtype: of the parameters between steps, 'float32' or 'bfloat16'.
       relpos_buckets, relpos_max_distance: of the relative position bias.
       relpos_per_layer: False: one bias table a stack (mT5); True: one a layer (umT5, T5X's `scalable_t5`).
       remat: what the backward pass recomputes: 'none', 'minimal' (all but products with weights: faster than 'none',
@@ -67,6 +68,7 @@ class MT5Config:
     num_decoder_layers: int
     dropout_rate: float = 0.0
     dtype: str = "bfloat16"
+    params_dtype: str = "float32"
     relpos_buckets: int = 32
     relpos_max_distance: int = 128
     relpos_per_layer: bool = False
@@ -117,7 +119,7 @@ class MT5Config:
 
     def param_specs(self) -> dict[str, Any]:
         """The specs of all parameters, nested as the parameters are. Initialisers are T5X's."""
-        return param_specs(self)
+        return spec_lib.stored_as(self.params_dtype, param_specs(self))
 
     def huggingface(self) -> HuggingFaceLayout:
         """How Hugging Face stores this network."""

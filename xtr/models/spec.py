@@ -123,6 +123,13 @@ def map_specs(f: Callable[..., Any], specs: Any, *rest: Any) -> Any:
     return jax.tree.map(f, specs, *rest, is_leaf=is_spec)
 
 
+def stored_as(dtype: str, specs: Any) -> Any:
+    """The specs of parameters that are kept in that dtype: 'float32' or 'bfloat16'. UserError for another."""
+    if dtype not in ("float32", "bfloat16"):
+        raise UserError(f"PARAMS_DTYPE is {dtype!r}; parameters are kept as 'float32' or 'bfloat16'.")
+    return map_specs(lambda spec: dataclasses.replace(spec, dtype=dtype), specs)
+
+
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Flattens a nested dict to {'a/b/c': leaf}, in sorted order of the paths' parts (the order of `jax.tree`)."""
     flat: dict[str, Any] = {}

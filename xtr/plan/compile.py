@@ -18,7 +18,6 @@ from jax.sharding import Mesh
 from xtr.errors import UserError
 from xtr.evaluate import batching, continuous
 from xtr.models.spec import abstract as abstract_params
-from xtr.models.spec import map_specs
 from xtr.parallel.mesh import make_mesh
 from xtr.parallel.sharding import batch_sharding, batch_shards, replicated, tree_shardings
 from xtr.parallel.topology import Topology, compile_only_devices
@@ -208,11 +207,9 @@ _PROGRAMS = {
 }
 
 
-def _abstract_params(run: PlanRun, mesh: Mesh, dtype: str | None = None) -> Any:
-    """The parameters on the mesh; with `dtype` those of a floating type in that one."""
+def _abstract_params(run: PlanRun, mesh: Mesh) -> Any:
+    """The parameters on the mesh."""
     specs = run.train.model.param_specs()
-    if dtype is not None:
-        specs = map_specs(lambda spec: dataclasses.replace(spec, dtype=dtype), specs)
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         abstract_params(specs),
@@ -232,7 +229,7 @@ class _Decoding:
 
     def __init__(self, run: PlanRun, mesh: Mesh):
         model, self.length = run.train.model, run.train.task_feature_lengths["inputs"]
-        self.params = _abstract_params(run, mesh, model.dtype)
+        self.params = _abstract_params(run, mesh)
         self.programs = continuous.programs_of(model, mesh, run.train.mesh.rules, run.decode_length, EOS_ID)
         self.rows, self.refilled = slots(run, batch_shards(mesh))
 

@@ -111,7 +111,7 @@ def update(
     step: jax.Array | int,
     learning_rate: jax.Array | float,
 ) -> tuple[Any, Any]:
-    """One step. `step` is the number of steps before this one. Returns (params, opt_state); arithmetic is f32."""
+    """One step. `step` is the number of steps before this one. Returns (params, opt_state), all in f32."""
     decay = 1.0 - (jnp.asarray(step - config.step_offset, jnp.float32) + 1.0) ** -config.decay_rate
     mixing = 1.0 - decay
     clip = 1.0
@@ -144,7 +144,7 @@ def update(
             rms_weight = jnp.sqrt(jnp.mean(jnp.square(weight), axis=axes, keepdims=True))
             scale = learning_rate * jnp.maximum(rms_weight, config.epsilon2)
         kept = weight if config.weight_decay_rate is None else (1.0 - config.weight_decay_rate) * weight
-        return (kept - scale * direction).astype(param.dtype), new_slots
+        return kept - scale * direction, new_slots
 
     flat_specs, flat_grads, flat_params = flatten(specs), flatten(grads), flatten(params)
     slots_of = {path: {} for path in flat_specs}

@@ -73,7 +73,7 @@ def update(
     step: jax.Array | int,
     learning_rate: jax.Array | float,
 ) -> tuple[Any, Any]:
-    """One step. `step` is the number of steps before this one. Returns (params, opt_state); arithmetic is f32."""
+    """One step. `step` is the number of steps before this one. Returns (params, opt_state), all in f32."""
     if config.global_norm_clip is not None:
         scale = jnp.minimum(1.0, config.global_norm_clip / global_norm(grads))
         grads = jax.tree.map(lambda g: g * scale, grads)
@@ -87,7 +87,7 @@ def update(
     def moved(spec: ParamSpec, param: jax.Array, towards: jax.Array) -> jax.Array:
         weight = param.astype(jnp.float32)
         decay = config.weight_decay * weight if decays(spec) else 0.0
-        return (weight - learning_rate * (towards + decay)).astype(param.dtype)
+        return weight - learning_rate * (towards + decay)
 
     new_state = map_specs(lambda _, mu, nu: {"mu": mu, "nu": nu}, specs, after.mu, after.nu)
     return map_specs(moved, specs, params, direction), new_state

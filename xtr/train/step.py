@@ -22,7 +22,7 @@ from xtr.parallel.sharding import (
     replicated,
     tree_shardings,
 )
-from xtr.train import adafactor, objectives
+from xtr.train import adafactor, objectives, rounding
 from xtr.train.cross_entropy import MAX_LOGITS_BYTES
 from xtr.train.state import TrainOptions, TrainState, abstract_state, init_state, rule, state_shardings
 
@@ -157,9 +157,10 @@ def make_train_step(
         metrics["grad_norm"] = adafactor.global_norm(grads)
         finite = jnp.isfinite(metrics["grad_norm"]) & jnp.isfinite(metrics["loss"])
         metrics["skipped_updates"] = 1.0 - finite.astype(jnp.float32)
-        updated = rule(options.optimizer).update(
+        params, opt_state = rule(options.optimizer).update(
             options.optimizer, specs, grads, state.opt_state, state.params, state.step, learning_rate
         )
+        updated = rounding.stored(params, specs, state.step), opt_state
         params, opt_state = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old), updated, (state.params, state.opt_state)
         )
