@@ -7,12 +7,14 @@ Letters: R rows, S slots of a row, n tokens of one example.
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 
 from xtr.data.cached_task import CachedTask
 from xtr.data.denoising import chunk_documents
 from xtr.data.packing import Pair, layout
+from xtr.data.tokens import Tokens, token_table
 from xtr.data.vocabulary import Vocabulary
 from xtr.errors import UserError
 
@@ -59,6 +61,10 @@ class PromptSource:
         self._task, self._split, self._raw_2N = task, split, raw.astype(np.int64)
         self._limits = inputs_length, targets_length
 
+    @cached_property
+    def _tokens(self) -> Tokens:
+        return token_table(self._task, self._split, ("inputs", "targets"))
+
     def __len__(self) -> int:
         return self._raw_2N.shape[1]
 
@@ -71,8 +77,8 @@ class PromptSource:
     def read(self, numbers: np.ndarray, occurrences: np.ndarray) -> list[Pair]:
         """For each example its tokens, int32 [n, 3]; `occurrences` plays no part."""
         pairs = []
-        for example in self._task.examples(self._split).read(numbers, ("inputs", "targets")):
-            inputs, targets = example["inputs"][-self._limits[0] :], example["targets"][: self._limits[1]]
+        for inputs, targets in self._tokens.read(numbers):
+            inputs, targets = inputs[-self._limits[0] :], targets[: self._limits[1]]
             pairs.append((_next_tokens(np.concatenate([inputs, targets]), len(inputs)), _NO_SIDE))
         return pairs
 
@@ -90,6 +96,10 @@ class TextSource:
         self._task, self._split = task, split
         self.empty = int((documents < 2).sum())
 
+    @cached_property
+    def _tokens(self) -> Tokens:
+        return token_table(self._task, self._split, ("targets",))
+
     def __len__(self) -> int:
         return len(self._chunks)
 
@@ -102,9 +112,9 @@ class TextSource:
         """For each chunk its tokens, int32 [n, 3]; `occurrences` plays no part."""
         documents, starts, lengths = self._chunks.locate(numbers)
         unique, where = np.unique(documents, return_inverse=True)
-        texts = self._task.examples(self._split).read(unique, ("targets",))
+        texts = self._tokens.read(unique)
         return [
-            (_next_tokens(texts[at]["targets"][start : start + length + 1], 1), _NO_SIDE)
+            (_next_tokens(texts[at][0][start : start + length + 1], 1), _NO_SIDE)
             for at, start, length in zip(where, starts.tolist(), lengths.tolist(), strict=True)
         ]
 
@@ -160,6 +170,10 @@ class MaskedSource:
         self._ordinary = np.setdiff1d(np.arange(vocabulary.size), [i for i in special if i is not None])
         self.empty = int((documents == 0).sum())
 
+    @cached_property
+    def _tokens(self) -> Tokens:
+        return token_table(self._task, self._split, ("targets",))
+
     def __len__(self) -> int:
         return len(self._chunks)
 
@@ -172,10 +186,10 @@ class MaskedSource:
         """For each chunk its tokens, int32 [n, 3]; the n-th occurrence of a chunk has its own mask."""
         documents, starts, lengths = self._chunks.locate(numbers)
         unique, where = np.unique(documents, return_inverse=True)
-        texts = self._task.examples(self._split).read(unique, ("targets",))
+        texts = self._tokens.read(unique)
         pairs = []
         for i in range(len(numbers)):
-            tokens = texts[where[i]]["targets"][int(starts[i]) : int(starts[i] + lengths[i])]
+            tokens = texts[where[i]][0][int(starts[i]) : int(starts[i] + lengths[i])]
             rng = np.random.default_rng([self._seed, int(occurrences[i])])
             read, masked = mask_tokens(tokens, self._density, self._vocabulary.mask_id, self._ordinary, rng)
             whole, _ = self._vocabulary.with_special_tokens(tokens.tolist())

@@ -119,7 +119,7 @@ def normalized(rates: Sequence[float], names: Sequence[str]) -> np.ndarray:
     return rates / rates.sum()
 
 
-def shuffled(places: np.ndarray, size: int, seed: int) -> np.ndarray:
+def shuffled(places: np.ndarray, size: int | np.ndarray, seed: int | np.ndarray) -> np.ndarray:
     """Where places of a pseudorandom order of range(size) lead to, without laying out the whole order.
 
     A Feistel network permutes the smallest power of 4 that holds `size`; a result outside of range(size) is sent
@@ -127,25 +127,31 @@ def shuffled(places: np.ndarray, size: int, seed: int) -> np.ndarray:
 
     Args:
       places: int64 [n], each in range(size).
-      size: length of the order, below 2**62.
-      seed: 64 bits that select the order.
+      size: length of the order, below 2**62; or of the order of each place, int64 [n].
+      seed: 64 bits that select the order; or the order of each place, uint64 [n].
 
     Returns:
       int64 [n]; over all places each number of range(size) comes once.
     """
-    half = np.uint64(max(2, (int(size - 1).bit_length() + 1) // 2))
-    mask = (np.uint64(1) << half) - np.uint64(1)
-    keys = _mix(np.uint64(seed & (2**64 - 1)) + np.arange(1, _ROUNDS + 1, dtype=np.uint64) * _GOLDEN)
+    out = np.asarray(places).astype(np.uint64)
+    size = np.broadcast_to(np.asarray(size, np.uint64), out.shape)
+    seed = np.broadcast_to(np.asarray(seed, np.uint64), out.shape)
+    bits = np.frexp((size - np.uint64(1)).astype(np.float64))[1]
+    half = np.maximum(2, (bits + 1) // 2).astype(np.uint64)
+    keys = _mix(seed + np.arange(1, _ROUNDS + 1, dtype=np.uint64)[:, None] * _GOLDEN)
 
-    def permute(x):
+    def permute(x, half, keys):
+        mask = (np.uint64(1) << half) - np.uint64(1)
         left, right = x >> half, x & mask
         for key in keys:
             left, right = right, left ^ (_mix(right + key) & mask)
         return (left << half) | right
 
-    out = permute(np.asarray(places).astype(np.uint64))
-    while (outside := np.flatnonzero(out >= size)).size:
-        out[outside] = permute(out[outside])
+    out = permute(out, half, keys)
+    outside = np.flatnonzero(out >= size)
+    while outside.size:
+        out[outside] = permute(out[outside], half[outside], keys[:, outside])
+        outside = outside[out[outside] >= size[outside]]
     return out.astype(np.int64)
 
 

@@ -24,6 +24,7 @@ from xtr.data.denoising import (
 )
 from xtr.data.mixing import BlockMixture, shuffled
 from xtr.data.packing import Pair, pack, rows_of
+from xtr.data.tokens import Tokens, token_table
 from xtr.data.vocabulary import Vocabulary
 from xtr.errors import DataError, UserError
 
@@ -53,6 +54,10 @@ class Seq2SeqSource:
                 )
         self._task, self._split, self._slots, self._raw_2N = task, split, slots, raw
 
+    @cached_property
+    def _tokens(self) -> Tokens:
+        return token_table(self._task, self._split, ("inputs", "targets"))
+
     def __len__(self) -> int:
         return self._raw_2N.shape[1]
 
@@ -64,8 +69,8 @@ class Seq2SeqSource:
 
     def read(self, numbers: np.ndarray, occurrences: np.ndarray) -> list[Pair]:
         """Token arrays (inputs, targets) of examples; `occurrences` plays no part here."""
-        found = self._task.examples(self._split).read(numbers, ("inputs", "targets"))
-        return [(e["inputs"][: self._slots[0]], e["targets"][: self._slots[1]]) for e in found]
+        found = self._tokens.read(numbers)
+        return [(inputs[: self._slots[0]], targets[: self._slots[1]]) for inputs, targets in found]
 
 
 class DenoiseSource:
@@ -94,6 +99,10 @@ class DenoiseSource:
         self._config, self._seed = config, seed
         self.empty = int((documents == 0).sum())
 
+    @cached_property
+    def _tokens(self) -> Tokens:
+        return token_table(self._task, self._split, ("targets",))
+
     def __len__(self) -> int:
         return len(self._chunks)
 
@@ -107,11 +116,11 @@ class DenoiseSource:
         """Corrupted token arrays (inputs, targets) of chunks; the n-th occurrence of a chunk has its own mask."""
         documents, starts, lengths = self._chunks.locate(numbers)
         unique, where = np.unique(documents, return_inverse=True)
-        texts = self._task.examples(self._split).read(unique, ("targets",))
+        texts = self._tokens.read(unique)
         pairs = []
         for i in range(len(numbers)):
             start, length = int(starts[i]), int(lengths[i])
-            tokens = texts[where[i]]["targets"][start : start + length]
+            tokens = texts[where[i]][0][start : start + length]
             rng = np.random.default_rng([self._seed, int(occurrences[i])])
             pairs.append(corrupt(tokens, noise_mask(len(tokens), self._config, rng), self._sentinels, self._eos_id))
         return pairs
@@ -217,12 +226,9 @@ class WindowStream:
     def _numbers(self, task_W: np.ndarray, occurrence_W: np.ndarray) -> np.ndarray:
         """The examples at places of their tasks' endless streams; every epoch is shuffled anew."""
         epoch_W, place_W = np.divmod(occurrence_W, self._sizes[task_W])
-        number_W = np.empty(len(task_W), np.int64)
-        for t, e in {*zip(task_W.tolist(), epoch_W.tolist(), strict=True)}:
-            here = (task_W == t) & (epoch_W == e)
-            seed = stable_hash("shuffle", self._seed, self.names[t], e, bits=64)
-            number_W[here] = shuffled(place_W[here], int(self._sizes[t]), seed)
-        return number_W
+        orders, which_W = np.unique(np.stack([task_W, epoch_W]), axis=1, return_inverse=True)
+        seeds = [stable_hash("shuffle", self._seed, self.names[t], e, bits=64) for t, e in orders.T.tolist()]
+        return shuffled(place_W, self._sizes[task_W], np.array(seeds, np.uint64)[which_W])
 
     def window(self, w: int) -> Window:
         """Plans window w."""
