@@ -19,7 +19,6 @@ from xtr.plan.estimate import Estimate, analysis_of, cost, estimate
 from xtr.plan.store import Store, version
 from xtr.progress import progress
 
-_LENGTHS = "TASK_FEATURE_LENGTHS={'inputs': 1024, 'targets': 256}"
 _GiB = 2**30
 
 
@@ -31,7 +30,8 @@ class Case:
       model: a file of gin/models, without its ending.
       topology, slices: where.
       batch: rows of a step.
-      overrides: further gin, as on the command line.
+      lengths: tokens of each feature of a row.
+      overrides: what else differs from what is shipped, as gin on the command line.
       runs: gin files after the model's.
       program: of `compile.PROGRAMS`' values.
       prototype: peak GiB of a device in a plain JAX prototype of the same step; None where it had none.
@@ -41,7 +41,8 @@ class Case:
     topology: str
     batch: int
     slices: int = 1
-    overrides: tuple[str, ...] = (_LENGTHS,)
+    lengths: str = "{'inputs': 1024, 'targets': 256}"
+    overrides: tuple[str, ...] = ()
     runs: tuple[str, ...] = ("runs/finetune.gin",)
     program: str = "train"
     prototype: float | None = None
@@ -54,7 +55,7 @@ class Case:
     @property
     def all_overrides(self) -> list[str]:
         """The overrides, the batch among them."""
-        return [f"BATCH_SIZE={self.batch}", *self.overrides]
+        return [f"BATCH_SIZE={self.batch}", f"TASK_FEATURE_LENGTHS={self.lengths}", *self.overrides]
 
     @property
     def command(self) -> str:
@@ -66,8 +67,9 @@ class Case:
         return " ".join([*parts, f"--programs {self.program.partition('_')[0]}"])
 
 
-_MLM = {"runs": ("runs/mlm.gin", "runs/adamw.gin"), "overrides": ("TASK_FEATURE_LENGTHS={'inputs': 512}",)}
-_DECODE = (_LENGTHS, "TOKENS_PER_BATCH=163840", "PARAMS_DTYPE=bfloat16")
+_MLM = {"runs": ("runs/mlm.gin", "runs/adamw.gin"), "lengths": "{'inputs': 512}"}
+_DECODE = ("TOKENS_PER_BATCH=163840", "PARAMS_DTYPE=bfloat16")
+_TENSOR = ("partitioning.MeshConfig.fsdp=1", "partitioning.MeshConfig.tensor=-1")
 
 CASES = (
     Case("mt5/xxl", "v5p:2x2x1", 16, prototype=33.7),
@@ -80,10 +82,18 @@ CASES = (
     Case("mt5/xxl", "v5e:16x16", 256, prototype=4.8),
     Case("mt5/xxl", "v5e:16x16", 512, slices=2),
     Case("mt5/xl", "v5e:2x4", 16),
-    Case("bloom/176b", "v5p:4x8x8", 256, overrides=("TASK_FEATURE_LENGTHS={'inputs': 1792, 'targets': 256}",)),
+    Case("bloom/176b", "v5p:4x8x8", 256, lengths="{'inputs': 1792, 'targets': 256}"),
     Case("xlmr/xxl", "v5e:8x8", 256, **_MLM),
     Case("mt5/xxl", "v5e:4x4", 16, program="decode_step", overrides=_DECODE),
     Case("mt5/xxl", "v5e:4x4", 16, program="decode_refill", overrides=_DECODE),
+    Case("mt5/xxl", "v5e:4x4", 16, program="decode_step", overrides=(*_DECODE, *_TENSOR)),
+    # What the choices are worth: the compiler's options, what the backward pass computes anew, the parameters' dtype.
+    Case("mt5/xxl", "v5p:2x4x4", 128, overrides=("COMPILER_OPTIONS=none",)),
+    Case("mt5/xxl", "v5p:2x4x4", 128, overrides=("COMPILER_OPTIONS=thorough",)),
+    Case("mt5/xxl", "v5p:2x4x4", 128, overrides=("COMPILER_OPTIONS=thorough", "REMAT=minimal")),
+    Case("mt5/xxl", "v4:2x4x4", 128, overrides=("COMPILER_OPTIONS=none",)),
+    Case("mt5/xxl", "v6e:2x4", 16, overrides=("COMPILER_OPTIONS=none",)),
+    Case("mt5/xxl", "v5e:4x4", 16, overrides=("PARAMS_DTYPE=bfloat16",)),
 )
 
 _HEAD = """# Scaling: what the large models take on TPU slices
@@ -98,6 +108,7 @@ Written by `make scaling`. No TPU was used: each row's program was compiled for 
   was measured on hardware: they compare programs, and bound what a chip can do.
 * **MFU at most** is the model's FLOPs (`xtr/models/flops.py`) over that time at the chip's peak; **FLOPs / model's**
   are the program's products without what is computed anew, over the model's.
+* **gin** is what differs from what is shipped.
 * **chip-hours** are for 1,000 steps, at least.
 * **prototype** is the peak of a plain JAX prototype of the same step, where there was one.
 
@@ -117,7 +128,8 @@ def rows_of(case: Case, store: Store, cached: bool) -> Estimate | None:
 def cells(case: Case, found: Estimate | None) -> list[str]:
     """A row of the table."""
     slice_ = parse(case.topology, case.slices)
-    name = [case.model, case.program, str(slice_), str(slice_.chips), str(case.batch)]
+    changed = ", ".join(text.rpartition(".")[2] for text in case.overrides if not text.startswith("TOKENS"))
+    name = [case.model, case.program, str(slice_), str(slice_.chips), str(case.batch), changed]
     if found is None:
         return [*name, "not compiled yet", *[""] * (len(COLUMNS) - len(name) - 1)]
     prototype = "" if case.prototype is None else f"{case.prototype:.1f}"
@@ -139,13 +151,12 @@ def cells(case: Case, found: Estimate | None) -> list[str]:
         f"{found.mfu_bound:.0%}",
         f"{found.tokens_per_second:,.0f}",
         f"{total.chip_hours:,.0f}" if total else "",
-        f"{found.compile_seconds:.0f}",
     ]
 
 
 COLUMNS = (
-    "model", "program", "slice", "chips", "batch", "mesh", "GiB", "prototype", "FLOPs / model's", "ms", "bound by",
-    "no overlap", "MFU at most", "tokens/s", "chip-hours", "compiled in s",
+    "model", "program", "slice", "chips", "batch", "gin", "mesh", "GiB", "prototype", "FLOPs / model's", "ms",
+    "bound by", "no overlap", "MFU at most", "tokens/s", "chip-hours",
 )  # fmt: skip
 
 
