@@ -80,6 +80,32 @@ def test_a_tiny_rate_is_drawn_all_the_same():
     assert BlockMixture((1 - 1e-9, 1e-9), 16).drawn(1024).tolist() == [16 * 1024 - 1, 1]
 
 
+@settings(max_examples=40)
+@given(
+    st.lists(st.tuples(st.floats(0.01, 10), st.integers(1, 3000)), min_size=1, max_size=6),
+    st.integers(1, 64),
+    st.integers(0, 2000),
+)
+def test_tasks_that_end_are_left_out(members, block, at):
+    weights, limits = map(np.array, zip(*members, strict=True))
+    rates = tuple((weights / weights.sum()).tolist())
+    mixture, endless = BlockMixture(rates, block, tuple(limits.tolist())), BlockMixture(rates, block)
+    end = mixture.num_blocks
+    np.testing.assert_array_equal(mixture.drawn(end), limits)
+    assert (mixture.drawn(end - 1) <= limits).all() and (mixture.drawn(end - 1) < limits).any()
+    at = min(at, end - 1)
+    before, after = mixture.drawn(at), mixture.drawn(at + 1)
+    share, left = after - before, before < limits
+    assert (share >= 0).all() and 0 < share.sum() <= block and not share[~left].any()
+    # A block is whole unless a task ends in it; those that are left keep their rates to one another.
+    if (after[left] < limits[left]).all():
+        assert share.sum() == block
+        if (own := np.array(rates)[left] / np.array(rates)[left].sum()).min() * block * 1024 >= 1:
+            assert (np.abs(share[left] - own * block) < 1 + 1e-2).all()
+    first = next(n for n in range(end + 1) if (mixture.drawn(n) >= limits).any()) if end < 500 else 0
+    np.testing.assert_array_equal(mixture.drawn(max(0, first - 1)), endless.drawn(max(0, first - 1)))
+
+
 @pytest.fixture
 def nli_in_two_places(task_writer):
     """mnli by itself (300 examples), and with snli (100) in the mixture `nli`, drawn 3 : 1 there."""
@@ -113,3 +139,8 @@ def test_wrong_mixings_are_refused(nli_in_two_places):
         Mixing({"mnli": 1, "nlu": 1}).of(nli_in_two_places, "train")
     with pytest.raises(UserError, match="No mixing rate for nli"):
         Mixing({"mnli": 1}).of(nli_in_two_places, "train")
+    with pytest.raises(UserError, match="exhausted is 'drp'.* Did you mean drop"):
+        Mixing(exhausted="drp")
+    for epochs in (0, -1, 1.5, True):
+        with pytest.raises(UserError, match=f"epochs is {epochs}; it must be a whole number"):
+            Mixing(epochs=epochs)

@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from xtr.data.multitask import MultitaskBatches, tasks_of_heads
+from xtr.data.multitask import MultitaskBatches, check_enough, tasks_of_heads
 from xtr.data.pipeline import TrainData
 from xtr.errors import UserError
 
@@ -92,3 +92,18 @@ def test_a_state_leads_to_the_same_batches(tasks):
         MultitaskBatches({"nli": parts(tasks)["nli"]}).set_state(state)
     with pytest.raises(UserError, match="batches were for the heads of one head alone"):
         second.set_state({"data": "x", "window": 0})
+
+
+def test_a_head_that_has_been_read_ends_the_data_or_is_dropped(tasks):
+    """60 examples of nli and 30 of qqp, 4 a batch, 3 : 1: nli ends after 15 of its batches, qqp after 8."""
+    stopped = [len(batch["labels"]) for batch in MultitaskBatches(parts(tasks, epochs=1))]
+    assert 19 <= len(stopped) <= 21
+    batches = MultitaskBatches(parts(tasks, epochs=1, exhausted="drop"))
+    heads = [batches.head for _ in batches]
+    assert Counter(heads) == {"nli": 15, "same": 8}
+    assert Counter(heads[:16])["nli"] == 12  # the rates, until a head ends
+    for data, enough in ((parts(tasks, epochs=1, exhausted="drop"), 23), (parts(tasks, epochs=1), len(stopped))):
+        check_enough(data, enough)
+        with pytest.raises(UserError, match="asks for .* batches.*, but the data end after .* has been read once"):
+            check_enough(data, enough + 1)
+    check_enough(parts(tasks), 10**6)

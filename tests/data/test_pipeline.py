@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xtr.data.denoising import SpanCorruption
-from xtr.data.pipeline import TrainData, train_batches
+from xtr.data.multitask import check_enough
+from xtr.data.pipeline import TrainData, num_batches, train_batches
 from xtr.data.vocabulary import SentencePieceVocabulary
 from xtr.errors import DataError, UserError
 
@@ -117,12 +118,41 @@ def test_a_mixture_follows_its_rates(tasks):
     assert stats["examples_by_task"]["b"] == 40 and abs(stats["examples_by_task"]["a"] - 20) <= 6
 
 
+@pytest.mark.parametrize("epochs", [1, 3])
+@pytest.mark.parametrize("hosts", [1, 2])
+def test_a_task_that_has_been_read_is_dropped(tasks, epochs, hosts):
+    """The others go on, so that every example of the mixture comes as often as it may."""
+    spec = _spec(*tasks, epochs=epochs, exhausted="drop")
+    parts = [_all(spec, process_index=p, process_count=hosts) for p in range(hosts)]
+    batches = [{k: np.concatenate([part[i][k] for part, _ in parts]) for k in b} for i, b in enumerate(parts[0][0])]
+    stats = parts[0][1]
+    found = [c for b in batches for c in _contents(b)]
+    assert Counter(found) == Counter({(tuple(e["inputs"]), tuple(e["targets"])): epochs for e in _A + _B})
+    assert stats["examples_by_task"] == {"a": 150 * epochs, "b": 40 * epochs}
+    assert num_batches(spec) == stats["batches"] == len(batches)
+    # As long as there is any of it, b comes twice as often as a; behind that there is a alone.
+    kinds = [c[0][0] // 10_000 for c in found]
+    last = max(i for i, kind in enumerate(kinds) if kind == 2)
+    assert abs(kinds[: last + 1].count(2) / (last + 1) - 2 / 3) < 0.05 and set(kinds[last + 1 :]) == {1}
+
+
+def test_the_end_is_known_beforehand(tasks):
+    assert num_batches(_spec(*tasks)) is None
+    for spec in (_spec(*tasks, epochs=1), _spec(tasks[0], epochs=2, pack=False)):
+        batches, _ = _all(spec)
+        assert num_batches(spec) == len(batches) and num_batches(spec, most=3) == 3
+        check_enough({"": spec}, len(batches))
+        n = len(batches)
+        with pytest.raises(UserError, match=f"asks for {n + 1} batches, but the data end after {n},"):
+            check_enough({"": spec}, n + 1)
+
+
 @settings(max_examples=20)
 @given(
     seed=st.integers(0, 1000),
     at=st.integers(0, 60),
     prefetch=st.sampled_from([0, 2]),
-    how=st.sampled_from(["one", "mixture", "unpacked", "denoise"]),
+    how=st.sampled_from(["one", "mixture", "unpacked", "denoise", "drop"]),
 )
 def test_a_restart_gives_the_same_batches(tasks, text_task, seed, at, prefetch, how):
     spec = {
@@ -130,6 +160,7 @@ def test_a_restart_gives_the_same_batches(tasks, text_task, seed, at, prefetch, 
         "mixture": _spec(*tasks, seed=seed),
         "unpacked": _spec(*tasks, seed=seed, pack=False, packing_window=5),
         "denoise": _spec(text_task[0], seed=seed, objective="denoise"),
+        "drop": _spec(*tasks, seed=seed, epochs=30, exhausted="drop"),
     }[how]
     batches = train_batches(spec, prefetch=prefetch)
     for _ in range(at):
@@ -259,7 +290,8 @@ def test_what_cannot_be_trained_on(tasks, text_task, sentencepiece_model, task_w
 
 def test_a_state_of_other_data_is_refused(tasks):
     state = train_batches(_spec(*tasks)).get_state()
-    for other in (_spec(tasks[0]), _spec(*tasks, seed=4), _spec(*tasks, packing_window=17), _spec(*tasks, pack=False)):
+    others = ({"seed": 4}, {"packing_window": 17}, {"pack": False}, {"epochs": 2}, {"epochs": 2, "exhausted": "drop"})
+    for other in (_spec(tasks[0]), *(_spec(*tasks, **options) for options in others)):
         with pytest.raises(UserError, match="not what it was"):
             train_batches(other, start_state=state)
     train_batches(_spec(*tasks, batch_size=2), start_state=state)

@@ -4,6 +4,7 @@ The orders are pure functions of the rates and seeds: any place of the stream is
 before it.
 """
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,6 +14,9 @@ import numpy as np
 from xtr.data.cached_task import CachedTask
 from xtr.errors import UserError, did_you_mean
 
+# What follows when a task of a mixture has been read as often as it may be: the data end (as SeqIO's), or the
+# others go on without it, at their own rates, until all have been read.
+EXHAUSTED = ("stop", "drop")
 # Blocks after which the number of examples drawn from each task is exact to one example.
 _PERIOD = 1024
 _ROUNDS = 6
@@ -59,6 +63,17 @@ def explicit(names: Sequence[str], rates: Mapping[str, float]) -> np.ndarray:
     return np.array([rates[name] for name in names], np.float64)
 
 
+def check_exhaustion(epochs: int | None, exhausted: str) -> None:
+    """Raises a UserError where these are not a number of epochs (None: no end) and one of `EXHAUSTED`."""
+    if epochs is not None and (not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 1):
+        raise UserError(f"epochs is {epochs!r}; it must be a whole number, at least 1, or None to repeat for ever.")
+    if exhausted not in EXHAUSTED:
+        raise UserError(
+            f"exhausted is {exhausted!r}: when a task has been read as often as it may be, the data can 'stop', or "
+            f"'drop' it and go on with the others.{did_you_mean(str(exhausted), EXHAUSTED)}"
+        )
+
+
 @dataclass(frozen=True)
 class Mixing:
     """How a run mixes the members of its mixture, which are tasks and mixtures in it; a mixture keeps its inner rates.
@@ -68,13 +83,18 @@ class Mixing:
         member by name.
       temperature: of 'temperature'; 1 is proportional.
       limit: the most examples that a member counts as, for 'proportional' and 'temperature'; None for no limit.
+      epochs: how often each task is read; None: for ever, a task that runs out begins its next epoch, shuffled anew.
+      exhausted: what a task does that has been read `epochs` times: one of `EXHAUSTED`.
     """
 
     rates: str | Mapping[str, float] = "registered"
     temperature: float = 2.0
     limit: int | None = 2**17
+    epochs: int | None = None
+    exhausted: str = EXHAUSTED[0]
 
     def __post_init__(self):
+        check_exhaustion(self.epochs, self.exhausted)
         known = ("registered", "proportional", "temperature", "equal")
         if not isinstance(self.rates, Mapping) and self.rates not in known:
             raise UserError(
@@ -171,32 +191,83 @@ class BlockMixture:
     Attributes:
       rates: positive rates, summing to 1.
       block: examples in a block.
+      limits: the most examples of each task, at least 1; one that has been drawn so often is left out from the next
+        block on, and the others share the blocks at their rates. The block in which it ends is smaller by what it
+        lacks. None: no task ever ends.
     """
 
     rates: tuple[float, ...]
     block: int
+    limits: tuple[int, ...] | None = None
 
-    @cached_property
-    def _cumulative(self) -> np.ndarray:
-        """int64 [_PERIOD + 1, tasks]: examples of each task in the first k blocks of a period."""
-        total = _PERIOD * self.block
-        exact = np.array(self.rates) * total
-        seats = np.maximum(np.floor(exact).astype(np.int64), 1)
-        # Largest remainder; a rate too small for one seat in the period takes its seat from the largest.
-        while seats.sum() < total:
-            seats[np.argmax(exact - seats)] += 1
-        while seats.sum() > total:
-            seats[np.argmax(seats)] -= 1
-        # The seats above a task's whole number go out by systematic sampling, its phase running through a period in
-        # bit-reversed order: each task gets 0 or 1 of them a block, evenly spread, and all of them in a period.
-        whole, rest = np.divmod(seats, _PERIOD)
-        edges = np.concatenate([[0], np.cumsum(rest)])
-        bits = _PERIOD.bit_length() - 1
-        phase = np.array([int(f"{k:0{bits}b}"[::-1], 2) for k in range(_PERIOD)])
-        extra = np.diff((edges[None] + phase[:, None]) // _PERIOD, axis=1)
-        return np.concatenate([np.zeros((1, len(seats)), np.int64), np.cumsum(whole + extra, axis=0)])
+    @property
+    def num_blocks(self) -> int | None:
+        """Blocks until every task has ended; None where none does."""
+        return None if self.limits is None else self._phases[-1].first
 
     def drawn(self, blocks: int) -> np.ndarray:
         """Examples of each task in the first `blocks` blocks: int64 [tasks]."""
-        periods, rest = divmod(blocks, _PERIOD)
-        return periods * self._cumulative[-1] + self._cumulative[rest]
+        if self.limits is None:
+            return _drawn(self._cumulative, blocks)
+        phase = self._phases[bisect_right(self._phases, blocks, key=lambda phase: phase.first) - 1]
+        out = phase.before.copy()
+        out[phase.left] += _drawn(phase.cumulative, blocks - phase.first)
+        return np.minimum(out, self.limits)
+
+    @cached_property
+    def _cumulative(self) -> np.ndarray:
+        return _cumulative(np.array(self.rates), self.block)
+
+    @cached_property
+    def _phases(self) -> list["_Phase"]:
+        """From the end of one task to that of the next; the last phase has no tasks left."""
+        limits, before, left, first = np.array(self.limits, np.int64), np.zeros(len(self.rates), np.int64), None, 0
+        phases = []
+        while (left := np.flatnonzero(before < limits)).size:
+            rates = np.array(self.rates)[left]
+            phase = _Phase(first, before, left, _cumulative(rates / rates.sum(), self.block))
+            phases.append(phase)
+            room = limits[left] - before[left]
+            low, high = 0, int(room.sum()) * _PERIOD + 1  # in a period of blocks, every task is drawn at least once
+            while low + 1 < high:  # after `low` blocks all have room, after `high` one has not
+                middle = (low + high) // 2
+                low, high = (middle, high) if (_drawn(phase.cumulative, middle) < room).all() else (low, middle)
+            before = before.copy()
+            before[left] += np.minimum(_drawn(phase.cumulative, high), room)
+            first += high
+        return [*phases, _Phase(first, before, left, np.zeros((_PERIOD + 1, 0), np.int64))]
+
+
+@dataclass(frozen=True)
+class _Phase:
+    """Blocks from `first` on, with `before` examples of each task drawn by then and the tasks `left` in the mixture."""
+
+    first: int
+    before: np.ndarray
+    left: np.ndarray
+    cumulative: np.ndarray
+
+
+def _cumulative(rates: np.ndarray, block: int) -> np.ndarray:
+    """int64 [_PERIOD + 1, tasks]: examples of each task in the first k blocks of a period."""
+    total = _PERIOD * block
+    exact = rates * total
+    seats = np.maximum(np.floor(exact).astype(np.int64), 1)
+    # Largest remainder; a rate too small for one seat in the period takes its seat from the largest.
+    while seats.sum() < total:
+        seats[np.argmax(exact - seats)] += 1
+    while seats.sum() > total:
+        seats[np.argmax(seats)] -= 1
+    # The seats above a task's whole number go out by systematic sampling, its phase running through a period in
+    # bit-reversed order: each task gets 0 or 1 of them a block, evenly spread, and all of them in a period.
+    whole, rest = np.divmod(seats, _PERIOD)
+    edges = np.concatenate([[0], np.cumsum(rest)])
+    bits = _PERIOD.bit_length() - 1
+    phase = np.array([int(f"{k:0{bits}b}"[::-1], 2) for k in range(_PERIOD)])
+    extra = np.diff((edges[None] + phase[:, None]) // _PERIOD, axis=1)
+    return np.concatenate([np.zeros((1, len(seats)), np.int64), np.cumsum(whole + extra, axis=0)])
+
+
+def _drawn(cumulative: np.ndarray, blocks: int) -> np.ndarray:
+    periods, rest = divmod(blocks, _PERIOD)
+    return periods * cumulative[-1] + cumulative[rest]

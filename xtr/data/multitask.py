@@ -1,6 +1,7 @@
 """Training data of a model with several heads: every batch is of one head's tasks.
 
-Which head comes next follows the rates, as evenly as whole batches allow, and depends on nothing else.
+Which head comes next follows the rates, as evenly as whole batches allow, and depends on nothing else. When a head's
+tasks have been read as often as they may be, the data end, or the other heads go on (`TrainData.exhausted`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +11,7 @@ import numpy as np
 from xtr.data.cached_task import CachedTask
 from xtr.data.labelled import OBJECTIVE_OF_KIND, num_labels
 from xtr.data.mixing import BlockMixture, normalized
-from xtr.data.pipeline import TrainBatches, TrainData, train_batches
+from xtr.data.pipeline import TrainBatches, TrainData, num_batches, train_batches
 from xtr.errors import UserError
 
 # What a head is trained with on each kind of task. A dual encoder has no heads beside its own.
@@ -54,8 +55,7 @@ class MultitaskBatches:
     """
 
     def __init__(self, parts: Mapping[str, TrainData], process_index: int = 0, process_count: int = 1):
-        rates = [sum(task.rate for task in data.tasks) for data in parts.values()]
-        self._order = BlockMixture(tuple(normalized(rates, list(parts)).tolist()), 1)
+        self._order = _order(parts)
         self._parts: dict[str, TrainBatches] = {
             name: train_batches(data, process_index, process_count) for name, data in parts.items()
         }
@@ -66,6 +66,8 @@ class MultitaskBatches:
         return self
 
     def __next__(self) -> dict[str, np.ndarray]:
+        if self._step == self._order.num_blocks:
+            raise StopIteration
         drawn = self._order.drawn(self._step + 1) - self._order.drawn(self._step)
         head = list(self._parts)[int(drawn.argmax())]
         batch = next(self._parts[head])
@@ -100,3 +102,42 @@ class MultitaskBatches:
         """Stops the prefetching threads."""
         for part in self._parts.values():
             part.close()
+
+
+def _order(parts: Mapping[str, TrainData]) -> BlockMixture:
+    """The order of the heads: blocks of one batch each."""
+    rates = [sum(task.rate for task in data.tasks) for data in parts.values()]
+    limits = None
+    if all(data.epochs and data.exhausted == "drop" for data in parts.values()):
+        limits = tuple(num_batches(data) for data in parts.values())
+    return BlockMixture(tuple(normalized(rates, list(parts)).tolist()), 1, limits)
+
+
+def check_enough(parts: Mapping[str, TrainData], batches: int) -> None:
+    """Checks that training does not run out of data, before it begins.
+
+    Args:
+      parts: the data of each head; of a model with at most one head, one part without a name.
+      batches: how many training takes.
+
+    Raises:
+      UserError: the data end before that.
+    """
+    order = _order(parts)
+    if order.num_blocks is not None:
+        if order.num_blocks < batches:
+            raise _too_few(next(iter(parts.values())), batches, order.num_blocks, "")
+        return
+    for (name, data), wanted in zip(parts.items(), order.drawn(batches).tolist(), strict=True):
+        count = num_batches(data, wanted)
+        if count is not None and count < wanted:
+            raise _too_few(data, wanted, count, f" for the head {name}" if name else "")
+
+
+def _too_few(data: TrainData, wanted: int, count: int, whose: str) -> UserError:
+    times = "once" if data.epochs == 1 else f"{data.epochs} times"
+    which = "when the first task" if data.exhausted == "stop" else "when every task"
+    return UserError(
+        f"Training asks for {wanted} batches{whose}, but the data end after {count}, {which} has been read {times}. "
+        "Take fewer TRAIN_STEPS or more MIXING_EPOCHS; None of these repeats for ever."
+    )

@@ -18,7 +18,7 @@ import numpy as np
 from xtr.data import choices, labelled, language_model, packing, pairs, spans, tagged
 from xtr.data.cached_task import CachedTask
 from xtr.data.denoising import SpanCorruption
-from xtr.data.mixing import normalized
+from xtr.data.mixing import EXHAUSTED, check_exhaustion, normalized
 from xtr.data.packing import Pair, build_batch
 from xtr.data.vocabulary import Vocabulary, read_vocabulary
 from xtr.data.windows import DenoiseSource, Seq2SeqSource, Source, WindowStream, stable_hash
@@ -51,8 +51,10 @@ class TrainData:
         text, see `xtr.data.language_model`); or a head's: 'classify' (the label of a text or pair, see
         `xtr.data.labelled`), 'choose' (`xtr.data.choices`), 'tag' (`xtr.data.tagged`), 'span' (`xtr.data.spans`) or
         'contrastive' (`xtr.data.pairs`).
-      epochs: None repeats for ever, shuffled anew each epoch; a number ends the stream when the first task of the
-        mixture has been read that often (the last batch is filled up with empty rows).
+      epochs: None repeats for ever, shuffled anew each epoch; a number is how often each task is read (the last batch
+        of all is filled up with empty rows).
+      exhausted: what follows when the first task has been read so often: 'stop' ends the data, 'drop' goes on with the
+        others at their rates, until all have been.
       packing_window: examples that are packed together.
       corruption: density and length of the masked spans, for what is denoised; the density, for 'mlm'.
       vocabulary: for text, 'tag' and 'span', where sentinels, mask and special tokens come from; None reads
@@ -71,6 +73,7 @@ class TrainData:
     pack: bool = True
     objective: str = "seq2seq"
     epochs: int | None = None
+    exhausted: str = EXHAUSTED[0]
     packing_window: int = 1024
     corruption: SpanCorruption = SpanCorruption()
     vocabulary: Vocabulary | None = None
@@ -98,8 +101,7 @@ class TrainData:
         for name in ("batch_size", "packing_window"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        if self.epochs is not None and self.epochs < 1:
-            raise UserError(f"epochs is {self.epochs}; it must be at least 1, or None to repeat for ever.")
+        check_exhaustion(self.epochs, self.exhausted)
         names = [t.name for t in self.tasks]
         if repeated := sorted({n for n in names if names.count(n) > 1}):
             raise UserError(f"{', '.join(repeated)} stands in the mixture more than once.")
@@ -206,7 +208,26 @@ def window_stream(spec: TrainData) -> WindowStream:
         seed=stable_hash("stream", spec.seed),
         packed=spec.pack,
         epochs=spec.epochs,
+        exhausted=spec.exhausted,
     )
+
+
+def num_batches(spec: TrainData, most: int | None = None) -> int | None:
+    """Batches until the data end, the last of them filled up: None where they never do.
+
+    Rows are as many as the packer makes, so all windows are planned, some milliseconds each.
+
+    Args:
+      most: where the data hold so many, no more are counted.
+    """
+    stream, rows = window_stream(spec), 0
+    if stream.num_windows is None:
+        return None
+    for w in range(stream.num_windows):
+        rows += len(stream.window(w).rows)
+        if most is not None and rows >= most * spec.batch_size:
+            return most
+    return -(-rows // spec.batch_size)
 
 
 def data_fingerprint(spec: TrainData) -> str:
@@ -214,7 +235,7 @@ def data_fingerprint(spec: TrainData) -> str:
     tasks = [(t.name, t.directory.rstrip("/").rpartition("/")[2], t.rate) for t in spec.tasks]
     corruption = (spec.corruption.noise_density, spec.corruption.mean_span_length)
     what = [tasks, spec.lengths, spec.seed, spec.split, spec.pack, spec.objective, spec.epochs, spec.packing_window]
-    what.append(packing.VERSION)
+    what += [packing.VERSION, spec.epochs and spec.exhausted]
     own = {"seq2seq": corruption, "denoise": corruption, "mlm": corruption[0], "tag": spec.causal}
     own["span"] = (spec.doc_stride, spec.max_query_length)
     what.append(own.get(spec.objective))

@@ -177,7 +177,9 @@ class WindowStream:
       size: examples in a window.
       seed: of every shuffle.
       packed: False gives every example its own row.
-      epochs: None for an endless stream; otherwise it ends when the first task has been read this often.
+      epochs: None for an endless stream; otherwise how often each task is read.
+      exhausted: what follows then: 'stop' ends the stream at the first example of a task that has been read so often,
+        'drop' leaves the task out and goes on until all have been.
     """
 
     def __init__(
@@ -191,17 +193,19 @@ class WindowStream:
         seed: int,
         packed: bool,
         epochs: int | None,
+        exhausted: str = "stop",
     ):
         self.names, self.sources, self.slots = tuple(names), tuple(sources), slots
-        self._mixture = BlockMixture(tuple(map(float, rates)), size)
         self._size, self._seed, self._packed, self._epochs = size, seed, packed, epochs
         self._sizes = np.array([len(s) for s in sources], np.int64)
+        limits = tuple((self._sizes * epochs).tolist()) if epochs and exhausted == "drop" else None
+        self._mixture = BlockMixture(tuple(map(float, rates)), size, limits)
 
     @cached_property
     def num_windows(self) -> int | None:
         """Number of windows, None when endless."""
-        if self._epochs is None:
-            return None
+        if self._epochs is None or self._mixture.num_blocks is not None:
+            return self._mixture.num_blocks
         limit = self._sizes * self._epochs
         low, high = 0, int(limit.sum()) // self._size + 1
         while low < high:  # The most windows that no task runs out in.

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from xtr.data.cached_task import CachedTask
 from xtr.data.denoising import SpanCorruption
-from xtr.data.multitask import MultitaskBatches, tasks_of_heads
+from xtr.data.multitask import MultitaskBatches, check_enough, tasks_of_heads
 from xtr.data.pipeline import TrainBatches, TrainData, train_batches
 from xtr.data.vocabulary import Vocabulary
 from xtr.models.interface import ModelConfig
@@ -39,7 +39,7 @@ def parts_of(run: TrainRun, tasks: Sequence[CachedTask], vocabulary: Vocabulary)
     """The parts of a run by the name of their head; one part without a name where the model has at most one head.
 
     Raises:
-      UserError: the data cannot be used, or the model has no head for a task.
+      UserError: the data cannot be used or end before the run does, or the model has no head for a task.
     """
     tasks = run.mixing.of(tasks, TRAIN)
 
@@ -51,6 +51,8 @@ def parts_of(run: TrainRun, tasks: Sequence[CachedTask], vocabulary: Vocabulary)
             seed=run.random_seed,
             pack=run.pack,
             objective=objective,
+            epochs=run.mixing.epochs,
+            exhausted=run.mixing.exhausted,
             corruption=SpanCorruption(run.noise_density, run.mean_span_length),
             vocabulary=vocabulary,
             pad_id=model.pad_id,
@@ -61,12 +63,15 @@ def parts_of(run: TrainRun, tasks: Sequence[CachedTask], vocabulary: Vocabulary)
         )
 
     if not isinstance(run.model, WithHeads):
-        return {"": Part(run.model, run.loss, data(run.model, tasks, run.objective))}
+        parts = {"": Part(run.model, run.loss, data(run.model, tasks, run.objective))}
+        check_enough({"": parts[""].data}, run.train_steps)
+        return parts
     parts = {}
     for name, own in tasks_of_heads(tasks, TRAIN, run.model.head_for).items():
         model = run.model.on(name)
         (objective,) = model.objectives
         parts[name] = Part(model, objective, data(model, own, objective))
+    check_enough({name: part.data for name, part in parts.items()}, run.train_steps)
     return parts
 
 
