@@ -1,15 +1,18 @@
-"""`xtr bench`: how fast training and evaluation are here, beside Hugging Face; how fast retrieval is."""
+"""`xtr bench`: how fast training and evaluation are here, beside Hugging Face; the input, beside SeqIO; retrieval."""
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
 import platform
 import sys
 import tempfile
+from collections.abc import Iterator
 
 from xtr import rundir
 from xtr.cli import options, tables
+from xtr.data.formats import FORMATS
 from xtr.errors import UserError
 
 
@@ -60,6 +63,28 @@ def add_arguments(parser: argparse.ArgumentParser, parser_class: type[argparse.A
     )
     training.add_argument("--json", action="store_true", help="for scripts")
 
+    feed = actions.add_parser("input", help="packed tokens a second from the cache, against SeqIO's own pipeline")
+    feed.add_argument(
+        "name", nargs="?", metavar="TASK_OR_MIXTURE", default="all_available", help="default: %(default)s"
+    )
+    options.add_lengths(feed, "of a row (default: inputs=512,targets=114)")
+    feed.add_argument("--batch", type=int, default=128, help="rows of a batch (default: %(default)s)")
+    feed.add_argument(
+        "--repeats", type=int, default=3, help="runs of each, in turns; the median counts (default: %(default)s)"
+    )
+    feed.add_argument(
+        "--batches", type=int, help="of a run (default: the whole epoch, so that both read the same examples)"
+    )
+    feed.add_argument("--uncached", action="store_true", help="measure SeqIO without its cache too, once")
+    feed.add_argument("--seed", type=int, default=0, help="of the shuffles")
+    feed.add_argument(
+        "--task_modules", default="", metavar="MODULE,FILE.py", help="modules that register your own tasks"
+    )
+    options.add_data_dir(feed)
+    options.add_cache_dir(feed)
+    options.add_vocabulary(feed)
+    feed.add_argument("--json", action="store_true", help="for scripts")
+
     retrieval = actions.add_parser("retrieval", help="an exact search among many candidates: seconds and memory")
     for name, value, text in (
         ("queries", 1_000, "how many"),
@@ -76,7 +101,8 @@ def add_arguments(parser: argparse.ArgumentParser, parser_class: type[argparse.A
 
 def bench(arguments: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
-    return {"eval": _evaluation, "train": _training, "retrieval": _retrieval}[arguments.action](arguments)
+    actions = {"eval": _evaluation, "train": _training, "input": _input, "retrieval": _retrieval}
+    return actions[arguments.action](arguments)
 
 
 def _training(arguments: argparse.Namespace) -> int:
@@ -146,6 +172,72 @@ def _part_row(part, product) -> dict:
     }
 
 
+def _input(arguments: argparse.Namespace) -> int:
+    from xtr.bench.input import Bench, measure
+
+    lengths = options.lengths(arguments.lengths, ("inputs", "targets")) or {"inputs": 512, "targets": 114}
+    with _data(arguments) as (data_dir, vocabulary_path):
+        cache = {
+            "task_modules": [name for name in arguments.task_modules.split(",") if name],
+            "vocabulary_path": vocabulary_path,
+            "data_dir": data_dir,
+            "cache_dir": rundir.cache_dir(arguments.cache_dir),
+            "format": FORMATS[0],
+        }
+        bench = Bench(
+            name=arguments.name,
+            cache=cache,
+            lengths=lengths,
+            batch=arguments.batch,
+            repeats=arguments.repeats,
+            uncached=arguments.uncached,
+            most=arguments.batches,
+            seed=arguments.seed,
+        )
+        found = measure(bench)
+    machine = f"{os.cpu_count()} CPUs, {platform.machine()}"
+    if arguments.json:
+        facts = {"name": bench.name, "machine": machine, "lengths": dict(lengths), "batch": bench.batch}
+        print(json.dumps(facts | {"contenders": [dataclasses.asdict(own) for own in found]}, indent=1))
+        return 0
+    shape = f"batch {bench.batch} x {lengths['inputs']}/{lengths['targets']}"
+    print(f"{bench.name}, {shape}, {found[0].examples:,} examples; {machine}")
+    tables.print_table([_input_row(own, found[0]) for own in found])
+    return 0
+
+
+def _input_row(own, first) -> dict:
+    memory = [value / 2**20 for value in own.resident_bytes]
+    speed, start = first.encoder_tokens_per_second, first.cold_start_seconds
+    return {
+        "contender": own.contender,
+        "encoder tokens/s": f"{own.encoder_tokens_per_second:,.0f}",
+        "xtr is faster by": "" if own is first else f"{speed / own.encoder_tokens_per_second:.1f}",
+        "examples/s": f"{own.examples_per_second:,.0f}",
+        "processor s a million": f"{own.processor_seconds:.2f}",
+        "fastest/slowest": f"{own.spread:.2f}",
+        "first batch after, s": f"{own.cold_start_seconds:.1f}",
+        "xtr takes": "" if own is first else f"{start / own.cold_start_seconds:.2f}",
+        "density": f"{own.encoder_density:.3f} / {own.decoder_density:.3f}",
+        "examples": f"{own.examples:,}",
+        "memory, MiB": f"{memory[0]:,.0f} to {memory[-1]:,.0f}" if memory else "",
+    }
+
+
+@contextlib.contextmanager
+def _data(arguments: argparse.Namespace) -> Iterator[tuple[str, str]]:
+    """The folder of official files and the vocabulary; without the former the demo's generated ones, for as long."""
+    if data_dir := arguments.data_dir or os.environ.get("XTR_DATA_DIR"):
+        yield data_dir, options.vocabulary_path(arguments)
+        return
+    from xtr.demo.write import write_world
+
+    print("no official files (--data_dir, XTR_DATA_DIR): measured on the demo's generated ones", file=sys.stderr)
+    with tempfile.TemporaryDirectory() as folder:
+        world = write_world(os.path.join(folder, "world"))
+        yield str(world.directory), str(world.vocabulary_path)
+
+
 def _retrieval(arguments: argparse.Namespace) -> int:
     from xtr.bench.retrieval import measure
 
@@ -171,19 +263,9 @@ def _evaluation(arguments: argparse.Namespace) -> int:
     names = ("model", "examples", "repeats", "rows", "tokens_per_batch", "seed", "languages", "own_argmax")
     given = {name: getattr(arguments, name) for name in names}
     data_dir = arguments.data_dir or os.environ.get("XTR_DATA_DIR")
-    with tempfile.TemporaryDirectory() as folder:
-        if data_dir:
-            given |= {"data_dir": data_dir, "vocabulary_path": options.vocabulary_path(arguments)}
-            tasks = arguments.tasks or list(TASKS)
-        else:
-            from xtr.demo.write import write_world
-
-            print(
-                "no official files (--data_dir, XTR_DATA_DIR): measured on the demo's generated ones", file=sys.stderr
-            )
-            world = write_world(os.path.join(folder, "world"))
-            given |= {"data_dir": str(world.directory), "vocabulary_path": str(world.vocabulary_path)}
-            tasks = arguments.tasks or [name for name in TASKS if name != "udpos"]
+    tasks = arguments.tasks or [name for name in TASKS if data_dir or name != "udpos"]
+    with _data(arguments) as (directory, vocabulary_path):
+        given |= {"data_dir": directory, "vocabulary_path": vocabulary_path}
         found = measure(Bench(**given, tasks=tasks, cache_dir=str(rundir.cache_dir(arguments.cache_dir))))
     machine = f"{os.cpu_count()} CPUs, {platform.machine()}"
     if arguments.json:
