@@ -37,11 +37,36 @@ def test_retrieval_is_measured(capsys, tmp_path):
         run(["bench", "retrieval", "--k=0"])
 
 
+@pytest.mark.slow
+def test_the_input_beside_seqio(world, cache_dir, capsys):
+    """Both read every example of the mixture once, token for token as many; only SeqIO's process has TensorFlow."""
+    place = [f"--data_dir={world.directory}", f"--cache_dir={cache_dir}", f"--vocabulary_path={world.vocabulary_path}"]
+    lengths = "--lengths=inputs=64,targets=32"
+    assert run(["bench", "input", "nli_qa", *place, lengths, "--batch=4", "--repeats=1", "--uncached", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["name"], facts["batch"], facts["lengths"]) == ("nli_qa", 4, {"inputs": 64, "targets": 32})
+    ours, cached, uncached = facts["contenders"]
+    assert [own["contender"] for own in facts["contenders"]] == ["xtr", "seqio, cached", "seqio, uncached"]
+    for name in ("examples", "encoder_tokens", "decoder_tokens"):
+        assert ours[name] == cached[name] == uncached[name] > 0
+    assert ours["examples"] == 120
+    assert [own["tensorflow"] for own in facts["contenders"]] == [False, True, True]
+    assert 1 >= ours["encoder_density"] >= cached["encoder_density"]
+    assert all(own["encoder_tokens_per_second"] > 0 < own["cold_start_seconds"] for own in facts["contenders"])
+
+
+def test_plain_text_has_no_pairs_to_pack(world, cache_dir):
+    place = [f"--data_dir={world.directory}", f"--cache_dir={cache_dir}", f"--vocabulary_path={world.vocabulary_path}"]
+    with pytest.raises(UserError, match="text.corpus is plain text"):
+        run(["bench", "input", "text.corpus", *place])
+
+
 def test_an_unknown_task_is_refused():
     with pytest.raises(UserError, match="knows no tatoeba"):
         run(["bench", "eval", "--tasks", "tatoeba"])
 
 
 def test_it_starts_without_tensorflow():
-    code = "import sys, xtr.bench.evaluation; sys.exit(bool({'tensorflow', 'seqio', 'torch'} & set(sys.modules)))"
+    modules = "xtr.bench.evaluation, xtr.bench.feed, xtr.bench.input, xtr.bench.seqio_feed"
+    code = f"import sys, {modules}; sys.exit(bool({'tensorflow', 'seqio', 'torch'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
