@@ -92,6 +92,7 @@ class Config:
 
 def _register() -> None:
     """Makes the configurable dataclasses known to gin, under the names T5X users type where T5X has them."""
+    from xtr.data.lengths import AutoLengths
     from xtr.data.mixing import Mixing
     from xtr.evaluate.decoding import Decoding
     from xtr.evaluate.ranking import Ranking
@@ -121,6 +122,7 @@ def _register() -> None:
         (SaveCheckpointConfig, "SaveCheckpointConfig", "utils"),
         (MeshConfig, "MeshConfig", "partitioning"),
         (Mixing, "Mixing", "mixing"),
+        (AutoLengths, "AutoLengths", "lengths"),
         (Decoding, "Decoding", "decoding"),
         (Ranking, "Ranking", "ranking"),
         (TrainRun, "train", "xtr"),

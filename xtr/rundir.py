@@ -14,10 +14,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from xtr.errors import UserError
+from xtr.errors import DataError, UserError
 
 DONE = "DONE"
 IDENTITY = "run.json"
+LENGTHS = "lengths.json"  # those that TASK_FEATURE_LENGTHS = 'auto' stood for, where it did
 # Fields that say where a run's files lie or how fast it goes, not what it computes.
 PLACE_FIELDS = frozenset(
     {
@@ -174,6 +175,17 @@ def create(directory: str | os.PathLike, facts: Mapping[str, Any], gin_texts: Ma
         write_atomic(directory / name, text)
     write_atomic(directory / "environment.json", json.dumps(environment(), indent=2) + "\n")
     write_atomic(known, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+
+
+def chosen_lengths(directory: str | os.PathLike) -> dict[str, int] | None:
+    """The TASK_FEATURE_LENGTHS that a run chose for itself; None where it did not. DataError where unreadable."""
+    path = Path(directory) / LENGTHS
+    if not path.exists():
+        return None
+    try:
+        return {str(name): int(length) for name, length in json.loads(path.read_text())["lengths"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: not the lengths of a run ({type(error).__name__}: {error}).") from error
 
 
 def mark_done(directory: str | os.PathLike, summary: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from xtr import config, rundir
-from xtr.cli import options, tables
+from xtr.cli import auto_lengths, options, tables
 from xtr.data.formats import ENCODER
 from xtr.errors import UserError
 
@@ -19,11 +19,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_cache_dir(parser)
     options.add_tasks(parser, several_formats=True)
     options.add_vocabulary(parser)
+    parser.add_argument(
+        "--auto", nargs="+", metavar="MODEL", default=[],
+        help="mt5/small, ...: the lengths that TASK_FEATURE_LENGTHS = 'auto' stands for, and the FLOPs that they save",
+    )  # fmt: skip
+    parser.add_argument("--kept", type=float, default=0.99, help="of --auto: LENGTHS_KEPT (%(default)s)")
     parser.add_argument("--json", action="store_true", help="for scripts")
 
 
 def stats(arguments: argparse.Namespace) -> int:
     """Runs the command; returns the exit code. UserError where no format of any task could be had."""
+    if arguments.auto:
+        return auto_lengths.show(arguments)
     lengths = options.lengths(arguments.lengths, ("inputs", "targets"))
     vocabulary = options.vocabulary_path(arguments)
     from xtr.data.cache import ensure_cached

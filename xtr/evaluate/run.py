@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 
 from xtr.data.formats import format_of
-from xtr.errors import UserError
+from xtr.data.lengths import AUTO
+from xtr.errors import UserError, did_you_mean
 from xtr.evaluate.batching import LENGTH_BUCKETS
 from xtr.evaluate.decoding import Decoding
 from xtr.evaluate.ranking import Ranking
@@ -31,7 +32,8 @@ class EvaluateRun:
       split: the split to score (retrieval tasks have `queries` and `candidates` instead and ignore it).
       target: name of the target in the rows; default the mixture's name.
       dev_task_name: an English task scored too, on `dev_split`; model selection may look at it alone.
-      task_feature_lengths: longest `inputs` and `targets` in tokens; longer ones are cut and counted.
+      task_feature_lengths: longest `inputs` and `targets` in tokens; longer ones are cut and counted. None or 'auto':
+        the longest bucket.
       max_decode_length: tokens generated at the most.
       decoding: how they are generated.
       tokens_per_batch: encoder tokens of a batch (batch size = this over the bucket's length).
@@ -66,7 +68,7 @@ class EvaluateRun:
     target: str | None = None
     dev_task_name: str | None = None
     dev_split: str = "validation"
-    task_feature_lengths: Mapping[str, int] | None = None
+    task_feature_lengths: Mapping[str, int] | str | None = None
     allow_pickle: bool = False
     max_decode_length: int = 32
     decoding: Decoding = Decoding()
@@ -100,6 +102,13 @@ class EvaluateRun:
     cache_dir: str | None = None
 
     def __post_init__(self):
+        if self.task_feature_lengths == AUTO:
+            object.__setattr__(self, "task_feature_lengths", None)
+        if isinstance(self.task_feature_lengths, str):
+            raise UserError(
+                f"TASK_FEATURE_LENGTHS is {self.task_feature_lengths!r}; it must be None, {AUTO!r}, or like "
+                f"{{'inputs': 512, 'targets': 114}}.{did_you_mean(self.task_feature_lengths, (AUTO,))}"
+            )
         if list(self.length_buckets) != sorted(set(self.length_buckets)) or not self.length_buckets:
             raise UserError(f"evaluate.length_buckets {self.length_buckets} must be rising lengths.")
         for name in (

@@ -23,6 +23,11 @@ class PlanRun:
     price_per_chip_hour: float | None = None
 
     def __post_init__(self):
+        if isinstance(self.train.task_feature_lengths, str):
+            raise UserError(
+                f"TASK_FEATURE_LENGTHS is {self.train.task_feature_lengths!r}, but a plan has no data to choose "
+                "lengths by: `xtr data stats MIXTURE --auto MODEL` tells them; give them here."
+            )
         for name in ("tokens_per_batch", "max_decode_length"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):

@@ -82,6 +82,10 @@ def collect(spec: StudySpec, jobs: Sequence[Job], cells: Sequence[Cell]) -> Coll
     return Collected(store, table, tuple(missing), directories)
 
 
+def _words(lengths: Mapping[str, int] | str) -> str:
+    return lengths if isinstance(lengths, str) else "/".join(map(str, lengths.values()))
+
+
 def protocol(spec: StudySpec, jobs: Sequence[Job]) -> list[str]:
     """How the study measures, one line a fact."""
     lines = [
@@ -91,9 +95,10 @@ def protocol(spec: StudySpec, jobs: Sequence[Job]) -> list[str]:
         f"Training seeds: {', '.join(map(str, spec.seeds))}. A checkpoint that no seed went into counts once.",
     ]
     for kind in ("pretrain", "intermediate", "target"):
-        runs = {job.run.mixture_or_task_name: job.run for job in jobs if job.stage.kind == kind}
-        for name, run in runs.items():
-            lengths = "/".join(str(n) for n in run.task_feature_lengths.values())
+        those = {job.run.mixture_or_task_name: job for job in jobs if job.stage.kind == kind}
+        for name, job in those.items():
+            run = job.run
+            lengths = _words(rundir.chosen_lengths(job.directory) or run.task_feature_lengths)
             lines.append(
                 f"{kind}: {name}, {run.train_steps:,} steps of {run.batch_size} packed rows of {lengths} tokens."
             )

@@ -15,6 +15,7 @@ from xtr import rundir
 from xtr.checkpoints import load
 from xtr.checkpoints.manager import CheckpointManager, committed_steps
 from xtr.data.cache import ensure_cached
+from xtr.data.lengths import AUTO
 from xtr.data.pipeline import train_batches
 from xtr.data.vocabulary import open_vocabulary
 from xtr.errors import Preempted, UserError
@@ -24,6 +25,7 @@ from xtr.parallel.sharding import batch_part, check_rows, global_batch
 from xtr.progress import progress
 from xtr.tensorboard import SummaryWriter
 from xtr.train import schedules, telemetry
+from xtr.train.lengths import settled
 from xtr.train.objectives import OBJECTIVES
 from xtr.train.parts import Part, batches_of, parts_of
 from xtr.train.run import TrainRun
@@ -81,9 +83,11 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
             data_dir=rundir.data_dir(run.data_dir),
             cache_dir=cache_dir,
             format=run.format,
-            lengths=run.task_feature_lengths,
+            lengths=None if run.task_feature_lengths == AUTO else run.task_feature_lengths,
         )
     )[run.mixture_or_task_name]
+    lengths, files = distributed.from_first(lambda: settled(run, tasks, vocabulary, gin_texts or {}))
+    run = dataclasses.replace(run, task_feature_lengths=lengths)
     parts = parts_of(run, tasks, vocabulary)
     if run.eval_period and not any(part.of_split(VALIDATION) for part in parts.values()):
         raise UserError(
@@ -107,7 +111,7 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
         origin = initial.origin if initial else load.inspect(run.initial_checkpoint_path, run.model, slots)
     options = options_for(run, origin)
     distributed.check_shared(run.model_dir)
-    distributed.from_first(lambda: rundir.create(run.model_dir, identity, gin_texts or {}))
+    distributed.from_first(lambda: rundir.create(run.model_dir, identity, files))
     checkpoints = CheckpointManager(saved, keep=run.checkpoint.keep)
 
     if step is not None:

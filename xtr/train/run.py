@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from xtr.data.formats import format_of
+from xtr.data.lengths import AUTO, AutoLengths
 from xtr.data.mixing import Mixing
 from xtr.errors import UserError, did_you_mean
 from xtr.models.interface import ModelConfig
@@ -40,7 +41,9 @@ class TrainRun:
       model_dir: the run directory; everything that the run writes lies below it.
       mixture_or_task_name: a SeqIO mixture or task; its `train` split is trained on.
       task_feature_lengths: tokens a packed row holds, e.g. {'inputs': 512, 'targets': 114}; for 'mlm' and the heads
-        {'inputs': 512}, for 'choose' of each choice; for 'contrastive' of a query and of a positive.
+        {'inputs': 512}, for 'choose' of each choice; for 'contrastive' of a query and of a positive. 'auto': the
+        lengths at which training costs the fewest FLOPs an example, see `xtr.data.length_search`.
+      auto_lengths: how 'auto' chooses; None where lengths are given.
       mixing: the rates of the mixture's members; as registered unless told otherwise.
       train_steps: optimizer steps of this run (a checkpoint's own steps do not count).
       vocabulary_path: SentencePiece model; its pieces must fit the model's embedding.
@@ -73,13 +76,14 @@ class TrainRun:
     model: ModelConfig
     model_dir: str
     mixture_or_task_name: str
-    task_feature_lengths: Mapping[str, int]
+    task_feature_lengths: Mapping[str, int] | str
     train_steps: int
     vocabulary_path: str
     batch_size: int = 128
     initial_checkpoint_path: str | None = None
     allow_pickle: bool = False
     mixing: Mixing = Mixing()
+    auto_lengths: AutoLengths | None = AutoLengths()
     objective: str | None = None
     loss_normalizing_factor: float | str | None = "auto"
     z_loss: float = 1e-4
@@ -144,7 +148,19 @@ class TrainRun:
                 raise UserError(f"train.{name} is {value!r}; it must be a positive whole number.")
         if not self.hang_timeout > 0:
             raise UserError(f"train.hang_timeout is {self.hang_timeout!r}; it must be a positive number of seconds.")
+        if self.task_feature_lengths != AUTO:
+            object.__setattr__(self, "auto_lengths", None)
+            self._check_lengths()
+        if self.batch_size % self.num_microbatches:
+            raise UserError(f"BATCH_SIZE {self.batch_size} does not divide into {self.num_microbatches} microbatches.")
+
+    def _check_lengths(self) -> None:
         lengths, example = self.task_feature_lengths, {"inputs": 512, "targets": 114}
+        if not isinstance(lengths, Mapping):
+            raise UserError(
+                f"TASK_FEATURE_LENGTHS is {lengths!r}; it must be like {example}, or {AUTO!r}."
+                + did_you_mean(str(lengths), (AUTO,))
+            )
         needed = set(example) if self.loss in ("seq2seq", "causal", "contrastive") else {"inputs"}
         whole = all(isinstance(n, int) and n > 0 for n in lengths.values())
         if not needed <= set(lengths) <= set(example) or not whole:
@@ -158,8 +174,6 @@ class TrainRun:
                 f"positions for {most}: set TASK_FEATURE_LENGTHS={{'inputs': {min(most, 128)}}}, or give the head's "
                 "gin file after the target's, which sets it too."
             )
-        if self.batch_size % self.num_microbatches:
-            raise UserError(f"BATCH_SIZE {self.batch_size} does not divide into {self.num_microbatches} microbatches.")
 
     @property
     def loss(self) -> str:
