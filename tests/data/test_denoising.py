@@ -1,3 +1,5 @@
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,6 +13,7 @@ from xtr.data.denoising import (
     noise_counts,
     noise_mask,
     raw_length,
+    target_length,
 )
 from xtr.errors import UserError
 
@@ -60,6 +63,33 @@ def test_counts_are_t5s():
     # T5 pre-training: 512 inputs and 114 targets hold 568 tokens of text.
     assert raw_length(512, 114, 100, config) == 568
     assert [int(n) for n in corrupted_lengths(568, config)] == [512, 114]
+
+
+@pytest.mark.parametrize("length, masked, spans", [(190, 29, 10), (350, 53, 18), (390, 59, 20), (670, 101, 34)])
+def test_counts_that_end_in_a_half_are_rounded_in_float32(length, masked, spans):
+    """What TensorFlow gives for T5's formula; in float64 the products are 28.5, 52.5, 58.5 and 100.5, and one less."""
+    assert [int(n) for n in noise_counts(length, SpanCorruption())] == [masked, spans]
+
+
+def test_every_split_into_spans_is_equally_likely():
+    """T5's _random_segmentation: 2 of the 5 places between 6 tokens are cut, 10 ways."""
+    rng, config = np.random.default_rng(0), SpanCorruption(0.5, 2.0)
+    assert [int(n) for n in noise_counts(12, config)] == [6, 3]
+    masks = [tuple(noise_mask(12, config, rng)) for _ in range(20_000)]
+    counts = np.array(list(Counter(masks).values()))
+    assert len(counts) == 100 and ((counts - 200) ** 2 / 200).sum() < 170  # chi-squared, 99 degrees: p < 1e-5
+
+
+@given(st.integers(8, 600), st.integers(1, 100), _CONFIGS)
+def test_targets_of_that_length_never_shorten_a_text(inputs_length, sentinels, config):
+    needed = target_length(inputs_length, sentinels, config)
+    longest = raw_length(inputs_length, 100 * inputs_length, sentinels, config)
+    assert raw_length(inputs_length, needed, sentinels, config) == longest
+    assert corrupted_lengths(longest, config)[1] == needed
+
+
+def test_target_length_is_t5s():
+    assert target_length(512, 100, SpanCorruption()) == 114 and target_length(1024, 100, SpanCorruption()) == 229
 
 
 def test_masks_reach_every_place_but_the_first():
