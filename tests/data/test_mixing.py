@@ -144,3 +144,35 @@ def test_wrong_mixings_are_refused(nli_in_two_places):
     for epochs in (0, -1, 1.5, True):
         with pytest.raises(UserError, match=f"epochs is {epochs}; it must be a whole number"):
             Mixing(epochs=epochs)
+
+
+@pytest.fixture
+def texts_and_a_task(task_writer):
+    """English in two corpora (300 and 100 documents), Swahili in one (25), each drawn as often, and a task beside."""
+    rows = {"train": [{"targets": np.array([1])}]}
+    found = []
+    for name, language, kind, n in (
+        ("wiki.en", "en", "text", 300), ("news.en", "en", "text", 100), ("wiki.sw", "sw", "text", 25),
+        ("mnli", "en", "classification", 999),
+    ):  # fmt: skip
+        task = task_writer(name, rows, shards=1, rate=2.0, kind=kind, language=language)
+        task.info["splits"]["train"]["examples"] = n
+        found.append(task)
+    return found
+
+
+@pytest.mark.parametrize(
+    "alpha, swahili", [(1.0, 25 / 425), (0.5, 5 / 25), (0.3, 25**0.3 / (25**0.3 + 400**0.3)), (0, 0.5)]
+)
+def test_text_is_sampled_by_language(texts_and_a_task, alpha, swahili):
+    rates = [task.rate for task in Mixing(language_alpha=alpha).of(texts_and_a_task, "train")]
+    english = 1 - swahili
+    assert rates == pytest.approx([6 * english * 0.75, 6 * english * 0.25, 6 * swahili, 2.0])
+    equal = Mixing("equal", language_alpha=alpha).of(texts_and_a_task, "train")
+    assert [t.rate for t in equal] == pytest.approx([3 * english * 0.75, 3 * english * 0.25, 3 * swahili, 1.0])
+
+
+def test_without_an_alpha_text_keeps_its_registered_rates(texts_and_a_task):
+    assert [task.rate for task in Mixing().of(texts_and_a_task, "train")] == [2.0] * 4
+    with pytest.raises(UserError, match="language_alpha is 3"):
+        Mixing(language_alpha=3)

@@ -83,6 +83,8 @@ class Mixing:
         member by name.
       temperature: of 'temperature'; 1 is proportional.
       limit: the most examples that a member counts as, for 'proportional' and 'temperature'; None for no limit.
+      language_alpha: of plain text: the share of it that the rates give is divided by languages as their numbers of
+        documents to this power (`by_language`); None: as the text is registered (0.3).
       epochs: how often each task is read; None: for ever, a task that runs out begins its next epoch, shuffled anew.
       exhausted: what a task does that has been read `epochs` times: one of `EXHAUSTED`.
     """
@@ -90,11 +92,17 @@ class Mixing:
     rates: str | Mapping[str, float] = "registered"
     temperature: float = 2.0
     limit: int | None = 2**17
+    language_alpha: float | None = None
     epochs: int | None = None
     exhausted: str = EXHAUSTED[0]
 
     def __post_init__(self):
         check_exhaustion(self.epochs, self.exhausted)
+        if self.language_alpha is not None and not 0 <= self.language_alpha <= 1:
+            raise UserError(
+                f"mixing.Mixing.language_alpha is {self.language_alpha!r}; it must be a number from 0 (all languages "
+                "alike) to 1 (in proportion to their documents)."
+            )
         known = ("registered", "proportional", "temperature", "equal")
         if not isinstance(self.rates, Mapping) and self.rates not in known:
             raise UserError(
@@ -104,6 +112,10 @@ class Mixing:
 
     def of(self, tasks: Sequence[CachedTask], split: str) -> tuple[CachedTask, ...]:
         """The tasks of a mixture with the rates that this mixing gives them."""
+        mixed = self._of_members(tasks, split)
+        return mixed if self.language_alpha is None else by_language(mixed, split, self.language_alpha)
+
+    def _of_members(self, tasks: Sequence[CachedTask], split: str) -> tuple[CachedTask, ...]:
         if self.rates == "registered":
             return tuple(tasks)
         sizes: dict[str, int] = {}
@@ -122,6 +134,30 @@ class Mixing:
             replace(task, rate=sum(rate_of[member] * share for member, share in task.components.items()))
             for task in tasks
         )
+
+
+def by_language(tasks: Sequence[CachedTask], split: str, alpha: float) -> tuple[CachedTask, ...]:
+    """Tasks whose plain text is sampled by language: p(l) ~ n_l ** alpha, n_l the documents of language l.
+
+    mT5's and XLM-R's rule (arXiv 2010.11934, section 3.2; 1911.02116, section 3.1), both with alpha 0.3: 1 is in
+    proportion, 0 takes all languages alike. Inside a language its corpora are drawn in proportion to their documents.
+    The text together keeps its rate, and all other tasks theirs.
+    """
+    texts = [task for task in tasks if task.info.get("kind") == "text" and task.rate > 0]
+    documents: dict[str, int] = {}
+    for task in texts:
+        documents[task.info["language"]] = documents.get(task.info["language"], 0) + task.num_examples(split)
+    weights = {language: float(n) ** alpha for language, n in documents.items() if n}
+    total, rate = sum(weights.values()), sum(task.rate for task in texts)
+
+    def sampled(task: CachedTask) -> CachedTask:
+        if task not in texts or not task.num_examples(split):
+            return task
+        language = task.info["language"]
+        own = task.num_examples(split) / documents[language]
+        return replace(task, rate=rate * weights[language] / total * own)
+
+    return tuple(map(sampled, tasks))
 
 
 def normalized(rates: Sequence[float], names: Sequence[str]) -> np.ndarray:
