@@ -150,7 +150,7 @@ def test_refusals(pairs_task, text_task, xlmr, small_vocabularies):
         MaskedSource(text_task, "train", 12, read_vocabulary(small_vocabularies["bpe"]), 0.15, 0)
     with pytest.raises(UserError, match="no room for a text beside 2 special"):
         MaskedSource(text_task, "train", 2, xlmr, 0.15, 0)
-    with pytest.raises(UserError, match="lacks inputs or targets"):
+    with pytest.raises(UserError, match="has no feature 'inputs'"):
         PromptSource(text_task, "train", 5, 5)
 
 

@@ -217,7 +217,7 @@ def test_long_examples_are_cut_and_counted(task_writer):
 def test_denoising_loses_nothing(text_task, vocabulary):
     task, documents = text_task
     batches, stats = _all(_spec(task, objective="denoise", epochs=1))
-    assert stats["truncated_examples"] == 0 and stats["empty_documents"] == {"text": 1}
+    assert stats["truncated_examples"] == 0 and stats["empty_examples"] == {"text": 1}
     texts = []
     for inputs, targets in (c for b in batches for c in _contents(b)):
         assert inputs[-1] == targets[-1] == 1 and len(inputs) <= 32 and len(targets) <= 16

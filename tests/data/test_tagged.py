@@ -69,7 +69,7 @@ def test_every_words_tag_is_in_a_batch_exactly_once(words, special, causal, room
     assert stats["encoder_tokens"] == tokens
     assert stats["truncated_encoder_tokens"] == sum(max(0, n - room) for own in words for n, _ in own)
     empty = sum(not own for own in words)
-    assert stats["empty_documents"] == ({task.name: empty} if empty else {})
+    assert stats["empty_examples"] == ({task.name: empty} if empty else {})
 
 
 def test_a_long_sentence_becomes_rows_of_its_own(task_writer):

@@ -47,17 +47,16 @@ class PromptSource:
     Inputs that are too long lose their beginning, as a prompt does in evaluation; targets lose their end.
 
     Attributes:
-      empty: examples of the task that give nothing to train on (none here).
+      empty: examples that give nothing to train on: without targets, or with one target token and nothing before it.
+        They have their place in a row all the same.
     """
-
-    empty = 0
 
     def __init__(self, task: CachedTask, split: str, inputs_length: int, targets_length: int):
         raw, _ = task.lengths(split, ("inputs", "targets"))
-        if (raw < 1).any():
-            raise UserError(
-                f"{task.name}: example {int((raw < 1).any(axis=0).argmax())} of {split!r} lacks inputs or targets."
-            )
+        for name, lengths in zip(("inputs", "targets"), raw, strict=True):
+            if (lengths < 0).any():
+                raise UserError(task.no_feature(split, int((lengths < 0).argmax()), name))
+        self.empty = int(((raw[1] == 0) | (raw.sum(axis=0) < 2)).sum())
         self._task, self._split, self._raw_2N = task, split, raw.astype(np.int64)
         self._limits = inputs_length, targets_length
 
@@ -72,7 +71,7 @@ class PromptSource:
         """Tokens of examples, and tokens cut off: int64 [2, n] each."""
         raw_2n = self._raw_2N[:, numbers]
         kept_2n = np.minimum(raw_2n, np.array(self._limits)[:, None])
-        return _one_sided(kept_2n.sum(axis=0) - 1), _one_sided((raw_2n - kept_2n).sum(axis=0))
+        return _one_sided(np.maximum(kept_2n.sum(axis=0) - 1, 0)), _one_sided((raw_2n - kept_2n).sum(axis=0))
 
     def read(self, numbers: np.ndarray, occurrences: np.ndarray) -> list[Pair]:
         """For each example its tokens, int32 [n, 3]; `occurrences` plays no part."""

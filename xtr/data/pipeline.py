@@ -366,7 +366,7 @@ class TrainBatches:
 
         Returns:
           batches, rows, examples, {encoder,decoder}_tokens, truncated_examples, truncated_{encoder,decoder}_tokens;
-          {encoder,decoder}_density (tokens / slots of the rows); examples_by_task; empty_documents (of the whole
+          {encoder,decoder}_density (tokens / slots of the rows); examples_by_task; empty_examples (of the whole
           split, by task, where there are any). Nothing of a decoder where a row has one side; of 'contrastive' the
           second side is the 'target'. An example of 'tag' is a piece of a sentence, one of 'span' a window.
         """
@@ -377,7 +377,7 @@ class TrainBatches:
         drawn = self._stream.drawn(state["window"], state["row"])
         out["examples_by_task"] = dict(zip(self._stream.names, drawn.tolist(), strict=True))
         empty = {n: s.empty for n, s in zip(self._stream.names, self._stream.sources, strict=True) if s.empty}
-        out["empty_documents"] = empty
+        out["empty_examples"] = empty
         second = SECOND_SIDE.get(self._spec.objective)
         return {
             name.replace("decoder", second or ""): value

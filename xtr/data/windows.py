@@ -39,10 +39,8 @@ class Seq2SeqSource:
     """A task's examples as they lie in the cache, cut at the feature lengths as SeqIO cuts them.
 
     Attributes:
-      empty: examples of the task that give nothing to train on (none here).
+      empty: examples without targets, which give nothing to train on; they have their place in a row all the same.
     """
-
-    empty = 0
 
     def __init__(self, task: CachedTask, split: str, slots: tuple[int, int]):
         raw, _ = task.lengths(split, ("inputs", "targets"))
@@ -53,6 +51,7 @@ class Seq2SeqSource:
                     "task of plain text is trained on with objective='denoise'."
                 )
         self._task, self._split, self._slots, self._raw_2N = task, split, slots, raw
+        self.empty = int((raw[1] == 0).sum())
 
     @cached_property
     def _tokens(self) -> Tokens:
