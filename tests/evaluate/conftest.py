@@ -46,9 +46,6 @@ class TableCache(NamedTuple):
     def select(self, places_GF, length):
         return TableCache(take_rows(self.state_N, places_GF))
 
-    def with_ring(self, place, max_length):
-        return self
-
 
 class TableModel:
     """Logits are the row of a table that a hash of the prompt and of all tokens so far names."""

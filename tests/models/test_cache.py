@@ -78,30 +78,3 @@ def test_rows_that_begin_later_go_on_as_if_alone(config):
     for step, place in ((3, 0), (4, 1)):
         y, cache = model.decode_step(fed[2:, step], place, cache, np.array([step]))
         np.testing.assert_allclose(y, [three[step]], rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.family)
-@pytest.mark.parametrize("other_room", [5, 6, 11])
-def test_a_ring_of_another_size_and_inputs_of_other_lengths(config, other_room):
-    """A row of a short input begins beside one of a long input; it goes on alone, in less room, past the ring's end."""
-    params = spec_lib.init_params(config.param_specs(), jax.random.key(0))
-    model, room = config.network(params), 7
-    rng = np.random.default_rng(1)
-    long, short = (rng.integers(4, 30, (1, length)).astype(np.int32) for length in (9, 4))
-    fed = rng.integers(4, 30, 5).astype(np.int32)
-    cache, first = model.start(short, 5)
-    fed[0] = first[0]
-    alone = []
-    for index in range(5):
-        y, cache = model.decode_step(fed[index : index + 1], index, cache)
-        alone.append(np.asarray(y[0]))
-
-    cache, _ = model.start(np.concatenate([long, long]), room)
-    cache = cache.insert(model.start(short, room)[0], jnp.array([[1]]))
-    for step, place in enumerate((5, 6, 0, 1)):
-        y, cache = model.decode_step(np.array([4, fed[step]]), place, cache, np.array([step, step]))
-        np.testing.assert_allclose(y[1], alone[step], rtol=1e-4, atol=1e-5)
-    cache = cache.select(jnp.array([[1]]), 4).with_ring(jnp.int32(2), other_room)
-    assert cache.seen_BS.shape == (1, 4) and cache.own[0][0].shape[2] == other_room
-    y, _ = model.decode_step(fed[4:], 0, cache, np.array([4]))
-    np.testing.assert_allclose(y[0], alone[4], rtol=1e-4, atol=1e-5)

@@ -76,11 +76,7 @@ class Cache(NamedTuple):
         return self._replace(own=jax.tree.map(lambda a: reorder_rows(a, source_BC), self.own))
 
     def insert(self, new: "Cache", places_GF: jax.Array) -> "Cache":
-        """The cache whose rows at `places_GF` are those of `new`, in which nothing is written yet.
-
-        Inputs of `new` may be shorter than this cache's.
-        """
-        new = new.with_length(self.seen_BS.shape[1])
+        """The cache whose rows at `places_GF` are those of `new`, in which nothing is written yet."""
         inputs, seen_BS = jax.tree.map(lambda a, b: put_rows(a, b, places_GF), self[1:], new[1:])
         return self._replace(inputs=inputs, seen_BS=seen_BS)
 
@@ -94,38 +90,11 @@ class Cache(NamedTuple):
         return Cache(own, inputs, constrain(self.seen_BS, ("batch", "length")))
 
     def select(self, places_GF: jax.Array, length: int) -> "Cache":
-        """The rows at `places_GF` alone, with room for inputs of `length` tokens; none of them may be longer."""
+        """The rows at `places_GF` alone, with room for inputs of `length` tokens."""
         own, inputs, seen_BS = jax.tree.map(lambda a: take_rows(a, places_GF), tuple(self))
-        return Cache(own, inputs, seen_BS).with_length(length)
-
-    def with_length(self, length: int) -> "Cache":
-        """The cache with room for inputs of `length` tokens; none of them may be longer."""
-        inputs = jax.tree.map(lambda a: _fit(a, length, axis=2), self.inputs)
-        return self._replace(inputs=inputs, seen_BS=_fit(self.seen_BS, length, axis=1))
-
-    def with_ring(self, place: jax.Array, max_length: int) -> "Cache":
-        """The cache with a ring of `max_length` places, of which place 0 is to be written next, as `place` was.
-
-        No row that goes on may have written `max_length` tokens: of a smaller ring only the last so many are kept.
-        """
-
-        def moved(array_NHMK: jax.Array) -> jax.Array:
-            # The oldest place, which is to be written next, to the front; what was written last is last again.
-            array_NHMK = jnp.roll(array_NHMK, -place, axis=2)
-            front = max_length - array_NHMK.shape[2]
-            if front < 0:
-                return array_NHMK[:, :, -max_length:]
-            return jnp.pad(array_NHMK, ((0, 0), (0, 0), (front, 0), (0, 0)))
-
-        return self._replace(own=jax.tree.map(moved, self.own))
-
-
-def _fit(array: jax.Array, length: int, axis: int) -> jax.Array:
-    """`array` cut or padded with zeros to `length` along an axis."""
-    more = length - array.shape[axis]
-    if more <= 0:
-        return jax.lax.slice_in_dim(array, 0, length, axis=axis)
-    return jnp.pad(array, [(0, more if i == axis else 0) for i in range(array.ndim)])
+        more = length - seen_BS.shape[1]
+        inputs = jax.tree.map(lambda a: jnp.pad(a, ((0, 0), (0, 0), (0, more), (0, 0))), inputs)
+        return Cache(own, inputs, jnp.pad(seen_BS, ((0, 0), (0, more))))
 
 
 def age(place: jax.Array, max_length: int) -> jax.Array:

@@ -65,7 +65,7 @@ class DecodingCache(Protocol):
     def insert(self, new: "DecodingCache", places_GF: jax.Array) -> "DecodingCache":
         """For rows that begin while others go on: the cache whose rows at `places_GF` are those of `new` (as `start`
         leaves it), one continuation of each. Rows are in G groups of equal size; row g*F + f of `new` becomes the row
-        at places_GF[g, f] of group g. Inputs of `new` may be shorter than this cache's."""
+        at places_GF[g, f] of group g."""
         ...
 
     def constrain(self, constrain: Constrain) -> "DecodingCache":
@@ -73,12 +73,7 @@ class DecodingCache(Protocol):
         ...
 
     def select(self, places_GF: jax.Array, length: int) -> "DecodingCache":
-        """The rows at `places_GF` alone (see `insert`), with room for inputs of `length` tokens; none may be longer."""
-        ...
-
-    def with_ring(self, place: jax.Array, max_length: int) -> "DecodingCache":
-        """The cache with room for `max_length` tokens, of which index 0 is to be written next, as `place` was. No row
-        that goes on may have written `max_length` tokens."""
+        """The rows at `places_GF` alone (see `insert`), with room for inputs of `length` tokens or more."""
         ...
 
 
