@@ -2,6 +2,7 @@
 
 import itertools
 import time
+import types
 
 import numpy as np
 import pytest
@@ -61,6 +62,13 @@ def test_figures_are_medians_of_the_runs():
 def test_what_cannot_be_measured(options, words):
     with pytest.raises(UserError, match=words):
         bench_input.Bench(**{"name": "mnli", "cache": _PLACES, "lengths": _LENGTHS, **options})
+
+
+def test_plain_text_has_no_pairs_to_pack(monkeypatch):
+    text = types.SimpleNamespace(name="text.corpus", rate=1.0, info={"kind": "text"})
+    monkeypatch.setattr(bench_input, "ensure_cached", lambda names, **_: {names[0]: [text]})
+    with pytest.raises(UserError, match="text.corpus is plain text"):
+        bench_input.measure(bench_input.Bench("text.corpus", _PLACES, _LENGTHS))
 
 
 def test_a_process_that_fails_is_shown(tmp_path, capfd):

@@ -97,8 +97,7 @@ def measure(bench: Bench) -> list[Measured]:
     """
     tasks = [task for task in ensure_cached([bench.name], **bench.cache)[bench.name] if task.rate > 0]
     for task in tasks:
-        (inputs, _), _ = task.lengths("train", ("inputs", "targets"))
-        if (inputs < 0).any():
+        if task.info.get("kind") == "text":
             raise UserError(f"{task.name} is plain text; `xtr bench input` measures tasks with inputs and targets.")
     contenders = [XTR, CACHED, *([UNCACHED] if bench.uncached else [])]
     runs: dict[str, list[dict]] = {who: [] for who in contenders}
