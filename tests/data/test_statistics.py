@@ -67,6 +67,8 @@ def test_packing_is_that_of_the_batches(task):
     assert found["density"]["targets"] == pytest.approx(stats["decoder_density"])
     assert found["examples_a_row"] == pytest.approx(stats["examples"] / stats["rows"])
     assert found["slots"] == lengths
+    assert found["binding"] == max(found["density"], key=found["density"].get)
+    assert found["density"][found["binding"]] <= found["least_rows"] <= 1
 
 
 def test_a_causal_row_holds_both_features(task):

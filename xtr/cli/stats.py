@@ -147,6 +147,7 @@ def _packing_row(name: str, objective: str, packing: dict) -> dict:
         "examples a row": "" if each is None else f"{each:.2f}",
         "inputs filled": _percent(density.get("inputs")),
         "targets filled": _percent(density.get("targets")),
+        "rows needed at least": _percent(packing.get("least_rows")),
         "not possible": packing.get("why", ""),
     }
 

@@ -10,7 +10,9 @@ import numpy as np
 from xtr.data.cached_task import CachedTask
 from xtr.data.formats import CAUSAL, ENCODER
 from xtr.data.labelled import OBJECTIVE_OF_KIND, num_labels, ragged
+from xtr.data.packing import least_rows
 from xtr.data.pipeline import SECOND_SIDE, TrainData, window_stream
+from xtr.data.windows import Window, WindowStream
 from xtr.errors import UserError
 
 PERCENTILES = (50, 90, 95, 99)
@@ -80,6 +82,8 @@ def packing(tasks: Sequence[CachedTask], split: str, objective: str, lengths: Ma
       slots: tokens of a row, by feature ('inputs' holds both features of a causal model's rows).
       examples_a_row: mean; 1 for heads, whose rows are not packed.
       density: tokens / slots, by feature.
+      binding: the feature that the examples fill more of, whose density says how good the packing is.
+      least_rows: rows that no packing can do without, as a share of the rows; 1 for heads.
       windows: how many windows of 1,024 examples it was measured on.
 
     Raises:
@@ -92,12 +96,25 @@ def packing(tasks: Sequence[CachedTask], split: str, objective: str, lengths: Ma
     tokens_2 = sum(plan.tokens_R2.sum(axis=0) for plan in plans)
     sides = ("inputs", "targets") if objective in SECOND_SIDE else ("inputs",)
     slots = dict(zip(sides, spec.slots, strict=False))
+    density = {name: int(t) / (rows * slots[name]) for name, t in zip(sides, tokens_2, strict=False)}
+    least = sum(least_rows(*_lengths(stream, plan), *spec.slots) for plan in plans) if spec.pack else rows
     return {
         "slots": slots,
         "examples_a_row": sum(len(plan.task_W) for plan in plans) / rows,
-        "density": {name: int(t) / (rows * slots[name]) for name, t in zip(sides, tokens_2, strict=False)},
+        "density": density,
+        "binding": max(density, key=density.get),
+        "least_rows": least / rows,
         "windows": len(plans),
     }
+
+
+def _lengths(stream: WindowStream, plan: Window) -> np.ndarray:
+    """Tokens of both sides of a window's examples: int64 [2, W]."""
+    lengths_2W = np.empty((2, len(plan.task_W)), np.int64)
+    for t, source in enumerate(stream.sources):
+        of_t = plan.task_W == t
+        lengths_2W[:, of_t], _ = source.lengths(plan.number_W[of_t])
+    return lengths_2W
 
 
 def _data(
