@@ -60,7 +60,13 @@ def _arguments(preprocessor) -> dict:
 
 
 def task_dataset(
-    task: seqio.Task, split: str, lengths: Mapping[str, int] | None = None, *, trim: bool = False
+    task: seqio.Task,
+    split: str,
+    lengths: Mapping[str, int] | None = None,
+    *,
+    trim: bool = False,
+    shard: seqio.ShardInfo | None = None,
+    precached: tf.data.Dataset | None = None,
 ) -> tf.data.Dataset:
     """The examples of a split, preprocessed, in the order of the source.
 
@@ -69,6 +75,8 @@ def task_dataset(
     Args:
       lengths: for preprocessors that take `sequence_length`.
       trim: whether features are cut at `lengths`, too.
+      shard: the part of the source to read; None reads all of it.
+      precached: examples as SeqIO has cached them, in the place of the source and of what comes before the cache.
 
     Raises:
       UserError: a preprocessor needs lengths and there are none.
@@ -88,11 +96,33 @@ def task_dataset(
     np.random.seed(SEED)
     random.seed(SEED)
     try:
+        if precached is not None:
+            return task._validate_preprocessing(task.preprocess_postcache(precached, lengths))
         return task.get_dataset(
-            lengths, split=split, shuffle=False, num_epochs=1, try_in_mem_cache=False, trim_output_features=trim
+            lengths,
+            split=split,
+            shuffle=False,
+            shard_info=shard,
+            num_epochs=1,
+            try_in_mem_cache=False,
+            trim_output_features=trim,
         )
     finally:
         tf.random.set_seed(None)  # TensorFlow's graphs have drawn theirs; Python functions draw as they run
+
+
+def precached_dataset(task: seqio.Task, split: str) -> tf.data.Dataset:
+    """The examples of a split as SeqIO caches them: before the task's `CacheDatasetPlaceholder`, in the source's order.
+
+    Chance is seeded as in `task_dataset`.
+    """
+    tf.random.set_seed(SEED)
+    np.random.seed(SEED)
+    random.seed(SEED)
+    try:
+        return task.preprocess_precache(task.source.get_dataset(split=split, shuffle=False))
+    finally:
+        tf.random.set_seed(None)
 
 
 def check_vocabulary(task: seqio.Task, ours: seqio.Vocabulary, path: str) -> None:

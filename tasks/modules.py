@@ -40,7 +40,7 @@ def import_tensorflow() -> None:
         sys.modules["importlib_resources"] = importlib.resources
         sys.modules["importlib_resources.abc"] = importlib.resources.abc
     os.environ.update(CUDA_VISIBLE_DEVICES="-1", JAX_PLATFORMS="cpu", TF_CPP_MIN_LOG_LEVEL="3", TPU_SKIP_MDS_QUERY="1")
-    with _stderr_unless_it_fails():
+    with quietly():
         import absl.logging
         import seqio  # noqa: F401
         import tensorflow as tf
@@ -53,7 +53,7 @@ def import_tensorflow() -> None:
 
 
 @contextlib.contextmanager
-def _stderr_unless_it_fails() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Keeps standard error from the terminal, also what C++ writes there; shows it all when the body raises."""
     sys.stderr.flush()
     kept = os.dup(2)

@@ -145,6 +145,7 @@ class OfficialFilesSource(seqio.DataSource):
         self.detail = detail
         self._cache_dir = cache_dir
         self._builder: OfficialFiles | None = None
+        self.counted: dict[str, int] = {}  # examples of splits that somebody has counted, so that none need be prepared
         super().__init__(splits=tuple(dataset.splits), caching_permitted=True)
 
     @functools.cached_property
@@ -180,6 +181,8 @@ class OfficialFilesSource(seqio.DataSource):
         return dict(self.builder.info.metadata[split])
 
     def num_input_examples(self, split: str) -> int | None:
+        if split in self.counted:
+            return self.counted[split]
         return self.builder.info.splits[split].num_examples if split in self.splits else None
 
     def list_shards(self, split: str) -> list[str]:

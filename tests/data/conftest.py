@@ -1,14 +1,15 @@
 """Small cached tasks and vocabularies, made without TensorFlow."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import sentencepiece
-from array_record.python.array_record_module import ArrayRecordWriter
 
-from xtr.data.cached_task import CachedTask, shard_paths
+from xtr.data.cache_shards import shard_paths, write_shard
+from xtr.data.cached_task import CachedTask
 from xtr.data.records import serialize_example
 from xtr.data.vocabulary import SentencePieceVocabulary
 
@@ -17,15 +18,16 @@ def write_task(directory, name, splits, *, shards=2, rate=1.0, **info) -> Cached
     """Writes a cached task as the cache writer lays it out."""
     directory = Path(directory)
     directory.mkdir(parents=True)
+    files = {}
     for split, examples in splits.items():
         parts = np.array_split(np.arange(len(examples)), shards)
-        for path, numbers in zip(shard_paths(directory, split, shards), parts, strict=True):
-            writer = ArrayRecordWriter(str(path), "group_size:1")
-            for i in numbers:
-                writer.write(serialize_example(examples[i]))
-            writer.close()
+        files[split] = [
+            asdict(write_shard(path, (serialize_example(examples[i]) for i in numbers), unit))
+            for unit, (path, numbers) in enumerate(zip(shard_paths(directory, split, shards), parts, strict=True))
+        ]
     described = {split: {"examples": len(examples), "shards": shards} for split, examples in splits.items()}
-    (directory / "xtr_task.json").write_text(json.dumps({"task": name, "splits": described, **info}))
+    info = {"task": name, "splits": described, "shard_files": files, **info}
+    (directory / "xtr_task.json").write_text(json.dumps(info))
     (directory / "COMPLETED").touch()
     return CachedTask.open(directory, rate)
 

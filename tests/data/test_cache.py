@@ -16,8 +16,9 @@ _WRITER = """
 import json, os, sys, time
 from pathlib import Path
 import numpy as np
-from array_record.python.array_record_module import ArrayRecordWriter
+from dataclasses import asdict
 from xtr.data import fingerprint
+from xtr.data.cache_shards import shard_paths, unmark, write_shard
 from xtr.data.records import serialize_example
 
 request = json.loads(Path(sys.argv[1]).read_text())
@@ -47,12 +48,14 @@ for task, _ in [m for name in request["names"] for m in members[name]]:
     tasks[task] = str(directory)
     work = cache / f".{directory.name}.{os.getpid()}"
     work.mkdir()
-    writer = ArrayRecordWriter(str(work / "train.array_record-00000-of-00001"), "group_size:1")
-    writer.write(serialize_example({"inputs": list(source.read_bytes()), "targets": [1]}))
-    writer.close()
+    (path,) = shard_paths(work, "train", 1)
+    shard = write_shard(path, [serialize_example({"inputs": list(source.read_bytes()), "targets": [1]})])
+    info["shard_files"] = {"train": [asdict(shard)]}
     (work / "xtr_task.json").write_text(json.dumps(info))
     (work / "COMPLETED").touch()
     if directory.exists():
+        os.replace(path, directory / path.name)
+        unmark(directory / path.name)
         (directory / "xtr_task.json").write_text(json.dumps(info))
         (directory / "COMPLETED").touch()
     else:

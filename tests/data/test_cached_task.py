@@ -79,7 +79,9 @@ def test_a_damaged_shard_is_named(task_writer, harm):
     else:
         path.write_bytes(path.read_bytes()[:1000] if harm == "truncate" else b"")
     with pytest.raises(DataError, match="toy.*train.array_record-00000-of-00001"):
-        task.examples("train")
+        task.examples("train").read([1])
+    with pytest.raises(DataError, match="toy: the shard .*train.array_record-00000-of-00001 is damaged"):
+        CachedTask.open(task.directory)
 
 
 def test_a_wrong_or_unfinished_description(task_writer, tmp_path):
@@ -87,8 +89,14 @@ def test_a_wrong_or_unfinished_description(task_writer, tmp_path):
     path = tmp_path / "toy-0123456789ab" / "xtr_task.json"
     info = json.loads(path.read_text())
     path.write_text(json.dumps({**info, "splits": {"train": {"examples": 4, "shards": 1}}}))
-    with pytest.raises(DataError, match="hold 3 records, but its description says 4"):
-        CachedTask.open(task.directory).examples("train")
+    with pytest.raises(DataError, match="the shards of 'train' do not add up to its examples"):
+        CachedTask.open(task.directory)
+    info["shard_files"]["train"][0]["examples"] = 4
+    path.write_text(json.dumps({**info, "splits": {"train": {"examples": 4, "shards": 1}}}))
+    with pytest.raises(DataError, match="toy: the shard .* holds 3 records, but its description says 4"):
+        CachedTask.open(task.directory).examples("train").read([0])
+    (tmp_path / "toy-0123456789ab" / "train.array_record-00000-of-00001.damaged").unlink()
+    info["shard_files"]["train"][0]["examples"] = 3
     for text in ("{", "[]", '{"task": "toy", "splits": {"train": {}}}'):
         path.write_text(text)
         with pytest.raises(DataError, match="not a description"):

@@ -12,15 +12,16 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import jax
 import numpy as np
-from array_record.python.array_record_module import ArrayRecordWriter
 
 from xtr import preemption
 from xtr.checkpoints.manager import CheckpointManager
-from xtr.data.cached_task import CachedTask, shard_paths
+from xtr.data.cache_shards import shard_paths, write_shard
+from xtr.data.cached_task import CachedTask
 from xtr.data.records import serialize_example
 from xtr.data.vocabulary import read_vocabulary
 from xtr.errors import Preempted
@@ -180,14 +181,14 @@ def write_task(folder: Path, what: str, count: int, shuffled: bool = False) -> N
 def write_cached(folder: Path, what: str, splits: dict[str, list[dict]], **facts) -> None:
     """Writes examples as the cache has them, with `facts` of the task beside those that `what` tells."""
     folder.mkdir(parents=True)
+    files = {}
     for name, rows in splits.items():
-        writer = ArrayRecordWriter(str(*shard_paths(folder, name, 1)), "group_size:1")
-        for row in rows:
-            writer.write(serialize_example(row | {"meta": json.dumps(row["meta"])}))
-        writer.close()
+        records = (serialize_example(row | {"meta": json.dumps(row["meta"])}) for row in rows)
+        files[name] = [asdict(write_shard(*shard_paths(folder, name, 1), records))]
     info = {
         "task": what,
         "splits": {name: {"examples": len(rows), "shards": 1} for name, rows in splits.items()},
+        "shard_files": files,
         "kind": _KINDS.get(what, "text"),
         "predictor": _PREDICTORS.get(what, what),
         "metrics": _METRICS[what],

@@ -164,14 +164,14 @@ def test_bad_data_is_named_and_leaves_nothing(write_official_files, squad_json, 
     assert done.returncode == 2 and done.stdout == ""
     lines = done.stderr.rstrip("\n").split("\n")
     assert lines[-1].startswith(f"{bad}, question id 'q0', field 'answer_start'")
-    assert [line.split(":")[0] for line in lines[:-1]] == ["xquad.en"], done.stderr
+    assert len(lines) == 2 and lines[0].startswith("Tokenising xquad (2 tasks), once"), done.stderr
     assert not (tmp_path / "response.json").exists()
     assert not [p for p in (tmp_path / "cache").iterdir() if "qaz" in p.name]
 
 
 def _environment():
     return {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"} | {
-        "PYTHONPATH": os.pathsep.join([str(Path(cache_writer.__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+        "PYTHONPATH": os.pathsep.join([str(Path(cache_writer.__file__).parents[3]), os.environ.get("PYTHONPATH", "")])
     }
 
 

@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
-from xtr import config, rundir
+from xtr import config
 from xtr.cli import options, tables
 from xtr.cli.bench import bench
+from xtr.cli.cache import cache
 from xtr.cli.convert import convert
 from xtr.cli.data import data
 from xtr.cli.evaluation import evaluate
@@ -164,34 +164,6 @@ def _registered(arguments: argparse.Namespace) -> tuple[list[dict], dict[str, st
 
     only = Only(**{name: getattr(arguments, name) for name in _FILTERS})
     return listing(arguments.what, as_names(arguments.task_modules), only)
-
-
-def cache(arguments: argparse.Namespace) -> int:
-    from xtr.data.cache import ensure_cached
-
-    found = ensure_cached(
-        arguments.names,
-        task_modules=arguments.task_modules,
-        tfds_tasks=arguments.tfds_tasks,
-        vocabulary_path=options.vocabulary_path(arguments),
-        data_dir=rundir.data_dir(arguments.data_dir),
-        cache_dir=rundir.cache_dir(arguments.cache_dir),
-        format=arguments.format,
-        lengths=options.lengths(arguments.lengths) or None,
-    )
-    tasks = {task.name: task for tasks in found.values() for task in tasks}
-    facts = [
-        {"task": task.name, "examples": {s: task.num_examples(s) for s in task.splits}, "directory": task.directory}
-        for task in tasks.values()
-    ]
-    if arguments.json:
-        print(json.dumps(facts, indent=1))
-        return 0
-    table = Table("task", "examples", "directory")
-    for fact in facts:
-        table.add_row(fact["task"], ", ".join(f"{s} {n:,}" for s, n in fact["examples"].items()), fact["directory"])
-    console.print(table)
-    return 0
 
 
 def study(arguments: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from xtr.cli import bench, convert, data, evaluation, export, options, plan, show
+from xtr.cli import bench, cache, convert, data, evaluation, export, options, plan, show
 from xtr.errors import Preempted, UserError, did_you_mean
 
 EXIT_DONE, EXIT_CRASHED, EXIT_USAGE, EXIT_PREEMPTED = 0, 1, 2, 42
@@ -82,14 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     data.add_arguments(commands.add_parser("data", help="get the official files, and check them"), _Parser)
 
-    cache = commands.add_parser("cache", help="tokenise tasks or mixtures now instead of on first use")
-    cache.add_argument("names", nargs="+", metavar="TASK_OR_MIXTURE")
-    options.add_lengths(cache, "TASK_FEATURE_LENGTHS, for tasks of your own whose preprocessors ask for lengths")
-    options.add_data_dir(cache)
-    options.add_cache_dir(cache)
-    options.add_tasks(cache)
-    options.add_vocabulary(cache)
-    cache.add_argument("--json", action="store_true", help="for scripts")
+    cache.add_arguments(commands.add_parser("cache", help="tokenise tasks or mixtures now instead of on first use"))
 
     for name, text in (
         ("train", "pretrain, intermediate-train or fine-tune"),

@@ -15,20 +15,38 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from xtr import rundir, storage
 from xtr.data import fingerprint, vocabulary_kinds
+from xtr.data.cache_shards import damaged, mark_damaged
 from xtr.data.cached_task import CachedTask, Examples, eval_examples
 from xtr.data.vocabulary import vocabulary_file, vocabulary_sha256
 from xtr.errors import DataError, UserError, by_reason
+from xtr.progress import progress
 
-__all__ = ["CachedTask", "Examples", "ensure_cached", "eval_examples"]
+__all__ = ["CachedTask", "Examples", "Writer", "ensure_cached", "eval_examples", "verify"]
 
 _WRITER = "xtr.data.cache_writer"
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Writer:
+    """How the cache writer works; what it writes does not depend on it.
+
+    Attributes:
+      num_workers: processes that write shards; None for one on each core.
+      export_dir: where the tasks are also written as SeqIO itself caches them, for SeqIO and T5X; '' for nowhere.
+      beam: options of the Apache Beam pipeline that does so ('--runner=DirectRunner'); the cache is made from what it
+        wrote then. '' for without Beam.
+    """
+
+    num_workers: int | None = None
+    export_dir: str = ""
+    beam: str = ""
 
 
 @dataclass(frozen=True)
@@ -43,11 +61,11 @@ class _Request:
     format: str
     tfds_tasks: tuple[str, ...] = ()
     lengths: Mapping[str, int] | None = None
+    seqio_cache_dirs: tuple[str, ...] = ()
 
     def entry_path(self, name: str) -> Path:
-        what = json.dumps(
-            [name, self.task_modules, self.vocabulary_sha256, self.data_dir, self.format, self.tfds_tasks]
-        )
+        what = [name, self.task_modules, self.vocabulary_sha256, self.data_dir, self.format, self.tfds_tasks]
+        what = json.dumps([*what, self.seqio_cache_dirs])
         key = hashlib.sha256(what.encode()).hexdigest()[:12]
         return self.cache_dir / "index" / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}-{key}.json"
 
@@ -62,6 +80,8 @@ def ensure_cached(
     format: str = "text2text",
     tfds_tasks: Sequence[str] = (),
     lengths: Mapping[str, int] | None = None,
+    seqio_cache_dirs: Sequence[str] | None = None,
+    writer: Writer = Writer(),
 ) -> dict[str, list[CachedTask]]:
     """Returns the cached tasks of each name, writing what is missing or out of date.
 
@@ -75,6 +95,9 @@ def ensure_cached(
       tfds_tasks: data sets that are read from TensorFlow Datasets' catalogue instead of official files.
       lengths: tokens of each feature, for the tasks whose preprocessors ask for `sequence_length`; others do not depend
         on it.
+      seqio_cache_dirs: where SeqIO's own cached tasks are looked for: one that is there is taken from there instead of
+        being tokenised. None for those of the variable XTR_SEQIO_CACHE_DIRS (names with commas between them).
+      writer: how the writer works, where it has to.
 
     Returns:
       For each name its tasks, each with its rate in it (1.0 for a task asked for by itself).
@@ -97,10 +120,11 @@ def ensure_cached(
         format,
         as_names(tfds_tasks),
         dict(lengths) if lengths else None,
+        tuple(os.path.abspath(path) for path in as_names(_seqio_cache_dirs(seqio_cache_dirs))),
     )
     names = list(dict.fromkeys(names))
     listing = _listing(request)
-    found = {name: _from_index(request, name, listing) for name in names}
+    found = {name: None if writer.export_dir else _from_index(request, name, listing) for name in names}
     if missing := [name for name, tasks in found.items() if tasks is None]:
         try:
             (cache_dir / "index").mkdir(parents=True, exist_ok=True)
@@ -108,8 +132,12 @@ def ensure_cached(
             raise UserError(f"Cannot make the cache directory {cache_dir}: {e.strerror}.") from e
         # Two processes may come here at once: the writer waits for the other's lock and finds the work done, and
         # both answers are put into the index by a rename.
-        found.update(_write(request, missing, listing))
+        found.update(_write(request, missing, listing, writer))
     return found
+
+
+def _seqio_cache_dirs(given: Sequence[str] | None) -> str | Sequence[str]:
+    return os.environ.get("XTR_SEQIO_CACHE_DIRS", "") if given is None else given
 
 
 def as_names(names: str | Sequence[str]) -> tuple[str, ...]:
@@ -178,7 +206,7 @@ def _valid(request: _Request, task: CachedTask) -> bool:
     )
 
 
-def _write(request: _Request, names: Sequence[str], listing: str) -> dict[str, list[CachedTask]]:
+def _write(request: _Request, names: Sequence[str], listing: str, writer: Writer) -> dict[str, list[CachedTask]]:
     """Runs the writer for `names` and keeps its answer."""
     response = _run_writer(
         {
@@ -190,6 +218,8 @@ def _write(request: _Request, names: Sequence[str], listing: str) -> dict[str, l
             "format": request.format,
             "tfds_tasks": list(request.tfds_tasks),
             "lengths": request.lengths,
+            "seqio_cache_dirs": list(request.seqio_cache_dirs),
+            **asdict(writer),
         }
     )
     found = {}
@@ -215,6 +245,29 @@ def _write(request: _Request, names: Sequence[str], listing: str) -> dict[str, l
         _write_json(request.entry_path(name), entry)
         _warn_skipped(name, why)
         found[name] = tasks
+    return found
+
+
+def verify(tasks: Iterable[CachedTask]) -> dict[str, dict[Path, str]]:
+    """Reads every byte of cached tasks and compares its checksum with the one of when it was written.
+
+    Returns:
+      The damaged shards of each task, and what is wrong with them. The next `ensure_cached` writes these again.
+
+    Raises:
+      UserError: a shard is damaged, in a folder that cannot be written to.
+    """
+    found = {}
+    tasks = list(tasks)
+    with progress("checking shards", sum(len(shards) for task in tasks for shards in task.shards.values())) as bar:
+        for task in tasks:
+            wrong = damaged(task.directory, task.shards, wholly=True)
+            for path, why in wrong.items():
+                if not mark_damaged(path):
+                    raise UserError(f"{task.name}: the shard {path} is damaged ({why}), and its folder is read-only.")
+            bar.advance(sum(map(len, task.shards.values())), note=task.name)
+            if wrong:
+                found[task.name] = wrong
     return found
 
 

@@ -11,12 +11,15 @@ from pathlib import Path
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
-from xtr.data.records import Value, feature_lengths, parse_example
+from xtr.data.cache_shards import Shard, damaged, mark_damaged, shard_paths, shards_of
+from xtr.data.records import Value, check_token_ids, feature_lengths, parse_example
 from xtr.errors import DataError, UserError, did_you_mean
 
-# A damaged cache is mended by writing it again.
-_REMEDY = "The cache is damaged: delete that directory, and the next run writes it again."
+_REMEDY = "The cache is damaged: the next run writes it again."
+_SHARD_REMEDY = "The cache is damaged: the next run writes this shard again, and no other."
+_READ_ONLY_REMEDY = "The cache is damaged, in a folder that cannot be written to: `xtr cache --verify` mends it."
 _SCAN = 4096
+_OPEN_SHARDS = 256  # of all tasks together; a process may have 1,024 files open
 
 
 @dataclass(frozen=True)
@@ -42,24 +45,24 @@ class CachedTask:
     def open(
         directory: str | os.PathLike, rate: float = 1.0, components: Mapping[str, float] | None = None
     ) -> "CachedTask":
-        """Reads `xtr_task.json` of a complete cache directory.
+        """Reads `xtr_task.json` of a complete cache directory, and looks whether its shards are there in full size.
 
         Raises:
-          DataError: the directory is not a complete task cache.
+          DataError: the directory is not a complete task cache, or a shard of it is damaged.
         """
         directory = Path(directory)
         path = directory / "xtr_task.json"
         try:
             info = json.loads(path.read_text(encoding="utf-8"))
-            name, splits = info["task"], info["splits"]
-            if not all(isinstance(s["examples"], int) and isinstance(s["shards"], int) for s in splits.values()):
-                raise ValueError("a split lacks its numbers of examples and shards")
+            name, shards = info["task"], shards_of(info)
         except OSError as e:
             raise DataError(f"{path}: {e.strerror}. {_REMEDY}") from e
         except (ValueError, KeyError, TypeError, AttributeError) as e:
             raise DataError(f"{path}: not a description of a cached task ({type(e).__name__}: {e}). {_REMEDY}") from e
         if not (directory / "COMPLETED").exists():
             raise DataError(f"{directory}: the cache of {name} was never completed. {_REMEDY}")
+        for shard, why in damaged(directory, shards).items():
+            raise DataError(f"{name}: the shard {shard} is damaged: {why}. {_SHARD_REMEDY}")
         return CachedTask(name, float(rate), str(directory), info, components or {name: 1.0})
 
     @property
@@ -80,9 +83,13 @@ class CachedTask:
 
     def examples(self, split: str) -> "Examples":
         """The examples of a split, by number, decoded when asked for."""
-        return _open_examples(
-            self.name, self.directory, split, self.num_examples(split), self.info["splits"][split]["shards"]
-        )
+        self.num_examples(split)  # says that there is no such split
+        return _open_examples(self.name, self.directory, split, tuple(self.shards[split]))
+
+    @property
+    def shards(self) -> dict[str, list[Shard]]:
+        """What is known of the shards of each split."""
+        return shards_of(self.info)
 
     def no_feature(self, split: str, number: int, feature: str) -> str:
         """Says that an example lacks a feature, and which features the task has."""
@@ -92,39 +99,40 @@ class CachedTask:
     def lengths(self, split: str, features: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Numbers of tokens of a split's features, and their last tokens.
 
-        Found by reading the split once; kept beside the shards, so that the next process only maps it into memory.
+        Found by reading the split once, when its token ids are checked too; kept beside the shards, so that the next
+        process only maps it into memory.
 
         Returns:
           Two int32 arrays [features, examples]; -1 and -1 where an example lacks the feature, last token -1 where
           it is empty.
+
+        Raises:
+          DataError: a record that cannot be read, or whose tokens are no ids of the vocabulary.
         """
         return _lengths(self, split, tuple(features))
 
 
 class Examples(Sequence):
-    """Random access to the examples of one split. Safe to use from several threads."""
+    """Random access to the examples of one split. Safe to use from several threads.
 
-    def __init__(self, task: str, paths: Sequence[Path], num_examples: int):
+    A shard is opened when an example of it is first read, and is one of a limited number of open ones.
+    """
+
+    def __init__(self, task: str, paths: Sequence[Path], shards: Sequence[Shard]):
         self._task = task
         self._paths = list(paths)
+        self._shards = list(shards)
         self._lock = threading.Lock()
-        self._readers = [self._open(path) for path in self._paths]
-        self._starts = np.cumsum([0] + [r.num_records() for r in self._readers])
-        if self._starts[-1] != num_examples:
-            raise DataError(
-                f"{task}: its shards ({', '.join(p.name for p in self._paths)} in {self._paths[0].parent}) hold "
-                f"{self._starts[-1]} records, but its description says {num_examples}. {_REMEDY}"
-            )
+        self._starts = np.cumsum([0] + [shard.examples for shard in shards])
+        self._failures = [0] * len(shards)
 
-    def _open(self, path: Path) -> ArrayRecordReader:
-        try:
-            reader = ArrayRecordReader(
-                str(path), options="readahead_buffer_size:0,max_parallelism:0", file_reader_buffer_size=32768
+    def _reader(self, s: int) -> ArrayRecordReader:
+        reader = _open_shard(self._task, self._paths[s], self._failures[s])
+        if reader.num_records() != self._shards[s].examples:
+            raise DataError(
+                f"{self._task}: the shard {self._paths[s]} holds {reader.num_records()} records, but its description "
+                f"says {self._shards[s].examples}. {_remedy(self._paths[s])}"
             )
-        except (RuntimeError, ValueError, OSError) as e:
-            raise DataError(f"{self._task}: cannot open the shard {path}: {e}. {_REMEDY}") from e
-        if not reader.ok():
-            raise DataError(f"{self._task}: the shard {path} is not a readable ArrayRecord file. {_REMEDY}")
         return reader
 
     def __len__(self) -> int:
@@ -149,7 +157,7 @@ class Examples(Sequence):
             try:
                 examples.append(parse_example(record, features))
             except ValueError as e:
-                raise self._error(int(number), e) from e
+                raise self.unreadable(int(number), e) from e
         return examples
 
     def records(self, indices: Sequence[int] | np.ndarray) -> list[bytes]:
@@ -161,39 +169,54 @@ class Examples(Sequence):
             where = np.flatnonzero(shard == s)
             positions = (indices[where] - self._starts[s]).tolist()
             with self._lock:
+                reader = self._reader(s)
                 try:
-                    found = self._readers[s].read(positions)
+                    found = reader.read(positions)
                 except (RuntimeError, IndexError):
                     found = [self._read_one(s, p) for p in positions]
             for w, record in zip(where.tolist(), found, strict=True):
                 out[w] = record
         return out
 
-    def _read_one(self, shard: int, position: int) -> bytes:
+    def _read_one(self, s: int, position: int) -> bytes:
         # A failed read leaves the reader in a failed state, so the culprit is looked for with fresh ones.
         try:
-            self._readers[shard] = self._open(self._paths[shard])
-            return self._readers[shard].read([position])[0]
+            self._failures[s] += 1
+            return self._reader(s).read([position])[0]
         except (RuntimeError, IndexError) as e:
-            self._readers[shard] = self._open(self._paths[shard])
-            raise self._error(int(self._starts[shard]) + position, e) from e
+            self._failures[s] += 1
+            raise self.unreadable(int(self._starts[s]) + position, e) from e
 
-    def _error(self, number: int, why: Exception) -> DataError:
-        shard = int(np.searchsorted(self._starts, number, side="right")) - 1
+    def unreadable(self, number: int, why: object) -> DataError:
+        """The error of a record that cannot be read, which names task, shard and record. Its shard will be mended."""
+        s = int(np.searchsorted(self._starts, number, side="right")) - 1
         return DataError(
-            f"{self._task}: record {number - int(self._starts[shard])} of the shard {self._paths[shard]} "
-            f"(example {number} of the split) cannot be read: {why}. {_REMEDY}"
+            f"{self._task}: record {number - int(self._starts[s])} of the shard {self._paths[s]} "
+            f"(example {number} of the split) cannot be read: {why}. {_remedy(self._paths[s])}"
         )
 
 
-def shard_paths(directory: str | os.PathLike, split: str, shards: int) -> list[Path]:
-    """The shard files of a split, in order."""
-    return [Path(directory) / f"{split}.array_record-{i:05d}-of-{shards:05d}" for i in range(shards)]
+def _remedy(path: Path) -> str:
+    return _SHARD_REMEDY if mark_damaged(path) else _READ_ONLY_REMEDY
+
+
+@lru_cache(maxsize=_OPEN_SHARDS)
+def _open_shard(task: str, path: Path, failures: int) -> ArrayRecordReader:
+    """Opens a shard; `failures` counts reads that left an earlier reader of it in a failed state."""
+    try:
+        reader = ArrayRecordReader(
+            str(path), options="readahead_buffer_size:0,max_parallelism:0", file_reader_buffer_size=32768
+        )
+    except (RuntimeError, ValueError, OSError) as e:
+        raise DataError(f"{task}: cannot open the shard {path}: {e}. {_remedy(path)}") from e
+    if not reader.ok():
+        raise DataError(f"{task}: the shard {path} is not a readable ArrayRecord file. {_remedy(path)}")
+    return reader
 
 
 @lru_cache(maxsize=1024)
-def _open_examples(task: str, directory: str, split: str, num_examples: int, shards: int) -> Examples:
-    return Examples(task, shard_paths(directory, split, shards), num_examples)
+def _open_examples(task: str, directory: str, split: str, shards: tuple[Shard, ...]) -> Examples:
+    return Examples(task, shard_paths(directory, split, len(shards)), shards)
 
 
 @lru_cache(maxsize=1024)
@@ -207,14 +230,16 @@ def _lengths(task: CachedTask, split: str, features: tuple[str, ...]) -> tuple[n
     except (OSError, ValueError, EOFError):
         pass  # Not there yet, or damaged: it is only a summary of the records.
     examples = task.examples(split)
+    sizes = {name: size for name, size in task.info.get("vocab_sizes", {}).items() if name in features}
     table = np.empty((2, len(features), n), np.int32)
     for start in range(0, n, _SCAN):
         numbers = range(start, min(start + _SCAN, n))
         for i, record in zip(numbers, examples.records(numbers), strict=True):
             try:
+                check_token_ids(record, sizes)
                 table[0, :, i], table[1, :, i] = feature_lengths(record, features)
             except ValueError as e:
-                raise examples._error(i, e) from e
+                raise examples.unreadable(i, e) from e
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
         with open(temporary, "wb") as f:

@@ -101,6 +101,33 @@ def feature_lengths(record: bytes, features: Sequence[str]) -> tuple[list[int], 
     return lengths, last
 
 
+def check_token_ids(record: bytes, sizes: Mapping[str, int]) -> None:
+    """Checks that features of a record are lists of token ids.
+
+    Args:
+      sizes: feature -> size of its vocabulary. A feature that the record lacks, or that is empty, is right.
+
+    Raises:
+      ValueError: naming the feature and what it holds.
+    """
+    table = _parse(record)
+    for name, size in sizes.items():
+        if name not in table:
+            continue
+        feature = table[name]
+        kind = feature.WhichOneof("kind")
+        if kind is None:
+            continue
+        values = getattr(feature, kind).value
+        if kind != "int64_list":
+            if values:
+                held = "text" if kind == "bytes_list" else "floats"
+                raise ValueError(f"its feature {name!r} holds {held}, no token ids")
+        elif values and not 0 <= min(values) <= max(values) < size:
+            wrong = next(value for value in values if not 0 <= value < size)
+            raise ValueError(f"its feature {name!r} holds {wrong}, and the vocabulary's ids are 0 to {size - 1}")
+
+
 def _parse(record: bytes):
     try:
         return _Example.FromString(record).features.feature
@@ -118,16 +145,17 @@ def serialize_example(features: Mapping[str, object]) -> bytes:
       ValueError: a value of another type.
     """
     example = _Example()
+    table = example.features.feature
     for name, value in features.items():
-        feature = example.features.feature[name]
-        if isinstance(value, str | bytes):
-            value = [value]
-        elif isinstance(value, np.ndarray | int | float):
-            value = np.atleast_1d(value)
-        if len(value) and isinstance(value[0], str | bytes):
-            feature.bytes_list.value.extend(v.encode() if isinstance(v, str) else v for v in value)
+        feature = table[name]
+        if type(value) is list and value and type(value[0]) is int:  # token ids, by far the most
+            feature.int64_list.value.extend(value)
             continue
-        array = np.asarray(value)
+        values = [value] if isinstance(value, str | bytes) else np.atleast_1d(value) if np.isscalar(value) else value
+        if len(values) and isinstance(values[0], str | bytes):
+            feature.bytes_list.value.extend(v.encode() if isinstance(v, str) else v for v in values)
+            continue
+        array = np.asarray(values)
         if array.ndim != 1 or array.dtype.kind not in "iufb":
             raise ValueError(f"feature {name!r}: cannot store {array.dtype} of shape {array.shape}")
         if array.dtype.kind == "f" and array.size:
