@@ -28,6 +28,10 @@ _OBJECTIVES = ("seq2seq", "denoise", "causal", "mlm", *labelled.HEADS)
 # What the second side of a row is; the other objectives have one side, which counts as the encoder's.
 SECOND_SIDE = {"seq2seq": "decoder", "denoise": "decoder", "contrastive": "target"}
 _TWO_FEATURES = (*SECOND_SIDE, "causal")  # the others have 'inputs' alone
+# Batches made ahead. Steps are called in bursts (the loop runs ahead of the devices until it reads their metrics), and
+# planning a window takes as long as making many batches of it.
+_AHEAD, _AHEAD_BYTES = 16, 64 * 2**20
+_BYTES_A_SLOT = 5 * 4  # of the batch with the most arrays, the decoder's side of 'seq2seq'
 # What a state counts, over the global batches delivered so far.
 _COUNTS = ("batches", "rows", "examples", "encoder_tokens", "decoder_tokens", "truncated_examples",
            "truncated_encoder_tokens", "truncated_decoder_tokens")  # fmt: skip
@@ -399,7 +403,7 @@ def train_batches(
     process_index: int = 0,
     process_count: int = 1,
     start_state: Mapping | None = None,
-    prefetch: int = 2,
+    prefetch: int | None = None,
 ) -> TrainBatches:
     """Iterates over this host's part of the global batches of `spec`.
 
@@ -407,7 +411,8 @@ def train_batches(
       spec: what to train on.
       process_index, process_count: host p of P gets rows [p * B / P, (p + 1) * B / P) of each global batch of B.
       start_state: an earlier iterator's `get_state()`; None starts at the beginning.
-      prefetch: batches made ahead in a thread; 0 makes them when asked for.
+      prefetch: batches made ahead in a thread; 0 makes them when asked for. None: 16, or as many as 64 MiB hold, but at
+        least 2.
 
     Yields:
       Dicts of int32 arrays [B / P, ...] under SeqIO's names (see the `build_batch` of the objective's module).
@@ -422,6 +427,8 @@ def train_batches(
         raise UserError(f"batch_size {spec.batch_size} does not divide over {process_count} hosts.")
     share = spec.batch_size // process_count
     rows = range(process_index * share, (process_index + 1) * share)
+    if prefetch is None:
+        prefetch = max(2, min(_AHEAD, _AHEAD_BYTES // (share * sum(spec.slots) * _BYTES_A_SLOT)))
     batches = TrainBatches(spec, window_stream(spec), rows, prefetch)
     if start_state is not None:
         batches.set_state(start_state)
