@@ -9,6 +9,7 @@ from xtr.errors import UserError
 from xtr.models import spec
 from xtr.parallel import topology
 from xtr.plan import batches, compile, store
+from xtr.train.adamw import AdamWConfig
 
 
 @pytest.mark.parametrize(
@@ -64,6 +65,7 @@ def test_a_program_is_known_by_all_that_shapes_it(plan_run):
 
     assert store.facts(plan_run, slice_, "train") == known
     assert changed(batch_size=32) and changed(num_microbatches=2) and changed(z_loss=0.0)
+    assert changed(compiler_options="none") and changed(optimizer=AdamWConfig())
     assert changed(model=dataclasses.replace(train.model, remat="full"))
     assert changed(slice_=topology.parse("v5e:2x2", 2))
     assert not changed(train_steps=77) and not changed(model_dir="/elsewhere") and not changed(random_seed=3)

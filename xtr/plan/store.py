@@ -19,6 +19,7 @@ from xtr.errors import UserError
 from xtr.parallel.topology import ENVIRONMENT, Topology, compile_only_devices, has_compiler
 from xtr.plan.compile import Compiled, Memory
 from xtr.plan.run import PlanRun
+from xtr.train.loop import options_for
 
 _FOLDER = "plans"
 _FORMAT = 1
@@ -50,8 +51,7 @@ def facts(run: PlanRun, topology: Topology, program: str) -> dict[str, Any]:
         return chosen | {"tokens_per_batch": run.tokens_per_batch, "decode_length": run.decode_length}
     chosen |= {"batch_size": train.batch_size, "objective": train.loss}
     if kind == "train":
-        names = ("z_loss", "label_smoothing", "loss_normalizing_factor", "num_microbatches")
-        chosen |= {name: getattr(train, name) for name in names} | {"optimizer": repr(train.optimizer)}
+        chosen["options"] = repr(options_for(train, None))
     return chosen
 
 
