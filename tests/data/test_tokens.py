@@ -96,11 +96,11 @@ def test_a_damaged_example_is_named(task_writer):
 
 
 def test_what_holds_no_token_ids(task_writer):
-    bad = ([0.5], "is float32, not token ids"), (["a", "b"], "is text, not"), ([2**40], "holds 1099511")
-    for value, words in bad:
+    bad = {"floats, no": [0.5], "text, no": ["a", "b"], "1099511627776, and": [3, 2**40], "-1, and": [-1]}
+    for words, value in bad.items():
         examples = [{"inputs": [1], "targets": [1]}, {"inputs": value, "targets": [1]}]
         task = task_writer(f"bad{len(words)}", {"train": examples})
-        with pytest.raises(DataError, match=f"feature 'inputs' of example 1 of 'train' {words}"):
+        with pytest.raises(DataError, match=f"record 0 of the shard .*1-of-00002 .*: its feature 'inputs' holds {words}"):
             token_table(task, "train", _FEATURES)
     with pytest.raises(DataError, match="example 0 of 'train' has no feature 'inputs'"):
         token_table(task_writer("lacks", {"train": [{"targets": [1]}]}), "train", _FEATURES)

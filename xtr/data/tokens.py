@@ -157,12 +157,11 @@ def _ids(task: CachedTask, split: str, number: int, feature: str, value: object)
     if value is None:
         raise DataError(task.no_feature(split, number, feature))
     if not isinstance(value, np.ndarray) or value.dtype.kind != "i":
-        kind = value.dtype.name if isinstance(value, np.ndarray) else "text"
-        raise DataError(f"{task.name}: feature {feature!r} of example {number} of {split!r} is {kind}, not token ids.")
-    ids = value.astype(_DTYPE)
-    if not np.array_equal(ids, value):
-        raise DataError(
-            f"{task.name}: feature {feature!r} of example {number} of {split!r} holds {value[ids != value][0]}, which "
-            "is no token id."
-        )
-    return ids
+        held = "floats" if isinstance(value, np.ndarray) else "text"
+        raise task.examples(split).unreadable(number, f"its feature {feature!r} holds {held}, no token ids")
+    size = task.info.get("vocab_sizes", {}).get(feature, 2**31)
+    if len(value) and not 0 <= value.min() <= value.max() < size:
+        wrong = value[(value < 0) | (value >= size)][0]
+        why = f"its feature {feature!r} holds {wrong}, and the vocabulary's ids are 0 to {size - 1}"
+        raise task.examples(split).unreadable(number, why)
+    return value.astype(_DTYPE)
