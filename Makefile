@@ -47,7 +47,8 @@ $(COMPILER): requirements/$(TAG)-tpu.lock $(STAMP)
 	touch $@
 
 # Writes every lock anew. Pins that still fit stay; `make lock UPGRADE=--upgrade` takes the newest of everything.
-# py3xx.lock is the whole environment; py3xx-tpu.lock and py3xx-gpu.lock hold what an accelerator adds to it.
+# py3xx.lock is the whole environment; py3xx-tpu.lock and py3xx-gpu.lock hold what an accelerator adds to it, and
+# py3xx-beam.lock what an environment for Apache Beam has besides or in another version.
 UPGRADE ?=
 UV := build/uv/bin/uv
 RESOLVE = $(UV) pip compile pyproject.toml --quiet --no-header --no-annotate --no-emit-index-url
@@ -60,6 +61,9 @@ lock: $(UV)
 	    $(RESOLVE) --python-version $$python --extra $$device -c $$base.lock -o build/$$device.lock --upgrade || exit; \
 	    grep -vxFf $$base.lock build/$$device.lock > $$base-$$device.lock; \
 	  done; \
+	  cp $$base.lock build/beam.lock; \
+	  $(RESOLVE) --python-version $$python --extra beam -o build/beam.lock || exit; \
+	  grep -vxFf $$base.lock build/beam.lock > $$base-beam.lock; \
 	done
 
 $(UV):
