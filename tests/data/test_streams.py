@@ -1,5 +1,6 @@
 """Whole streams of packed rows: whatever the examples are, each is there once an epoch, whole, or cut and counted."""
 
+import dataclasses
 import itertools
 from collections import Counter
 
@@ -8,7 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from xtr.data.mixing import Mixing
 from xtr.data.pipeline import TrainData, train_batches
+from xtr.data.vocabulary import read_vocabulary
 
 _LENGTHS = {"inputs": 12, "targets": 6}
 # Token id 0 is ordinary, either feature may be empty, and either may be longer than its slots.
@@ -69,3 +72,39 @@ def test_no_example_is_split_lost_or_there_twice(shared_task_writer, objective, 
     nothing = [not b or objective == "causal" and len(a) + len(b) < 2 for a, b in examples]
     assert stats["empty_examples"] == ({task.name: sum(nothing)} if any(nothing) else {})
     batches.close()
+
+
+@pytest.fixture(scope="module")
+def texts(shared_task_writer, small_vocabularies):
+    """Plain text in three languages of very different size, with a vocabulary that has a mask."""
+    vocabulary = read_vocabulary(small_vocabularies["xlmr"])
+    info = {"kind": "text", "vocabulary": {"path": str(small_vocabularies["xlmr"]), "sha256": vocabulary.sha256}}
+    rng, tasks = np.random.default_rng(0), []
+    for language, n in (("en", 640), ("sw", 20), ("yo", 1)):
+        documents = [{"targets": np.append(rng.integers(300, 340, k), 2)} for k in rng.integers(5, 30, n)]
+        tasks.append(shared_task_writer(f"text.{language}", {"train": documents}, language=language, **info))
+    return tasks
+
+
+@pytest.mark.parametrize("objective", ["causal", "mlm"])
+def test_text_in_many_languages_is_drawn_by_alpha_and_found_again(texts, objective):
+    tasks = Mixing(language_alpha=0.3).of(texts, "train")
+    data = TrainData(
+        tasks, {"inputs": 40, "targets": 24}, batch_size=8, objective=objective, packing_window=128, seed=4
+    )
+    batches = train_batches(data, prefetch=0)
+    for _ in range(200):
+        next(batches)
+    drawn = batches.stats()["examples_by_task"]
+    expected = np.array([640, 20, 1]) ** 0.3
+    shares = np.array([drawn[task.name] for task in tasks]) / sum(drawn.values())
+    np.testing.assert_allclose(shares, expected / expected.sum(), atol=0.02)
+    assert batches.stats()["encoder_density"] > 0.85
+    state = batches.get_state()
+    again = train_batches(data, prefetch=0, start_state=state)
+    other = train_batches(dataclasses.replace(data, seed=5), prefetch=0)
+    for _ in range(3):
+        here, there, elsewhere = next(batches), next(again), next(other)
+        for name, array in here.items():
+            np.testing.assert_array_equal(array, there[name])
+        assert any((array != elsewhere[name]).any() for name, array in here.items())

@@ -3,6 +3,7 @@
 All of it follows from the cache's tables of lengths, not from the tokens.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -12,6 +13,7 @@ from xtr.data.formats import CAUSAL, ENCODER
 from xtr.data.labelled import OBJECTIVE_OF_KIND, num_labels, ragged
 from xtr.data.packing import least_rows
 from xtr.data.pipeline import SECOND_SIDE, TrainData, window_stream
+from xtr.data.vocabulary import Vocabulary, read_vocabulary
 from xtr.data.windows import Window, WindowStream
 from xtr.errors import UserError
 
@@ -121,9 +123,23 @@ def _data(
     tasks: Sequence[CachedTask], split: str, objective: str, lengths: Mapping[str, int], epochs: int | None = None
 ) -> TrainData:
     labels = num_labels(tasks[0], split, objective)
+    reads = objective in ("denoise", "mlm", "tag", "span")  # a vocabulary, to make examples of what is cached
     return TrainData(
-        tuple(tasks), lengths, batch_size=1, split=split, objective=objective, num_labels=labels, epochs=epochs
+        tuple(tasks),
+        lengths,
+        batch_size=1,
+        split=split,
+        objective=objective,
+        num_labels=labels,
+        epochs=epochs,
+        vocabulary=_vocabulary(tasks[0].info["vocabulary"]["path"]) if reads else None,
     )
+
+
+@functools.lru_cache(maxsize=1)
+def _vocabulary(path: str) -> Vocabulary:
+    """Read once for all tasks of a table: XLM-R's takes seconds."""
+    return read_vocabulary(path)
 
 
 def statistics(task: CachedTask, lengths: Mapping[str, int]) -> dict:
