@@ -83,3 +83,33 @@ def test_stats_show_what_auto_saves(common, world, cache_dir, capsys):
     assert "at 128 / 16" in capsys.readouterr().out
     with pytest.raises(UserError, match="a bert is trained|packing chooses no lengths"):
         run([*given[:-2], "xlmr/base"])
+
+
+@pytest.mark.slow
+def test_each_stage_of_a_study_chooses_for_itself(study_arguments, tmp_path):
+    given = study_arguments(tmp_path / "study")
+    stage = {
+        "TRAIN_STEPS": 2,
+        "BATCH_SIZE": 8,
+        "TASK_FEATURE_LENGTHS": "auto",
+        "lengths.AutoLengths.multiples": (16, 8),
+    }
+    overrides = {
+        "pretrain": {"MIXTURE_OR_TASK_NAME": "text.corpus", "TRAIN_STEPS": 2, "BATCH_SIZE": 8},
+        "intermediate": stage,
+        "target": stage,
+        "evaluate": {"LENGTH_BUCKETS": (64,), "TASK_FEATURE_LENGTHS": "auto", "evaluate.max_decode_length": 4},
+    }
+    given += [f"--gin.study.stage_overrides={overrides!r}", "--gin.study.seeds=(0,)"]
+    assert run(given) == 0
+    chosen = {
+        path.parent.name.split("-")[0]: json.loads(path.read_text())["lengths"]
+        for path in tmp_path.rglob("lengths.json")
+    }
+    assert any(name.startswith("intermediate") for name in chosen) and not any("pretrain" in name for name in chosen)
+    assert {"target.tiny.none.xnli.seed0", "target.tiny.nli.xnli.seed0"} <= set(chosen)
+    given[1] = "report"
+    assert run(given) == 0
+    report = next(tmp_path.rglob("report.md"), None) or next(tmp_path.rglob("report.html"))
+    lengths = "/".join(map(str, chosen["target.tiny.none.xnli.seed0"].values()))
+    assert f"packed rows of {lengths} tokens" in report.read_text()
