@@ -96,3 +96,12 @@ def test_small_and_stacked_arrays_are_summed_plainly():
     stacked = jax.ShapeDtypeStruct((2, 4096, 4096), jnp.float32)
     text = jax.jit(lambda x: passes.mean_squares(x, (1, 2))).lower(stacked).as_text()
     assert "stablehlo.while" not in text
+
+
+def test_arrays_of_more_numbers_than_an_int32_counts():
+    """An embedding of BLOOM-176B."""
+    x = jax.ShapeDtypeStruct((250_880, 14_336), jnp.float32)
+    factors = jax.ShapeDtypeStruct((250_880, 1), jnp.float32), jax.ShapeDtypeStruct((1, 14_336), jnp.float32)
+    mean = jax.eval_shape(lambda x, *f: passes.mean_square_of_product(x, f, (0, 1)), x, *factors)
+    assert mean.shape == (1, 1)
+    assert {m.shape for m in jax.eval_shape(lambda x: passes.mean_squares(x, (0, 1)), x)} == {(14_336,), (250_880,)}

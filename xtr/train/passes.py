@@ -79,7 +79,7 @@ def mean_square_of_product(x: jax.Array, factors: Sequence[jax.Array], axes: tup
             return total + jnp.sum(jnp.square(product_rC)), None
 
         total, _ = jax.lax.scan(body, jnp.zeros((), x_RC.dtype), jnp.arange(count))
-        return (total / x_RC.size).reshape(1, 1)
+        return (total / float(x_RC.size)).reshape(1, 1)  # the sizes of whole stacks exceed an int32
 
     return by_size(x, in_blocks, plain)(x, *factors)
 
