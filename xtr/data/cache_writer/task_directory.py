@@ -14,7 +14,7 @@ from xtr.data import fingerprint
 from xtr.data.cache_shards import damaged, shard_paths, shards_of, unmark
 from xtr.data.cache_writer.splits import Split
 from xtr.data.cache_writer.units import Facts, Place, finished
-from xtr.errors import UserError
+from xtr.progress import note
 
 _DESCRIPTION = "xtr_task.json"
 
@@ -132,9 +132,8 @@ class TaskDirectory:
         shutil.rmtree(self._work, ignore_errors=True)
 
     def commit(self) -> None:
-        """Puts what was written into its place."""
+        """Puts what was written into its place; then nothing is unfinished, or all of it is."""
         self._mend() if self._described else self._complete()
-        self.unfinished = False
 
     def _complete(self) -> None:
         described, files = {}, {}
@@ -165,6 +164,7 @@ class TaskDirectory:
         (self._work / "COMPLETED").touch()
         shutil.rmtree(self.path, ignore_errors=True)  # what lies there is no whole task
         os.rename(self._work, self.path)
+        self.unfinished = False
 
     def _mend(self) -> None:
         """Puts new shards into the place of damaged ones."""
@@ -174,17 +174,21 @@ class TaskDirectory:
             for unit in units:
                 places = [i for i, shard in enumerate(old) if shard.unit == unit]
                 new = self._facts[split][unit].shards
-                if len(new) != len(places) or [s.sha256 for s in new] != [old[i].sha256 for i in places]:
-                    # The same code and data give the same bytes; other versions of a library may not.
-                    shutil.rmtree(self.path)
-                    raise UserError(
-                        f"{self.name}: what was damaged in {self.path} cannot be made again bit by bit with the "
-                        "installed libraries; it was removed, and the next run writes the whole task."
-                    )
+                if [shard.sha256 for shard in new] != [old[i].sha256 for i in places]:
+                    self._begin_again()
+                    return
                 for k, i in enumerate(places):
                     os.replace(Place(str(self._work), self.name, split, unit).part(k), paths[i])
                     unmark(paths[i])
+        self.unfinished = False
         shutil.rmtree(self._work, ignore_errors=True)
+
+    def _begin_again(self) -> None:
+        """Has the whole task written: other versions of libraries may give other bytes than the ones that are there."""
+        note(f"{self.name}: what was damaged cannot be made again bit by bit, so the whole task is written again.")
+        shutil.rmtree(self.path)
+        self._described, self._repairs = None, {}
+        self._splits, self._read, self._facts, self.damage = {}, set(), {}, []
 
 
 def _stats(facts: list[Facts]) -> dict[str, int]:

@@ -44,7 +44,8 @@ class Writer:
         tasks = {task.name: task for provider in members.values() for task in provider.tasks}
         seqio_cache.export(self.request, list(tasks.values()), self.vocabulary)
         directories = {name: self._directory(task) for name, task in tasks.items()}
-        self._write([directory for directory in directories.values() if directory.unfinished])
+        while unfinished := [directory for directory in directories.values() if directory.unfinished]:
+            self._write(unfinished)
         for name, directory in directories.items():
             directory.refresh()
             tasks[name]._cache_dir = str(directory.path)  # where SeqIO finds numbers of examples
@@ -52,6 +53,8 @@ class Writer:
                 tasks[name].source.counted.update(directory.examples)
         try:
             mixtures = {name: [[t.name, of.rate(t)] for t in of.tasks] for name, of in members.items()}
+            for name, rates in mixtures.items():
+                _check_rates(name, dict(rates))
             components = {name: _components(name) for name in self.names}
         finally:
             for task in tasks.values():
@@ -65,8 +68,6 @@ class Writer:
         }
 
     def _write(self, directories: list[TaskDirectory]) -> None:
-        if not directories:
-            return
         names = ", ".join(self.names)
         if damaged := [line for directory in directories for line in directory.damage]:
             note("\n".join(damaged))
@@ -196,6 +197,14 @@ def _rate(mixture, task) -> float:
         raise UserError(
             f"Mixture {mixture.name}: the rate of {task.name} cannot be computed: {type(e).__name__}: {e}"
         ) from e
+
+
+def _check_rates(mixture: str, rates: Mapping[str, float]) -> None:
+    for task, rate in rates.items():
+        if not 0 <= rate < float("inf"):
+            raise UserError(f"Mixture {mixture}: the rate of {task} is {rate}; it must be a number, 0 or more.")
+    if not any(rates.values()):
+        raise UserError(f"Mixture {mixture}: the rates of its tasks ({', '.join(rates)}) sum to 0: it draws nothing.")
 
 
 def _components(name: str) -> dict[str, dict[str, float]]:
