@@ -20,6 +20,7 @@ from xtr.train.step import (
     init_state,
     make_eval_step,
     make_train_step,
+    max_logits_bytes,
     state_shardings,
 )
 
@@ -245,3 +246,14 @@ def test_evaluation_is_the_loss_without_z_loss(expected):
 def test_options_are_checked(settings):
     with pytest.raises(UserError):
         TrainOptions(**settings)
+
+
+def test_logits_are_made_in_pieces_where_every_device_would_hold_the_states_of_all_tokens():
+    whole = 4 * 2**30
+    alone = make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
+    assert max_logits_bytes(250_880, 14_336, alone, DEFAULT_RULES) == whole
+    mesh = make_mesh(MeshConfig(2, 4, 1))
+    tokens = 2 * 2**30 // (4 * 14_336)  # of two replicas, whose tokens are apart
+    assert max_logits_bytes(250_880, 14_336, mesh, DEFAULT_RULES) == min(8 * whole, tokens * 4 * 250_880)
+    assert max_logits_bytes(250_880, 16, mesh, DEFAULT_RULES) == 8 * whole
+    assert max_logits_bytes(250_002, 14_336, mesh, DEFAULT_RULES) == 8 * whole  # is not spread over 4 devices

@@ -137,10 +137,9 @@ def _memory_rows(found) -> list[dict]:
     return [
         {
             "program": e.program,
-            "fits": "yes" if e.memory.peak <= e.memory.usable else "no",
             "peak GiB": _short(e.memory.peak / GiB),
             "of GiB": _short(e.memory.usable / GiB),
-            "in use": _short(e.memory.scheduled / GiB),
+            "buffers": _short(e.memory.buffers / GiB),
             "parameters": _short(e.memory.parameters / GiB),
             "optimizer": _short(e.memory.optimizer / GiB),
             "activations": _short(e.memory.activations / GiB),

@@ -34,7 +34,7 @@ class Case:
       overrides: what else differs from what is shipped, as gin on the command line.
       runs: gin files after the model's.
       program: of `compile.PROGRAMS`' values.
-      prototype: peak GiB of a device in a plain JAX prototype of the same step; None where it had none.
+      prototype: GiB of all buffers of a plain JAX prototype of the same step; None where there was none.
     """
 
     model: str
@@ -102,7 +102,8 @@ Written by `make scaling`. No TPU was used: each row's program was compiled for 
 (libtpu {libtpu}, jax {jax}), and everything below is read from what it made.
 
 * **GiB** is the peak memory of one device, of what programs can use: parameters and optimizer state, activations,
-  gathered weights, gradients, and the program's code.
+  gathered weights, gradients, and the program's code. **buffers** is the sum of all buffers, as if none took the place
+  of another; the prototype's figure was summed so.
 * **ms** is the least time of one execution: the longest of arithmetic at the chip's peak, main memory, ICI, DCN, and
   the compiler's own cycle estimates, as if all went on at once. **no overlap** adds the network to the rest. Neither
   was measured on hardware: they compare programs, and bound what a chip can do.
@@ -110,7 +111,7 @@ Written by `make scaling`. No TPU was used: each row's program was compiled for 
   are the program's products without what is computed anew, over the model's.
 * **gin** is what differs from what is shipped.
 * **chip-hours** are for 1,000 steps, at least.
-* **prototype** is the peak of a plain JAX prototype of the same step, where there was one.
+* **prototype** is a plain JAX prototype of the same step, where there was one.
 
 """
 
@@ -136,13 +137,14 @@ def cells(case: Case, found: Estimate | None) -> list[str]:
     mesh = " x ".join(str(size) for size in found.mesh.values())
     if not found.fits:
         missing = f"does not fit: {found.missing / _GiB:.1f} missing"
-        return [*name, mesh, missing, prototype, *[""] * (len(COLUMNS) - len(name) - 3)]
+        return [*name, mesh, missing, "", prototype, *[""] * (len(COLUMNS) - len(name) - 4)]
     total = cost(load(case.gin_files, case.all_overrides), slice_, [found])
     ratio = (found.hardware_flops - found.rematerialised) / found.model_flops
     return [
         *name,
         mesh,
         f"{found.memory.peak / _GiB:.1f} of {found.memory.usable / _GiB:.1f}",
+        f"{found.memory.buffers / _GiB:.1f}",
         prototype,
         f"{ratio:.2f}",
         f"{found.step_seconds * 1e3:,.0f}" if found.step_seconds > 0.1 else f"{found.step_seconds * 1e3:.1f}",
@@ -155,8 +157,8 @@ def cells(case: Case, found: Estimate | None) -> list[str]:
 
 
 COLUMNS = (
-    "model", "program", "slice", "chips", "batch", "gin", "mesh", "GiB", "prototype", "FLOPs / model's", "ms",
-    "bound by", "no overlap", "MFU at most", "tokens/s", "chip-hours",
+    "model", "program", "slice", "chips", "batch", "gin", "mesh", "GiB", "buffers", "prototype", "FLOPs / model's",
+    "ms", "bound by", "no overlap", "MFU at most", "tokens/s", "chip-hours",
 )  # fmt: skip
 
 

@@ -40,7 +40,7 @@ class Memory:
       outputs: of the outputs that are not written over inputs.
       temporaries: of everything between: activations, gathered weights, gradients.
       code: of the program itself.
-      scheduled: the most that the compiler expects to be in use at once, of arguments, outputs and temporaries.
+      scheduled: the most that is in use at once, of arguments, outputs and temporaries.
     """
 
     arguments: int
@@ -51,7 +51,12 @@ class Memory:
 
     @property
     def peak(self) -> int:
-        """What has to be free: all of it, as it is laid out before the program starts."""
+        """What is in use at once, with the code. The compiler refuses programs by this, not by `buffers`."""
+        return self.scheduled + self.code
+
+    @property
+    def buffers(self) -> int:
+        """All of it beside each other, as if no buffer took the place of another that is done with."""
         return self.arguments + self.outputs + self.temporaries + self.code
 
 

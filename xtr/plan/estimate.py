@@ -25,10 +25,11 @@ class Memory:
 
     Attributes:
       parameters, optimizer: the state between steps.
-      activations: all else that holds data: activations, gradients, gathered weights, the batch, a decoder's cache.
+      activations: all else that holds data where most is in use: activations, gradients, gathered weights, the batch, a
+        decoder's cache.
       code: the program.
-      peak: all of it: what has to be free.
-      scheduled: the most that the compiler expects to be in use at once, without code.
+      peak: the most that is in use at once.
+      buffers: the sum of all buffers, as if none took the place of another.
       usable: what programs can have.
     """
 
@@ -37,7 +38,7 @@ class Memory:
     activations: int
     code: int
     peak: int
-    scheduled: int
+    buffers: int
     usable: float
 
 
@@ -251,7 +252,7 @@ def estimate(run: PlanRun, topology: Topology, compiled: Compiled, analysis: Ana
             activations=used.peak - used.code - known,
             code=used.code,
             peak=used.peak,
-            scheduled=used.scheduled,
+            buffers=used.buffers,
             usable=topology.accelerator.device_hbm,
         )
         seconds = seconds_of(analysis, compiled, topology, run.train.model.head_dim)

@@ -14,6 +14,8 @@ from xtr.train.passes import softmax_statistics
 
 # Above this size the [tokens, vocabulary] logits are made chunk by chunk: it costs time, and below it nothing is won.
 MAX_LOGITS_BYTES = 4 * 2**30
+# The same of the f32 states of the tokens, where every device holds all of them.
+MAX_STATES_BYTES = 2**30
 # Logical axes of the logits. They are spread over the vocabulary as the output kernel is: the tokens' states, far
 # smaller, then travel to the kernel's shards, and neither the kernel nor its gradient is ever gathered.
 LOGITS_AXES = ("output_tokens", "output_vocab")

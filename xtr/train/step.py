@@ -23,7 +23,7 @@ from xtr.parallel.sharding import (
     tree_shardings,
 )
 from xtr.train import adafactor, objectives, rounding
-from xtr.train.cross_entropy import MAX_LOGITS_BYTES
+from xtr.train.cross_entropy import MAX_LOGITS_BYTES, MAX_STATES_BYTES
 from xtr.train.state import TrainOptions, TrainState, abstract_state, init_state, rule, state_shardings
 
 __all__ = [
@@ -59,7 +59,7 @@ def _microbatches(batch: dict[str, jax.Array], count: int, mesh: Mesh) -> dict[s
 
 
 def _settings(
-    objective: objectives.Objective, mesh: Mesh, rules: Rules, z_loss: float, label_smoothing: float
+    objective: objectives.Objective, model: Any, mesh: Mesh, rules: Rules, z_loss: float, label_smoothing: float
 ) -> dict[str, Any]:
     """What an objective takes besides model, batch, padding and key."""
     if not objective.over_vocabulary:
@@ -67,9 +67,22 @@ def _settings(
     return {
         "z_loss": z_loss,
         "label_smoothing": label_smoothing,
-        "max_logits_bytes": MAX_LOGITS_BYTES * mesh.size,  # rows and vocabulary are spread over the mesh
+        "max_logits_bytes": max_logits_bytes(model.vocab_size, model.width, mesh, rules),
         "constrain": OnMesh(mesh, rules),
     }
+
+
+def max_logits_bytes(vocab_size: int, width: int, mesh: Mesh, rules: Rules) -> int:
+    """The most bytes of logits that a step makes at once, on all devices together.
+
+    Rows and vocabulary are spread over the mesh. Where the vocabulary is spread over the devices that share the rows,
+    each of them holds the states of all tokens of its replica, f32 [tokens, width], which must stay small too.
+    """
+    spread = named_sharding(mesh, ("output_vocab",), rules, (vocab_size,)).spec[0] or ()
+    if mesh.shape["fsdp"] == 1 or "fsdp" not in spread:
+        return MAX_LOGITS_BYTES * mesh.size
+    tokens = MAX_STATES_BYTES * mesh.shape["replica"] // (4 * width)
+    return min(MAX_LOGITS_BYTES * mesh.size, 4 * tokens * vocab_size)
 
 
 def loss_and_gradient(
@@ -93,7 +106,7 @@ def loss_and_gradient(
     check_rows(rows, mesh, pieces)
     weights, normalizer = objectives.normalize(options.loss_normalizing_factor, batch, options.objective, pad_id)
     batch = {**batch, objective.weights_name: weights}
-    settings = _settings(objective, mesh, rules, options.z_loss, options.label_smoothing)
+    settings = _settings(objective, model_config, mesh, rules, options.z_loss, options.label_smoothing)
 
     def loss_of(params, piece, key):
         network = model_config.network(params, constrain)
@@ -198,7 +211,7 @@ def make_eval_step(
 
     def eval_step(params, batch):
         network = model_config.network(params, OnMesh(mesh, rules))
-        settings = _settings(chosen, mesh, rules, z_loss=0.0, label_smoothing=0.0)
+        settings = _settings(chosen, model_config, mesh, rules, z_loss=0.0, label_smoothing=0.0)
         _, _, metrics = chosen.loss(network, batch, pad_id=model_config.pad_id, dropout_key=None, **settings)
         return metrics
 
