@@ -10,6 +10,8 @@ import pytest
 from xtr.checkpoints.manager import read_index
 from xtr.cli.main import run
 from xtr.errors import UserError
+from xtr.train import loop
+from xtr.train.lengths import settled
 
 WORDS = ["quick", "brown", "fox", "lazy", "dog", "seven", "wizards", "make"]
 MODULE = """
@@ -135,3 +137,21 @@ def test_a_task_without_a_head_is_refused(arguments, tmp_path):
     with pytest.raises(UserError, match="LABEL_SMOOTHING is 0.1, which the objective 'classify' lacks"):
         run(multitask(arguments, tmp_path / "run", "--gin.LABEL_SMOOTHING=0.1"))
     assert not (tmp_path / "run").exists()
+
+
+def test_rows_as_long_as_the_heads_need(arguments, tmp_path, monkeypatch):
+    """The longest of the lengths that 'auto' stands for with each head; masked text takes what the others need."""
+    chosen = []
+
+    def choose_and_stop(*given):
+        chosen.append(settled(*given))
+        raise UserError("chosen")
+
+    monkeypatch.setattr(loop, "settled", choose_and_stop)
+    with pytest.raises(UserError, match="chosen"):
+        run([*multitask(arguments, tmp_path / "run"), "--gin.TASK_FEATURE_LENGTHS=auto"])
+    ((lengths, files),) = chosen
+    kept = json.loads(files["lengths.json"])
+    assert set(kept["chosen for"]) == {"nli", "choice", "span"} and kept["lengths"] == lengths
+    assert lengths == {"inputs": max(own["lengths"]["inputs"] for own in kept["chosen for"].values())}
+    assert lengths["inputs"] % 16 == 0

@@ -73,6 +73,8 @@ def settled(
     endless = dataclasses.replace(run.mixing, epochs=None)  # how far the data reach follows from the lengths
     asked = dataclasses.replace(run, task_feature_lengths=any_lengths, mixing=endless)
     parts = parts_of(asked, tasks, vocabulary)
+    # Beside other heads, one for plain text takes what they need.
+    parts = {name: part for name, part in parts.items() if part.objective != "mlm"} or parts
     found, lengths = {name: choose(part, run.auto_lengths) for name, part in parts.items()}, {}
     for name, measured in found.items():
         say(_line(name, measured))
