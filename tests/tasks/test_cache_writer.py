@@ -393,6 +393,30 @@ def test_a_mistake_that_a_format_finds(small_vocabularies, official_files, tmp_p
     assert not (tmp_path / "response.json").exists()
 
 
+@pytest.mark.parametrize("form, kind", [("text2text", "t5"), ("causal", "bpe"), ("encoder", "wordpiece")])
+def test_the_cache_holds_what_seqio_gives(ask, small_vocabularies, form, kind):
+    """The short way of official data sets into the cache ends in the same bytes as their registered preprocessors."""
+    import seqio
+
+    from xtr.data.cache_writer.seqio_examples import _examples
+    from xtr.data.records import serialize_example
+    from xtr.tasks import foreign
+
+    names = ("mnli", "xnli.qaz", "squad_v1", "tatoeba.zh", "text.corpus.en")
+    response = ask(*names, form=form, vocabulary=small_vocabularies[kind])
+    for name in names:
+        cached = CachedTask.open(response["tasks"][name])
+        for split in cached.splits:
+            dataset = foreign.task_dataset(seqio.get_mixture_or_task(name), split)
+            live = [serialize_example(example) for example in _examples(dataset)]
+            assert cached.examples(split).records(range(cached.num_examples(split))) == live, (name, split)
+            info = json.loads((Path(cached.directory) / f"info.{split}.json").read_text())
+            assert info["features"] == {
+                n: {"shape": [None] if spec.shape.rank else [], "dtype": spec.dtype.name}
+                for n, spec in dataset.element_spec.items()
+            }
+
+
 def test_caches_of_formats_lie_apart(ask):
     text, ids = (ask("mnli", form=form)["tasks"]["mnli"] for form in ("text2text", "encoder"))
     assert text != ids and ask("mnli")["tasks"]["mnli"] == text
