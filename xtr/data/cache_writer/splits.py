@@ -82,9 +82,7 @@ class OfficialSplit:
     def info(self, facts):
         written = sum(f.stats["examples"] for f in facts)
         if written != self.examples:
-            raise RuntimeError(
-                f"Task {self.task}, split {self.split}: {self.examples} examples in, {written} written."
-            )
+            raise RuntimeError(f"Task {self.task}, split {self.split}: {self.examples} examples in, {written} written.")
         _, rendering, _, _ = self.settings
         return {
             "features": rendering.specs,

@@ -225,4 +225,3 @@ def _components(name: str) -> dict[str, dict[str, float]]:
         for task, rate in rates.items():
             components.setdefault(task, {})[member] = rate / total if total else 0.0
     return components
-
