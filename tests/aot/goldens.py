@@ -45,7 +45,9 @@ def run_of(name: str) -> PlanRun:
     """The training run of a shipped model: masked tokens for an encoder, text to text for the others."""
     encoder = name.partition("/")[0] in _ENCODERS
     files = ["runs/mlm.gin", "runs/adamw.gin"] if encoder else ["runs/finetune.gin"]
-    lengths = {"inputs": 512} if encoder else {"inputs": 1024, "targets": 256}
+    lengths = {"inputs": 1792 if name.startswith("bloom/") else 1024, "targets": 256}
+    if encoder:
+        lengths = {"inputs": 512}
     overrides = [f"TASK_FEATURE_LENGTHS={lengths}", f"BATCH_SIZE={SHIPPED[name][1]}"]
     return load([f"models/{name}.gin", *files], overrides)
 

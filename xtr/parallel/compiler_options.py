@@ -1,6 +1,6 @@
 """What the TPU compiler is told beyond its defaults, on which chips, and why.
 
-Effects were measured by compiling ahead of time (libtpu 0.0.42), never on a chip: docs/performance.md has the figures.
+Effects were measured by compiling ahead of time (libtpu 0.0.42), never on a chip: docs/scaling.md has the figures.
 """
 
 import dataclasses
