@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from xtr import preemption
 from xtr.errors import Preempted
-from xtr.evaluate import continuous
+from xtr.evaluate import batching, continuous
 from xtr.evaluate.decoding import greedy_decode
 from xtr.models import spec as spec_lib
 from xtr.models.bloom import BloomConfig
@@ -119,17 +119,43 @@ def test_everything_ends_at_the_first_step(table_model):
 
 
 def test_long_outputs_are_decoded_in_a_second_room(table_model):
-    """Some end before a quarter of the limit, on it, after it, or never."""
+    """Some end before a quarter of the limit, on it, after it, or never; some inputs begin in the second at once."""
     model = table_model(30, seed=11, pad_id=PAD)
     table = model.table.at[:, EOS].add(-1.0)
     assert continuous.rooms(256) == (64, 256) and continuous.rooms(255) == (255,)
-    sequences = sequences_of(60, vocab=30)
-    tokens, log_probs = expected(model.config, table, sequences, max_length=256)
-    own, own_log_probs, _ = generate(model.config, table, sequences, max_length=256, tokens_per_batch=2000)
+    sequences = sequences_of(50, vocab=30) + sequences_of(10, longest=120, vocab=30)
+    tokens, log_probs = expected(model.config, table, sequences, max_length=256, cut=96)
+    own, own_log_probs, _ = generate(
+        model.config, table, sequences, max_length=256, tokens_per_batch=2000, length_buckets=(16, 96)
+    )
     np.testing.assert_array_equal(own, tokens)
     np.testing.assert_allclose(own_log_probs, log_probs, rtol=1e-5)
-    written = (np.asarray(tokens) != PAD).sum(axis=1)
-    assert (written < 64).any() and (written > 64).any()
+    written, sizes = (np.asarray(tokens) != PAD).sum(axis=1), np.array([len(s) for s in sequences])
+    assert (written[sizes <= 80] < 64).any() and (written[sizes <= 80] > 64).any() and (sizes > 80).any()
+
+
+@given(
+    st.lists(st.integers(0, 40), max_size=120),
+    st.sampled_from([(8,), (4, 8, 16, 24), (5, 30, 40)]),
+    st.sampled_from([1, 2]),
+    st.integers(8, 600),
+)
+def test_a_schedule_begins_every_sequence_once_in_few_shapes(sizes, buckets, groups, tokens):
+    def slots_of(bucket):
+        return batching.rows_per_batch(bucket, tokens, groups)
+
+    refills = list(continuous.schedule(sizes, buckets, slots_of, groups))
+    assert sorted(i for refill in refills for i in refill.indices) == list(range(len(sizes)))
+    for refill in refills:
+        assert len(refill.indices) <= continuous.refilled_at_once(refill.slots, groups)
+        assert refill.slots == slots_of(refill.length) and refill.bucket <= refill.length
+        assert all(min(sizes[i], buckets[-1]) <= refill.bucket for i in refill.indices)
+    lengths = [refill.length for refill in refills]
+    assert lengths == sorted(lengths)
+    assert len({(refill.slots, refill.length, refill.bucket) for refill in refills}) <= len(buckets) + 2
+    # What fills all slots at last begins with the longest.
+    begun = [sizes[i] for refill in refills for i in refill.indices][-slots_of(lengths[-1]) if lengths else 0 :]
+    assert begun == sorted(begun, reverse=True)
 
 
 @pytest.mark.parametrize("mesh", [MeshConfig(fsdp=8), MeshConfig(fsdp=2, tensor=2)], ids=str)
@@ -158,8 +184,9 @@ def test_shapes_are_bounded(table_model, monkeypatch):
         monkeypatch.setattr(type(model), name, counted)
     buckets = (4, 6, 8, 12, 16)
     generate(config, model.table, sequences_of(400), length_buckets=buckets, tokens_per_batch=600)
-    # `start` once more, for the shapes of the cache; the table's steps do not depend on the inputs' length.
-    assert traced["start"] == len(buckets) + 1 and traced["decode_step"] <= len(buckets)
+    # `start` twice more for the last that begin, and once for the shapes of the cache; the table's steps do not depend
+    # on the inputs' length.
+    assert traced["start"] <= len(buckets) + 3 and traced["decode_step"] <= len(buckets)
     before = traced.copy()
     generate(config, model.table, sequences_of(700, seed=1), length_buckets=buckets, tokens_per_batch=600)
     assert traced == before

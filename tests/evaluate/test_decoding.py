@@ -1,10 +1,11 @@
 """Greedy decoding: against T5X's tokens, a decoder without cache, and itself in other batches."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from xtr.evaluate.decoding import greedy_decode
+from xtr.evaluate.decoding import greedy_decode, most_probable
 from xtr.evaluate.scoring import score_targets, shift_right
 from xtr.models import spec as spec_lib
 from xtr.models.mt5 import MT5, MT5Config, param_specs
@@ -117,3 +118,14 @@ def test_a_decoder_only_generator_is_extended_after_its_prompt(table_model):
             total += next_log_probs.max()
         np.testing.assert_array_equal(row, expected + [pad] * (12 - len(expected)))
         assert log_prob == pytest.approx(total, rel=1e-5)
+
+
+def test_the_most_probable_token_along_either_axis():
+    """The first of equal ones, and its log-probability."""
+    logits_NV = np.random.default_rng(0).normal(size=(5, 37)).astype(np.float32)
+    logits_NV[2, [7, 20]] = 9.0
+    tokens, log_probs = most_probable(jnp.asarray(logits_NV))
+    np.testing.assert_array_equal(tokens, logits_NV.argmax(axis=1))
+    np.testing.assert_allclose(log_probs, jax.nn.log_softmax(logits_NV).max(axis=1), rtol=1e-5)
+    for found, expected in zip(most_probable(jnp.asarray(logits_NV.T), axis=0), (tokens, log_probs), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-6)

@@ -38,8 +38,10 @@ from xtr.parallel.sharding import (
 
 _IN_FLIGHT = 2  # refills whose results the host has not read yet
 _FEW_SLOTS = 64  # with fewer a step costs hardly less: it reads all weights
-_SHRINK, _LEAST_ROWS = 4, 8  # at the end slots become so many times fewer, of a device no fewer than that
+_REFILLED = 8  # a refill is one slot of so many
+_SHRINK, _LEAST_ROWS = 4, 4  # at the end slots become so many times fewer, of a device no fewer than that
 _TWO_ROOMS = 256  # output tokens from which on slots have less room at first
+_LONG = 1.25  # an input of so many times the tokens of that room begins in the greater one
 
 
 class Slots(NamedTuple):
@@ -101,10 +103,24 @@ def empty(model: Generator, rows: int, length: int, max_length: int) -> Slots:
     )
 
 
-def extend(model: Generator, slots: Slots, count: jax.Array, *, groups: int, eos_id: int) -> Slots:
-    """Decodes until at least `count` slots of every group have ended."""
-    head_DV, pad_id = model.head(), model.config.pad_id
-    max_length = slots.tokens_NT.shape[1]
+def extend(
+    model: Generator, slots: Slots, count: jax.Array, head_VD: jax.Array | None = None, *, groups: int, eos_id: int
+) -> Slots:
+    """Decodes until at least `count` slots of every group have ended.
+
+    Args:
+      head_VD: f32, the model's output kernel transposed, see `transposed_head`; None: the model's own.
+    """
+    pad_id, max_length = model.config.pad_id, slots.tokens_NT.shape[1]
+    head_DV = model.head() if head_VD is None else head_VD.T
+
+    def choose(y_ND: jax.Array) -> tuple[jax.Array, jax.Array]:
+        y_ND, rows = y_ND.astype(jnp.float32), len(y_ND)
+        # Logits [V, N] are reduced over rows, which is vectorised where N rows fill vectors: 64 rows so take less time
+        # than 56. The compiler folds the transposition of the kernel into the product.
+        if head_VD is not None and rows & (rows - 1) == 0:
+            return most_probable(head_VD @ y_ND.T, axis=0)
+        return most_probable(y_ND @ head_DV)
 
     def going_on(slots: Slots) -> jax.Array:
         return jnp.any(slots.ended_N.reshape(groups, -1).sum(axis=1) < count)
@@ -112,7 +128,7 @@ def extend(model: Generator, slots: Slots, count: jax.Array, *, groups: int, eos
     def step(slots: Slots) -> Slots:
         place, cache, next_N, written_N, tokens_NT, log_prob_N, ended_N, ids_N = slots
         y_ND, cache = model.decode_step(next_N, place, cache, jnp.minimum(written_N, max_length - 1))
-        token_N, token_log_prob_N = most_probable(y_ND.astype(jnp.float32) @ head_DV)
+        token_N, token_log_prob_N = choose(y_ND)
         token_N = jnp.where(ended_N, pad_id, token_N)
         log_prob_N += jnp.where(ended_N, 0.0, token_log_prob_N)
         here_NT = (jnp.arange(max_length) == written_N[:, None]) & ~ended_N[:, None]
@@ -125,21 +141,34 @@ def extend(model: Generator, slots: Slots, count: jax.Array, *, groups: int, eos
     return jax.lax.while_loop(going_on, step, slots)
 
 
+def transposed_head(model: Generator) -> jax.Array:
+    """The output kernel [V, D], f32, as a CPU's products of few rows read it fastest: one token's weights in a row.
+
+    Over [D, V] a product of few rows touches a page of memory for each of D at every few tokens: with mT5-small's
+    250,112 tokens it takes twice as long for 16 rows, and a quarter longer for 64.
+    """
+    return model.head().T
+
+
 def refill(
-    model: Generator, slots: Slots, tokens_FS: jax.Array, ids_F: jax.Array, *, groups: int
+    model: Generator, slots: Slots, tokens_FS: jax.Array, ids_F: jax.Array, length: int | None = None, *, groups: int
 ) -> tuple[Slots, Found]:
     """Takes what F slots hold that have ended, F/G of each group, and starts new inputs in them.
 
     Args:
-      slots: for inputs of S tokens.
+      slots: for inputs of `length` tokens.
       tokens_FS: inputs or prompts, padded on the right; a row of padding alone has ended at once.
       ids_F: their numbers; -1 for a row that is no input.
+      length: S or more; None: S.
     """
     max_length, pad_id = slots.tokens_NT.shape[1], model.config.pad_id
     places_GN = jnp.argsort(~slots.ended_N.reshape(groups, -1), axis=1, stable=True)
     places_GF = places_GN[:, : len(ids_F) // groups]
     found = Found.at(slots, places_GF)
     cache, first_F = model.start(tokens_FS, max_length)
+    if length is not None and length > tokens_FS.shape[1]:
+        in_order_GF = jnp.broadcast_to(jnp.arange(places_GF.shape[1]), places_GF.shape)
+        cache = cache.select(in_order_GF, length)
     new = (
         first_F,
         jnp.zeros_like(ids_F),
@@ -161,8 +190,12 @@ def move(slots: Slots, *, rows: int, length: int, groups: int) -> tuple[Slots, F
 
 
 class Programs(NamedTuple):
-    """`empty`, `extend`, `refill` and `move`, jitted, with parameters in the place of the model."""
+    """`empty`, `extend`, `refill` and `move`, jitted, with parameters in the place of the model.
 
+    `head` gives what `extend` takes beside them: on CPUs the transposed head, elsewhere None.
+    """
+
+    head: Callable
     empty: Callable
     extend: Callable
     refill: Callable
@@ -183,15 +216,22 @@ def programs_of(config: ModelConfig, mesh: Mesh, rules: Rules, max_length: int, 
         # On one device too: arrays that know of a mesh and arrays that do not are compiled for apart.
         return jax.tree.map(pin, slots._replace(cache=slots.cache.constrain(constrain)))
 
+    def head(params: Any) -> jax.Array | None:
+        on_cpu = mesh.devices.flat[0].platform == "cpu"
+        return transposed_head(config.network(params)) if on_cpu else None
+
     def make_empty(params: Any, rows: int, length: int) -> Slots:
         return spread(empty(config.network(params), rows, length, max_length))
 
-    def extended(params: Any, slots: Slots, count: jax.Array) -> Slots:
+    def extended(params: Any, slots: Slots, count: jax.Array, head_VD: jax.Array | None = None) -> Slots:
         # Weights are not gathered at their use here: of few tokens the activations are smaller.
-        return spread(extend(config.network(params), slots, count, groups=groups, eos_id=eos_id))
+        return spread(extend(config.network(params), slots, count, head_VD, groups=groups, eos_id=eos_id))
 
-    def refilled(params: Any, slots: Slots, tokens_FS: jax.Array, ids_F: jax.Array) -> tuple[Slots, Found]:
-        slots, found = refill(config.network(params, constrain), slots, tokens_FS, ids_F, groups=groups)
+    def refilled(
+        params: Any, slots: Slots, tokens_FS: jax.Array, ids_F: jax.Array, length: int | None = None
+    ) -> tuple[Slots, Found]:
+        network = config.network(params, constrain)
+        slots, found = refill(network, slots, tokens_FS, ids_F, length, groups=groups)
         return spread(slots), found
 
     def moved(slots: Slots, rows: int, length: int) -> tuple[Slots, Found]:
@@ -199,9 +239,10 @@ def programs_of(config: ModelConfig, mesh: Mesh, rules: Rules, max_length: int, 
         return spread(slots), found
 
     return Programs(
+        jax.jit(head),
         jax.jit(make_empty, static_argnums=(1, 2)),
         jax.jit(extended, donate_argnums=1),
-        jax.jit(refilled, donate_argnums=1),
+        jax.jit(refilled, donate_argnums=1, static_argnums=4),
         jax.jit(moved, static_argnums=(1, 2)),
     )
 
@@ -225,14 +266,17 @@ def generate(
     """Generates greedily for all sequences; each result equals `decoding.greedy_decode`'s, whatever the others are.
 
     Slots are as many as `tokens_per_batch` holds inputs and outputs, and at most half as many as sequences (but 64 a
-    device where they are so many); a quarter of the slots is refilled at once, and when no input is left, slots become
-    a quarter whenever three quarters have ended. Where `max_length` is great, slots have room for a quarter of it
-    first, and the few sequences that are longer are decoded again: what every step reads grows with the room, and
-    outputs are seldom as long as they may be.
+    device where they are so many); an eighth of the slots is refilled at once. Short inputs come first, so that what a
+    step reads of them is little, but the last ones that fill the slots begin with the longest: where outputs are longer
+    for longer inputs they end together. When no input is left, slots become a quarter whenever three quarters have
+    ended. Where `max_length` is great, slots have room for a quarter of it first, since what every step reads grows
+    with the room, and outputs are seldom as long as they may be. Inputs that are longer than that themselves begin in
+    the whole room, after the others; so do, once more, the few sequences that turn out to be longer.
 
     Compiled shapes: a decoding loop and a refill for every bucket that is used (as many sequences as slots must want
-    it), a move between one and the next, one beginning, and a loop and a move for each number of slots at the end; all
-    of it twice where there are two rooms. No more, however many sequences there are.
+    it), a move between one and the next, two refills more for the last that begin, one beginning, and a loop and a move
+    for each number of slots at the end; all of it twice where there are two rooms. No more, however many sequences
+    there are.
 
     Args:
       sequences: inputs or prompts; cut at the longest bucket.
@@ -246,22 +290,24 @@ def generate(
     Raises:
       Preempted: the process was asked to stop.
     """
-    todo = np.arange(len(sequences))
+    todo, longest = np.arange(len(sequences)), length_buckets[-1]
+    sizes = np.array([min(len(sequence), longest) for sequence in sequences], int)
     for room in rooms(max_length):
-        longer: list[int] = []
+        now = todo[sizes[todo] <= _LONG * room] if room < max_length else todo
+        cut: list[int] = []
         programs = programs_of(config, mesh, rules, room, eos_id)
         found = _in_room(
-            programs, config.pad_id, params, mesh, [sequences[i] for i in todo], length_buckets, tokens_per_batch, room
+            programs, config.pad_id, params, mesh, [sequences[i] for i in now], length_buckets, tokens_per_batch, room
         )
         for numbers_F, written_F, tokens_FT, log_prob_F in found:
-            numbers_F = todo[numbers_F]
+            numbers_F = now[numbers_F]
             cut_F = (room < max_length) & (written_F == room) & (tokens_FT[:, -1] != eos_id)
-            longer.extend(numbers_F[cut_F])
+            cut.extend(numbers_F[cut_F])
             if not cut_F.all():
                 behind = ((0, 0), (0, max_length - room))
                 tokens = np.pad(tokens_FT[~cut_F], behind, constant_values=config.pad_id)
                 on_rows(numbers_F[~cut_F], list(zip(tokens, log_prob_F[~cut_F], strict=True)))
-        todo = np.array(sorted(longer), int)
+        todo = np.union1d(np.setdiff1d(todo, now), np.array(cut, int))
 
 
 def rooms(max_length: int) -> tuple[int, ...]:
@@ -270,8 +316,51 @@ def rooms(max_length: int) -> tuple[int, ...]:
 
 
 def refilled_at_once(slots: int, groups: int) -> int:
-    """How many slots are refilled together: a quarter, as many of each group."""
-    return max(slots // groups // 4, 1) * groups
+    """How many slots are refilled together: an eighth, as many of each group."""
+    return max(slots // groups // _REFILLED, 1) * groups
+
+
+class Refill(NamedTuple):
+    """One refill of a schedule.
+
+    Attributes:
+      slots, length: how many slots there are then, and the length of their inputs.
+      indices: of the sequences that begin, at most `refilled_at_once`.
+      bucket: what they are padded to.
+    """
+
+    slots: int
+    length: int
+    indices: np.ndarray
+    bucket: int
+
+
+def schedule(
+    sizes: Sequence[int], buckets: Sequence[int], slots_of: Callable[[int], int], groups: int
+) -> Iterator[Refill]:
+    """In which order sequences begin: by rising length, but the last that fill all slots by falling length.
+
+    Args:
+      sizes: of the inputs, in tokens.
+      slots_of: bucket -> slots, which never rise.
+      groups: of slots, as in `refilled_at_once`.
+    """
+    order = np.array(sorted(range(len(sizes)), key=lambda i: (sizes[i], i)), int)
+    if not len(order):
+        return
+    length = batching.bucket_of(sizes[order[-1]], buckets)
+    slots = slots_of(length)
+    first, last = np.split(order, [max(len(order) - slots, 0)])
+    for step in batching.plan(
+        [sizes[i] for i in first], buckets, lambda bucket: refilled_at_once(slots_of(bucket), groups), slots_of
+    ):
+        yield Refill(slots_of(step.bucket), step.bucket, first[step.indices], step.bucket)
+    rows = refilled_at_once(slots, groups)
+    refills = [last[::-1][start : start + rows] for start in range(0, len(last), rows)]
+    # Two buckets, whatever they are: padding is little, and so is what is compiled.
+    for half in (refills[: -(-len(refills) // 2)], refills[-(-len(refills) // 2) :]):
+        for indices in half:
+            yield Refill(slots, length, indices, batching.bucket_of(sizes[half[0][0]], buckets))
 
 
 def _in_room(
@@ -287,15 +376,13 @@ def _in_room(
     """Decodes all sequences up to `room` tokens; yields what is found of them, as NumPy arrays."""
     groups = batch_shards(mesh)
     most = batching.most_rows(len(sequences), 2, _FEW_SLOTS, groups)
+    head_VD = programs.head(params) if len(sequences) else None
 
     def slots_of(bucket: int) -> int:
         return min(batching.rows_per_batch(bucket + room, tokens_per_batch, groups), most)
 
-    def rows_of(bucket: int) -> int:
-        return refilled_at_once(slots_of(bucket), groups)
-
     def go_on(slots: Slots, count: int) -> Slots:
-        return one_at_a_time(programs.extend(params, slots, np.int32(count)), mesh)
+        return one_at_a_time(programs.extend(params, slots, np.int32(count), head_VD), mesh)
 
     waiting: list[Found] = []
 
@@ -306,31 +393,30 @@ def _in_room(
             if held_F.any():
                 yield Found(*(array[held_F] for array in found))
 
-    bucket = None
-    for step in batching.plan([len(s) for s in sequences], length_buckets, rows_of, slots_of):
+    slots, rows, length = None, 0, 0
+    for step in schedule([len(s) for s in sequences], length_buckets, slots_of, groups):
         if asked_to_stop_alone():
             raise Preempted(STOPPED)
-        if bucket is None:
-            slots = programs.empty(params, slots_of(step.bucket), step.bucket)
-        elif bucket != step.bucket:
-            fewer = slots_of(bucket) - slots_of(step.bucket)
-            slots, found = programs.move(go_on(slots, fewer // groups), slots_of(step.bucket), step.bucket)
+        if slots is None:
+            slots = programs.empty(params, step.slots, step.length)
+        elif (rows, length) != (step.slots, step.length):
+            slots, found = programs.move(go_on(slots, (rows - step.slots) // groups), step.slots, step.length)
             waiting.append(for_every_host(found, mesh))
-        bucket = step.bucket
-        tokens_FS = np.full((step.rows, bucket), pad_id, np.int32)
-        ids_F = np.full(step.rows, -1, np.int32)
+        rows, length = step.slots, step.length
+        refilled = refilled_at_once(rows, groups)
+        tokens_FS = np.full((refilled, step.bucket), pad_id, np.int32)
+        ids_F = np.full(refilled, -1, np.int32)
         for row, index in enumerate(step.indices):
-            cut = sequences[index][:bucket]
+            cut = sequences[index][: step.bucket]
             tokens_FS[row, : len(cut)] = cut
             ids_F[row] = index
-        slots = go_on(slots, step.rows // groups)
-        slots, found = programs.refill(params, slots, *spread_batch((tokens_FS, ids_F), mesh))
+        slots = go_on(slots, refilled // groups)
+        slots, found = programs.refill(params, slots, *spread_batch((tokens_FS, ids_F), mesh), length)
         waiting.append(for_every_host(found, mesh))
         yield from read(_IN_FLIGHT)
-    if bucket is not None:
-        rows = slots_of(bucket)
+    if slots is not None:
         while (fewer := rows // groups // _SHRINK * groups) >= _LEAST_ROWS * groups:
-            slots, found = programs.move(go_on(slots, (rows - fewer) // groups), fewer, bucket)
+            slots, found = programs.move(go_on(slots, (rows - fewer) // groups), fewer, length)
             waiting.append(for_every_host(found, mesh))
             yield from read(_IN_FLIGHT)
             rows = fewer

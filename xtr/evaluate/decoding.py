@@ -132,13 +132,17 @@ def greedy_decode(
     return _extend(model, tokens_BS, max_length, eos_id, 1, lambda logits_NV, _: most_probable(logits_NV)[0])
 
 
-def most_probable(logits_NV: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The token of the highest logit, the first of equal ones, int32 [N], and its natural log-probability, f32 [N]."""
+def most_probable(logits: jax.Array, axis: int = -1) -> tuple[jax.Array, jax.Array]:
+    """The token of the highest logit, the first of equal ones, int32 [N], and its natural log-probability, f32 [N].
+
+    Args:
+      logits: [N, V], or [V, N] where the vocabulary is axis 0.
+    """
     # Not argmax: a reduction of pairs is not vectorised on CPUs, and took five times as long there.
-    best_N1 = logits_NV.max(axis=-1, keepdims=True)
-    places_V = jnp.arange(logits_NV.shape[-1], dtype=jnp.int32)
-    token_N = jnp.where(logits_NV == best_N1, places_V, places_V[-1]).min(axis=-1)
-    return token_N, -jnp.log(jnp.exp(logits_NV - best_N1).sum(axis=-1))
+    best = logits.max(axis=axis, keepdims=True)
+    places = jax.lax.broadcasted_iota(jnp.int32, logits.shape, axis % logits.ndim)
+    token_N = jnp.where(logits == best, places, logits.shape[axis] - 1).min(axis=axis)
+    return token_N, -jnp.log(jnp.exp(logits - best).sum(axis=axis))
 
 
 def sample_decode(
