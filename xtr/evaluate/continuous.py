@@ -109,7 +109,7 @@ def extend(
     """Decodes until at least `count` slots of every group have ended.
 
     Args:
-      head_VD: f32, the model's output kernel transposed, see `transposed_head`; None: the model's own.
+      head_VD: f32, the model's output kernel transposed, see `head_of`; None: the model's own.
     """
     pad_id, max_length = model.config.pad_id, slots.tokens_NT.shape[1]
     head_DV = model.head() if head_VD is None else head_VD.T
@@ -141,13 +141,17 @@ def extend(
     return jax.lax.while_loop(going_on, step, slots)
 
 
-def transposed_head(model: Generator) -> jax.Array:
-    """The output kernel [V, D], f32, as a CPU's products of few rows read it fastest: one token's weights in a row.
+@functools.lru_cache(maxsize=32)
+def head_of(config: ModelConfig, mesh: Mesh) -> Callable[[Any], jax.Array | None]:
+    """What gives, from parameters, the head that `extend` takes beside them: None but on CPUs, there the output kernel
+    [V, D], f32, as products of few rows read it fastest: one token's weights in a row.
 
     Over [D, V] a product of few rows touches a page of memory for each of D at every few tokens: with mT5-small's
     250,112 tokens it takes twice as long for 16 rows, and a quarter longer for 64.
     """
-    return model.head().T
+    if mesh.devices.flat[0].platform != "cpu":
+        return lambda params: None
+    return jax.jit(lambda params: config.network(params).head().T)
 
 
 def refill(
@@ -190,12 +194,8 @@ def move(slots: Slots, *, rows: int, length: int, groups: int) -> tuple[Slots, F
 
 
 class Programs(NamedTuple):
-    """`empty`, `extend`, `refill` and `move`, jitted, with parameters in the place of the model.
+    """`empty`, `extend`, `refill` and `move`, jitted, with parameters in the place of the model."""
 
-    `head` gives what `extend` takes beside them: on CPUs the transposed head, elsewhere None.
-    """
-
-    head: Callable
     empty: Callable
     extend: Callable
     refill: Callable
@@ -216,10 +216,6 @@ def programs_of(config: ModelConfig, mesh: Mesh, rules: Rules, max_length: int, 
         # On one device too: arrays that know of a mesh and arrays that do not are compiled for apart.
         return jax.tree.map(pin, slots._replace(cache=slots.cache.constrain(constrain)))
 
-    def head(params: Any) -> jax.Array | None:
-        on_cpu = mesh.devices.flat[0].platform == "cpu"
-        return transposed_head(config.network(params)) if on_cpu else None
-
     def make_empty(params: Any, rows: int, length: int) -> Slots:
         return spread(empty(config.network(params), rows, length, max_length))
 
@@ -239,7 +235,6 @@ def programs_of(config: ModelConfig, mesh: Mesh, rules: Rules, max_length: int, 
         return spread(slots), found
 
     return Programs(
-        jax.jit(head),
         jax.jit(make_empty, static_argnums=(1, 2)),
         jax.jit(extended, donate_argnums=1),
         jax.jit(refilled, donate_argnums=1, static_argnums=4),
@@ -292,12 +287,14 @@ def generate(
     """
     todo, longest = np.arange(len(sequences)), length_buckets[-1]
     sizes = np.array([min(len(sequence), longest) for sequence in sequences], int)
+    head_VD = head_of(config, mesh)(params)
     for room in rooms(max_length):
         now = todo[sizes[todo] <= _LONG * room] if room < max_length else todo
         cut: list[int] = []
         programs = programs_of(config, mesh, rules, room, eos_id)
+        waiting = [sequences[i] for i in now]
         found = _in_room(
-            programs, config.pad_id, params, mesh, [sequences[i] for i in now], length_buckets, tokens_per_batch, room
+            programs, config.pad_id, params, head_VD, mesh, waiting, length_buckets, tokens_per_batch, room
         )
         for numbers_F, written_F, tokens_FT, log_prob_F in found:
             numbers_F = now[numbers_F]
@@ -367,6 +364,7 @@ def _in_room(
     programs: Programs,
     pad_id: int,
     params: Any,
+    head_VD: jax.Array | None,
     mesh: Mesh,
     sequences: Sequence[np.ndarray],
     length_buckets: Sequence[int],
@@ -376,7 +374,6 @@ def _in_room(
     """Decodes all sequences up to `room` tokens; yields what is found of them, as NumPy arrays."""
     groups = batch_shards(mesh)
     most = batching.most_rows(len(sequences), 2, _FEW_SLOTS, groups)
-    head_VD = programs.head(params) if len(sequences) else None
 
     def slots_of(bucket: int) -> int:
         return min(batching.rows_per_batch(bucket + room, tokens_per_batch, groups), most)
