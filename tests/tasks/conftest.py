@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -99,3 +101,12 @@ def write_official_files():
 def squad_json():
     """`squad_json(context, answer, start, name)` returns the text of a SQuAD file of two questions."""
     return _squad_json
+
+
+@pytest.fixture
+def writer_environment(monkeypatch):
+    """The cache writer, a process of its own in life, sets the environment of its process."""
+    ours = ("XTR_DATA_DIR", "XTR_CACHE_DIR", "XTR_VOCABULARY_PATH", "XTR_FORMAT")
+    for name in (*ours, "CUDA_VISIBLE_DEVICES", "JAX_PLATFORMS"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+    monkeypatch.setattr(sys, "path", list(sys.path))

@@ -19,13 +19,7 @@ from xtr.errors import UserError
 _EXAMPLES = 23
 
 
-@pytest.fixture(autouse=True)
-def environment(monkeypatch):
-    """The writer, a process of its own in life, sets the environment of its process."""
-    ours = ("XTR_DATA_DIR", "XTR_CACHE_DIR", "XTR_VOCABULARY_PATH", "XTR_FORMAT")
-    for name in (*ours, "CUDA_VISIBLE_DEVICES", "JAX_PLATFORMS"):
-        monkeypatch.setenv(name, os.environ.get(name, ""))
-    monkeypatch.setattr(sys, "path", list(sys.path))
+pytestmark = pytest.mark.usefixtures("writer_environment")
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import os
 import re
 import subprocess
 import sys
@@ -21,14 +20,10 @@ beam = pytest.mark.skipif(
 
 
 @pytest.fixture(autouse=True)
-def environment(monkeypatch):
-    """The writer, a process of its own in life, sets the environment of its process, and SeqIO's cache directories."""
+def environment(writer_environment):
+    """The writer also sets SeqIO's cache directories."""
     import seqio
 
-    ours = ("XTR_DATA_DIR", "XTR_CACHE_DIR", "XTR_VOCABULARY_PATH", "XTR_FORMAT")
-    for name in (*ours, "CUDA_VISIBLE_DEVICES", "JAX_PLATFORMS"):
-        monkeypatch.setenv(name, os.environ.get(name, ""))
-    monkeypatch.setattr(sys, "path", list(sys.path))
     yield
     seqio.set_global_cache_dirs([])
 

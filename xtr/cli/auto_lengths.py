@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from xtr import config, rundir
+from xtr import config
 from xtr.cli import options, tables
 from xtr.data.formats import format_of
 from xtr.errors import UserError
@@ -14,7 +14,6 @@ T5X = {"inputs": 512, "targets": 114}  # T5X's finetune.gin examples, and T5's p
 
 def show(arguments) -> int:
     """Runs the command; returns the exit code. UserError where a model packs no rows, or data tell no lengths."""
-    from xtr.data.cache import ensure_cached
     from xtr.data.lengths import AutoLengths
 
     auto = AutoLengths(kept=arguments.kept)
@@ -28,15 +27,7 @@ def show(arguments) -> int:
                 f"--auto {name}: a {model.family} is trained on texts cut into chunks, or with a head on one example a "
                 "row, so packing chooses no lengths for it: see the percentiles of `xtr data stats --format=encoder`."
             )
-        cached = ensure_cached(
-            arguments.names,
-            task_modules=arguments.task_modules,
-            tfds_tasks=arguments.tfds_tasks,
-            vocabulary_path=vocabulary,
-            data_dir=rundir.data_dir(arguments.data_dir),
-            cache_dir=rundir.cache_dir(arguments.cache_dir),
-            format=format_of(model.objectives),
-        )
+        cached = options.cached_tasks(arguments, format_of(model.objectives))
         for of, tasks in cached.items():
             facts += _rows(name, model, of, tasks, auto, baseline, vocabulary)
     if arguments.json:

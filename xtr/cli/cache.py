@@ -7,7 +7,6 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-from xtr import rundir
 from xtr.cli import options
 from xtr.errors import UserError
 
@@ -44,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def cache(arguments: argparse.Namespace) -> int:
     """Writes what is missing and shows what there is."""
-    from xtr.data.cache import Writer, as_names, ensure_cached, verify
+    from xtr.data.cache import Writer, as_names, verify
 
     if arguments.num_workers is not None and arguments.num_workers < 1:
         raise UserError(f"--num_workers is {arguments.num_workers}; it must be at least 1.")
@@ -52,14 +51,9 @@ def cache(arguments: argparse.Namespace) -> int:
         raise UserError("--beam writes SeqIO's own cache: say where with --seqio_dir.")
 
     def find(writer: Writer):
-        return ensure_cached(
-            arguments.names,
-            task_modules=arguments.task_modules,
-            tfds_tasks=arguments.tfds_tasks,
-            vocabulary_path=options.vocabulary_path(arguments),
-            data_dir=rundir.data_dir(arguments.data_dir),
-            cache_dir=rundir.cache_dir(arguments.cache_dir),
-            format=arguments.format,
+        return options.cached_tasks(
+            arguments,
+            arguments.format,
             lengths=options.lengths(arguments.lengths) or None,
             seqio_cache_dirs=None if arguments.seqio_cache_dirs is None else as_names(arguments.seqio_cache_dirs),
             writer=writer,

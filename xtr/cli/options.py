@@ -3,8 +3,9 @@
 import argparse
 import os
 from collections.abc import Collection
+from typing import Any
 
-from xtr import storage
+from xtr import rundir, storage
 from xtr.data.formats import FORMATS
 from xtr.errors import UserError
 
@@ -70,6 +71,26 @@ def lengths(text: str, known: Collection[str] = ()) -> dict[str, int]:
             raise UserError(f"--lengths has {part!r}; it must be like inputs=512,targets=114.")
         found[name] = int(number)
     return found
+
+
+def cached_tasks(arguments: argparse.Namespace, format: str, **more: Any) -> dict[str, list[Any]]:
+    """`cache.ensure_cached` of the names and options of a command, in a format.
+
+    Raises:
+      UserError, DataError: as it does, or no vocabulary is given.
+    """
+    from xtr.data.cache import ensure_cached
+
+    return ensure_cached(
+        arguments.names,
+        task_modules=arguments.task_modules,
+        tfds_tasks=arguments.tfds_tasks,
+        vocabulary_path=vocabulary_path(arguments),
+        data_dir=rundir.data_dir(arguments.data_dir),
+        cache_dir=rundir.cache_dir(arguments.cache_dir),
+        format=format,
+        **more,
+    )
 
 
 def set_environment(arguments: argparse.Namespace) -> None:

@@ -32,23 +32,13 @@ def stats(arguments: argparse.Namespace) -> int:
     if arguments.auto:
         return auto_lengths.show(arguments)
     lengths = options.lengths(arguments.lengths, ("inputs", "targets"))
-    vocabulary = options.vocabulary_path(arguments)
-    from xtr.data.cache import ensure_cached
-
+    options.vocabulary_path(arguments)  # a missing one is said before anything else
     cache_dir = rundir.cache_dir(arguments.cache_dir)
     print(f"tasks that are not in the cache {cache_dir} yet are tokenised first", file=sys.stderr)
     found, failed = [], {}
     for format in arguments.format:
         try:
-            cached = ensure_cached(
-                arguments.names,
-                task_modules=arguments.task_modules,
-                tfds_tasks=arguments.tfds_tasks,
-                vocabulary_path=vocabulary,
-                data_dir=rundir.data_dir(arguments.data_dir),
-                cache_dir=cache_dir,
-                format=format,
-            )
+            cached = options.cached_tasks(arguments, format)
         except UserError as error:
             failed[format] = str(error)
             continue

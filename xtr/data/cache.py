@@ -242,7 +242,7 @@ def _write(request: _Request, names: Sequence[str], listing: str, writer: Writer
             "listing": listing,
             "code_sha256": fingerprint.code_sha256(_code(request)),
         }
-        _write_json(request.entry_path(name), entry)
+        rundir.write_atomic(request.entry_path(name), json.dumps(entry, indent=1))
         _warn_skipped(name, why)
         found[name] = tasks
     return found
@@ -274,12 +274,6 @@ def verify(tasks: Iterable[CachedTask]) -> dict[str, dict[Path, str]]:
 def _warn_skipped(name: str, skipped: dict[str, str]) -> None:
     if skipped:
         _log.warning("%s goes without some of its tasks. %s", name, by_reason(skipped))
-
-
-def _write_json(path: Path, value: object) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def _run_writer(request: dict) -> dict:

@@ -151,12 +151,16 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
+def path_number(path: str) -> int:
+    """32 bits that stand for a parameter's path, for random keys: the same in every process and version."""
+    return int.from_bytes(hashlib.sha256(path.encode()).digest()[:4], "big")
+
+
 def init_params(specs: Any, key: jax.Array) -> Any:
     """Draws every parameter, each with a key of its own path, so that adding one changes no other. Jit-able."""
 
     def draw(path: str, spec: ParamSpec) -> jax.Array:
-        digest = int.from_bytes(hashlib.sha256(path.encode()).digest()[:4], "big")
-        return spec.init(jax.random.fold_in(key, digest), spec.shape, jnp.dtype(spec.dtype))
+        return spec.init(jax.random.fold_in(key, path_number(path)), spec.shape, jnp.dtype(spec.dtype))
 
     return unflatten({path: draw(path, spec) for path, spec in flatten(specs).items()})
 

@@ -5,13 +5,12 @@ rounded to the nearest, most parameters would never move. Rounded up with a prob
 from the lower neighbour, they move as they should on average (Gupta et al. 2015, arXiv 1502.02551, section 3).
 """
 
-import hashlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from xtr.models.spec import flatten, unflatten
+from xtr.models.spec import flatten, path_number, unflatten
 
 
 def stored(params: Any, specs: Any, step: jax.Array) -> Any:
@@ -22,8 +21,7 @@ def stored(params: Any, specs: Any, step: jax.Array) -> Any:
     flat = flatten(params)
     for path, spec in flatten(specs).items():
         if spec.dtype != "float32":
-            digest = int.from_bytes(hashlib.sha256(path.encode()).digest()[:4], "big")
-            key = jax.random.fold_in(jax.random.key(digest), step)
+            key = jax.random.fold_in(jax.random.key(path_number(path)), step)
             flat[path] = to_bfloat16(flat[path], key)
     return unflatten(flat)
 

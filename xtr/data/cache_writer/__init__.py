@@ -19,11 +19,11 @@ Exit codes: 0 written, 1 crash, 2 a mistake in the request or the data (one mess
 
 import fcntl
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from xtr import rundir
 from xtr.data.cache_writer.seqio_examples import user_error
 from xtr.errors import UserError
 
@@ -46,10 +46,7 @@ def main(argv: Sequence[str]) -> int:
             raise
         _say(cause)
         return 2
-    answer = Path(argv[1])
-    temporary = answer.with_name(f"{answer.name}.tmp-{os.getpid()}")
-    temporary.write_text(json.dumps(response, ensure_ascii=False), encoding="utf-8")
-    os.replace(temporary, answer)
+    rundir.write_atomic(argv[1], json.dumps(response, ensure_ascii=False))
     return 0
 
 

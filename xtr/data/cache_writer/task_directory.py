@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from xtr import rundir
 from xtr.data import fingerprint
 from xtr.data.cache_shards import damaged, shard_paths, shards_of, unmark
 from xtr.data.cache_writer.splits import Split
@@ -205,6 +206,4 @@ def _as_json(value: object) -> dict:
 
 
 def _write_json(path: Path, value: object) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    rundir.write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")

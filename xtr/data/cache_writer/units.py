@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from xtr import rundir
 from xtr.data.cache_shards import Shard, why_damaged, write_shard
 from xtr.data.records import serialize_example
 from xtr.data.vocabulary import Vocabulary, read_vocabulary
@@ -160,9 +161,7 @@ def _first_of(first: bytes, rest: Iterator[bytes], limit: int) -> Iterator[bytes
 
 def keep(place: Place, facts: Facts) -> Facts:
     """Writes the facts beside a unit's shards: now it is finished."""
-    temporary = place.facts.with_name(f".{place.facts.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(asdict(facts)), encoding="utf-8")
-    os.replace(temporary, place.facts)
+    rundir.write_atomic(place.facts, json.dumps(asdict(facts)))
     return facts
 
 
