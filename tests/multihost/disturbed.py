@@ -55,8 +55,9 @@ def cached(folders: dict[str, float]):
 def disturbed(batches_of, fault: list | None, kept: str | None, pace: float):
     """`loop.batches_of` whose batches are kept, and at one of which something happens."""
 
-    def make(*arguments):
-        batches = batches_of(*arguments)
+    def make(*arguments, place):
+        # What a process reads is kept as it reads it: of a global batch it has a part alone.
+        batches = batches_of(*arguments, place=lambda batch: (batch, place(batch)))
         inner, numbers = type(batches), itertools.count()
 
         class Disturbed(inner):
@@ -67,11 +68,11 @@ def disturbed(batches_of, fault: list | None, kept: str | None, pace: float):
                     while not all(map(os.path.exists, fault[3:])):
                         time.sleep(0.05)
                     fail(fault[0])
-                batch = super().__next__()
+                read, batch = super().__next__()
                 if kept:
                     folder = Path(kept) / str(watchdog.index())
                     folder.mkdir(parents=True, exist_ok=True)
-                    np.savez(folder / f"{number:03d}{self.head}.npz", **batch)
+                    np.savez(folder / f"{number:03d}{self.head}.npz", **read)
                 return batch
 
         batches.__class__ = Disturbed

@@ -5,13 +5,12 @@ tasks have been read as often as they may be, the data end, or the other heads g
 """
 
 from collections.abc import Callable, Mapping, Sequence
-
-import numpy as np
+from typing import Any
 
 from xtr.data.cached_task import CachedTask
 from xtr.data.labelled import OBJECTIVE_OF_KIND, num_labels
 from xtr.data.mixing import BlockMixture, normalized
-from xtr.data.pipeline import TrainBatches, TrainData, num_batches, train_batches
+from xtr.data.pipeline import Place, TrainBatches, TrainData, num_batches, train_batches
 from xtr.errors import UserError
 
 # What a head is trained with on each kind of task. A dual encoder has no heads beside its own.
@@ -54,10 +53,12 @@ class MultitaskBatches:
       head: the head that the last delivered batch is for; '' before the first.
     """
 
-    def __init__(self, parts: Mapping[str, TrainData], process_index: int = 0, process_count: int = 1):
+    def __init__(
+        self, parts: Mapping[str, TrainData], process_index: int = 0, process_count: int = 1, place: Place = dict
+    ):
         self._order = _order(parts)
         self._parts: dict[str, TrainBatches] = {
-            name: train_batches(data, process_index, process_count) for name, data in parts.items()
+            name: train_batches(data, process_index, process_count, place=place) for name, data in parts.items()
         }
         self._step = 0
         self.head = ""
@@ -65,7 +66,7 @@ class MultitaskBatches:
     def __iter__(self) -> "MultitaskBatches":
         return self
 
-    def __next__(self) -> dict[str, np.ndarray]:
+    def __next__(self) -> Any:
         if self._step == self._order.num_blocks:
             raise StopIteration
         drawn = self._order.drawn(self._step + 1) - self._order.drawn(self._step)

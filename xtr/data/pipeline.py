@@ -11,6 +11,7 @@ import json
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import grain
 import numpy as np
@@ -24,6 +25,7 @@ from xtr.data.vocabulary import Vocabulary, read_vocabulary
 from xtr.data.windows import DenoiseSource, Seq2SeqSource, Source, WindowStream, stable_hash
 from xtr.errors import UserError
 
+Place = Callable[[dict[str, np.ndarray]], Any]  # see `train_batches`
 _OBJECTIVES = ("seq2seq", "denoise", "causal", "mlm", *labelled.HEADS)
 # What the second side of a row is; the other objectives have one side, which counts as the encoder's.
 SECOND_SIDE = {"seq2seq": "decoder", "denoise": "decoder", "contrastive": "target"}
@@ -249,9 +251,9 @@ def data_fingerprint(spec: TrainData) -> str:
 class _BatchIterator(grain.DatasetIterator):
     """Cuts the stream of rows into batches."""
 
-    def __init__(self, stream: WindowStream, spec: TrainData, rows: range):
+    def __init__(self, stream: WindowStream, spec: TrainData, rows: range, place: Place):
         super().__init__()
-        self._stream, self._spec, self._rows = stream, spec, rows
+        self._stream, self._spec, self._rows, self._place = stream, spec, rows, place
         self._fingerprint = data_fingerprint(spec)
         self._window = self._row = 0
         self._counts = dict.fromkeys(_COUNTS, 0)
@@ -262,7 +264,7 @@ class _BatchIterator(grain.DatasetIterator):
             self._plan = self._window, self._stream.window(self._window)
         return self._plan[1]
 
-    def __next__(self) -> dict[str, np.ndarray]:
+    def __next__(self) -> Any:
         if self._stream.num_windows is not None and self._window >= self._stream.num_windows:
             raise StopIteration
         batch_size, filled, own = self._spec.batch_size, 0, []
@@ -284,7 +286,7 @@ class _BatchIterator(grain.DatasetIterator):
             self._counts, self._window, self._row = counts, window, row
             raise
         self._counts["batches"] += 1
-        return self._spec.batch(own + [[]] * (len(self._rows) - len(own)))
+        return self._place(self._spec.batch(own + [[]] * (len(self._rows) - len(own))))
 
     def _count(self, plan, rows: slice):
         tokens, cut = plan.tokens_R2[rows].sum(axis=0), plan.cut_R2[rows].sum(axis=0)
@@ -320,12 +322,12 @@ class _BatchIterator(grain.DatasetIterator):
 
 
 class _BatchDataset(grain.IterDataset):
-    def __init__(self, stream: WindowStream, spec: TrainData, rows: range):
+    def __init__(self, stream: WindowStream, spec: TrainData, rows: range, place: Place):
         super().__init__()
-        self._stream, self._spec, self._rows = stream, spec, rows
+        self._of = stream, spec, rows, place
 
     def __iter__(self) -> _BatchIterator:
-        return _BatchIterator(self._stream, self._spec, self._rows)
+        return _BatchIterator(*self._of)
 
 
 class TrainBatches:
@@ -333,9 +335,9 @@ class TrainBatches:
 
     head = ""  # the one there is, as `multitask.MultitaskBatches` names them
 
-    def __init__(self, spec: TrainData, stream: WindowStream, rows: range, prefetch: int):
+    def __init__(self, spec: TrainData, stream: WindowStream, rows: range, prefetch: int, place: Place):
         self._spec, self._stream = spec, stream
-        dataset = _BatchDataset(stream, spec, rows)
+        dataset = _BatchDataset(stream, spec, rows, place)
         iterator = iter(grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=prefetch))
         # Grain's iterators cannot be freed while Python shuts down: so let go of it before that.
         self._held = [iterator]
@@ -350,7 +352,7 @@ class TrainBatches:
     def __iter__(self) -> "TrainBatches":
         return self
 
-    def __next__(self) -> dict[str, np.ndarray]:
+    def __next__(self) -> Any:
         return next(self._iterator)
 
     def get_state(self) -> dict:
@@ -404,6 +406,7 @@ def train_batches(
     process_count: int = 1,
     start_state: Mapping | None = None,
     prefetch: int | None = None,
+    place: Place = dict,
 ) -> TrainBatches:
     """Iterates over this host's part of the global batches of `spec`.
 
@@ -413,9 +416,11 @@ def train_batches(
       start_state: an earlier iterator's `get_state()`; None starts at the beginning.
       prefetch: batches made ahead in a thread; 0 makes them when asked for. None: 16, or as many as 64 MiB hold, but at
         least 2.
+      place: what becomes of each batch where it is made, ahead and beside the steps: `global_batch` puts it on devices.
 
     Yields:
-      Dicts of int32 arrays [B / P, ...] under SeqIO's names (see the `build_batch` of the objective's module).
+      What `place` makes of dicts of int32 arrays [B / P, ...] under SeqIO's names (see the `build_batch` of the
+      objective's module): without one, these.
 
     Raises:
       UserError: the data cannot be used, see `window_stream`; or the batch does not divide over the hosts.
@@ -429,7 +434,7 @@ def train_batches(
     rows = range(process_index * share, (process_index + 1) * share)
     if prefetch is None:
         prefetch = max(2, min(_AHEAD, _AHEAD_BYTES // (share * sum(spec.slots) * _BYTES_A_SLOT)))
-    batches = TrainBatches(spec, window_stream(spec), rows, prefetch)
+    batches = TrainBatches(spec, window_stream(spec), rows, prefetch, place)
     if start_state is not None:
         batches.set_state(start_state)
     return batches

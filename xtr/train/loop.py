@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import time
@@ -95,7 +96,8 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
         )
     mesh = make_mesh(run.mesh)
     check_rows(run.batch_size, mesh, run.num_microbatches)
-    batches = batches_of(parts, *batch_part(mesh))  # says what is wrong with the data
+    place = functools.partial(global_batch, mesh=mesh)
+    batches = batches_of(parts, *batch_part(mesh), place=place)  # says what is wrong with the data
     distributed.check_same("their training data", json.dumps(batches.get_state()))
 
     # ----------------------------------------------------------------------------------------------------------- state
@@ -160,7 +162,7 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
         while step < run.train_steps:
             watch.beat("waiting for its data", step)
             with meter.waiting():
-                batch = global_batch(next(batches), mesh)
+                batch = next(batches)
             part, first = parts[batches.head], batches.head not in compiled
             if first:
                 flush()

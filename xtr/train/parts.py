@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from xtr.data.cached_task import CachedTask
 from xtr.data.denoising import SpanCorruption
 from xtr.data.multitask import MultitaskBatches, check_enough, tasks_of_heads
-from xtr.data.pipeline import TrainBatches, TrainData, train_batches
+from xtr.data.pipeline import Place, TrainBatches, TrainData, train_batches
 from xtr.data.vocabulary import Vocabulary
 from xtr.models.interface import ModelConfig
 from xtr.models.multitask import WithHeads
@@ -76,9 +76,9 @@ def parts_of(run: TrainRun, tasks: Sequence[CachedTask], vocabulary: Vocabulary)
 
 
 def batches_of(
-    parts: Mapping[str, Part], process_index: int, process_count: int
+    parts: Mapping[str, Part], process_index: int, process_count: int, place: Place
 ) -> TrainBatches | MultitaskBatches:
-    """This host's batches; `head` says which part the last one is of."""
+    """This host's batches, each where `place` puts it; `head` says which part the last one is of."""
     if "" in parts:
-        return train_batches(parts[""].data, process_index, process_count)
-    return MultitaskBatches({name: part.data for name, part in parts.items()}, process_index, process_count)
+        return train_batches(parts[""].data, process_index, process_count, place=place)
+    return MultitaskBatches({name: part.data for name, part in parts.items()}, process_index, process_count, place)
