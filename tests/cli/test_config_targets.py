@@ -11,6 +11,7 @@ from xtr.train.adamw import AdamWConfig
 GIN = Path(config.__file__).parents[1] / "gin"
 INTERMEDIATES = sorted(path.stem for path in GIN.glob("intermediate/*.gin"))
 TARGETS = sorted(path.stem for path in GIN.glob("targets/*.gin"))
+ENCODER_INTERMEDIATES = sorted(path.stem for path in GIN.glob("intermediate/encoder/*.gin"))
 ENCODER_TARGETS = sorted(path.stem for path in GIN.glob("targets/encoder/*.gin"))
 NOT_TRAINED = {"tatoeba", "bucc2018", "lareqa", "mewslix"}  # the last two are trained as dual encoders only
 PLACES = ["VOCABULARY_PATH=/v"]
@@ -56,6 +57,29 @@ def test_every_target_of_both_benchmarks_has_a_file():
 def test_an_intermediate_run(name):
     run = training("mt5/small", "runs/intermediate.gin", f"intermediate/{name}.gin")
     assert run.mixture_or_task_name == name and run.objective == "seq2seq"
+
+
+def test_every_intermediate_has_a_file_with_heads():
+    assert ENCODER_INTERMEDIATES == INTERMEDIATES
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        (model, name)
+        for model in ("xlmr/large", "mbert/cased", "bloom/560m", "mt5/small")
+        for name in ENCODER_INTERMEDIATES
+        if name != "mnli_denoise" or model in ("xlmr/large", "mbert/cased")  # masked tokens are for these two
+    ],
+)
+def test_an_intermediate_run_with_heads_of_its_kind(model, name):
+    run = training(model, "runs/intermediate.gin", f"intermediate/encoder/{name}.gin")
+    several = {"all_nine", "all_available", "nli_qa", "mnli_denoise"}
+    assert run.mixture_or_task_name == name and (run.objective == "multitask") == (name in several)
+    assert run.format == "encoder" and isinstance(run.optimizer, AdamWConfig)
+    assert (run.schedule.base_learning_rate, run.batch_size) == (1e-5, 32)
+    assert run.schedule.warmup_steps == run.train_steps // 10
+    assert run.task_feature_lengths == {"inputs": 384 if name.startswith("squad") else 256}
 
 
 @pytest.mark.parametrize("name", TARGETS)

@@ -14,8 +14,9 @@ import pytest
 from xtr import config
 from xtr.cli.main import run
 from xtr.errors import UserError
-from xtr.study.runner import stage_overrides
-from xtr.study.spec import Stage, StudySpec
+from xtr.study.graph import Stage
+from xtr.study.jobs import stage_overrides
+from xtr.study.spec import StudySpec
 from xtr.tasks.datasets import distributions
 from xtr.tasks.datasets.distributions import DISTRIBUTIONS, GROUPS, Distribution, File, archives, markdown
 from xtr.tasks.datasets.finders import FINDERS

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from xtr.checkpoints.manager import read_index
+from xtr.checkpoints.index import read_index
 from xtr.cli.main import run
 from xtr.errors import UserError
 from xtr.evaluate.results import is_mean
@@ -31,9 +31,8 @@ bert.BertConfig.emb_dim = 16
 """
 STUDY = """
 include 'studies/demo.gin'
-study.models = {{'xlmr': '{model}'}}
+study.models = {{'xlmr': {{'gin_file': '{model}', 'initial_checkpoint': '{checkpoint}'}}}}
 study.pretrain = ()
-study.initial_checkpoints = {{'xlmr': '{checkpoint}'}}
 study.seeds = (0,)
 study.intermediates = {{'none': (), 'nli': ('intermediate/mnli.gin',)}}
 study.targets = {{'xnli': 'targets/xnli.gin', 'tatoeba': 'targets/tatoeba.gin'}}

@@ -13,13 +13,16 @@ from rich.table import Table
 
 from xtr import config, rundir
 from xtr.errors import Preempted, UserError
+from xtr.study import jobs as planning
 from xtr.study import runner
-from xtr.study.spec import Cell, StudySpec
+from xtr.study.graph import Cell
+from xtr.study.jobs import Configure, Job
+from xtr.study.spec import StudySpec
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 
 
-def _configurer(search_paths: Sequence[str]) -> runner.Configure:
+def _configurer(search_paths: Sequence[str]) -> Configure:
     def configure(entry: str, gin_files: Sequence[str], overrides: Mapping[str, object]):
         texts = [f"{name}={value!r}" for name, value in overrides.items()]
         loaded = config.load(gin_files, texts, search_paths, entry=entry)
@@ -28,39 +31,55 @@ def _configurer(search_paths: Sequence[str]) -> runner.Configure:
     return configure
 
 
+class GinFiles:
+    """`graph.GinFiles` by the folders in which gin files are looked for."""
+
+    def __init__(self, search_paths: Sequence[str] = ()):
+        self.search_paths = search_paths
+        self.sets = functools.cache(lambda gin_file, binding: config.sets(gin_file, binding, search_paths))
+
+    def exists(self, gin_file: str) -> bool:
+        try:
+            config.find_gin_file(gin_file, self.search_paths)
+        except UserError:
+            return False
+        return True
+
+
 def absolute(spec: StudySpec) -> StudySpec:
     """The study with its data and cache folders resolved, so that all its stages agree on them."""
     folders = {"data_dir": rundir.data_dir(spec.data_dir), "cache_dir": rundir.cache_dir(spec.cache_dir)}
     return dataclasses.replace(spec, **{name: str(Path(path).absolute()) for name, path in folders.items()})
 
 
-def _prepare(spec: StudySpec, arguments: argparse.Namespace) -> tuple[list[runner.Job], list[Cell]]:
+def _prepare(spec: StudySpec, arguments: argparse.Namespace) -> tuple[list[Job], list[Cell]]:
     """Tokenises what the study needs (once for all of it) and plans the stages."""
     from xtr.data.cache import ensure_cached
     from xtr.parallel.distributed import first_alone
 
-    configure = _configurer(arguments.search_paths)
-    trained = runner.trained_targets(spec, lambda name, binding: config.sets(name, binding, arguments.search_paths))
+    gin, configure = GinFiles(arguments.search_paths), _configurer(arguments.search_paths)
+    if nameless := [name for name in spec.models if not spec.vocabulary(name)]:
+        raise UserError(f"study {spec.name}: no vocabulary_path for {', '.join(nameless)}.")
     found = {
-        form: first_alone(
+        (model, form): first_alone(
             functools.partial(
                 ensure_cached,
                 names,
                 task_modules=tuple(spec.task_modules),
                 tfds_tasks=tuple(spec.tfds_tasks),
-                vocabulary_path=spec.vocabulary_path,
+                vocabulary_path=spec.vocabulary(model),
                 data_dir=spec.data_dir,
                 cache_dir=spec.cache_dir,
                 format=form,
             )
         )
-        for form, names in runner.mixtures(spec, configure, trained).items()
+        for (model, form), names in planning.mixtures(spec, configure, gin).items()
     }
 
-    def fingerprints(form: str, mixture: str) -> list[str]:
-        return [f"{task.rate:g} {Path(task.directory).name}" for task in found[form][mixture]]
+    def fingerprints(model: str, form: str, mixture: str) -> list[str]:
+        return [f"{task.rate:g} {Path(task.directory).name}" for task in found[model, form][mixture]]
 
-    return runner.prepare(spec, configure, trained, fingerprints)
+    return planning.prepare(spec, configure, gin, fingerprints)
 
 
 def run(spec: StudySpec, texts: Mapping[str, str], arguments: argparse.Namespace) -> int:
@@ -74,7 +93,9 @@ def run(spec: StudySpec, texts: Mapping[str, str], arguments: argparse.Namespace
     if is_first():
         for name, text in texts.items():
             rundir.write_atomic(Path(spec.study_dir) / name, text)
-    outcome = runner.run_jobs(jobs, train, evaluate, (Preempted, UserError), spec.workers)
+    outcome = runner.run_jobs(
+        jobs, _configurer(arguments.search_paths), train, evaluate, (Preempted, UserError), spec.workers
+    )
     if not is_first():
         return 0
     console.print(
@@ -115,7 +136,7 @@ def report(spec: StudySpec, texts: Mapping[str, str], arguments: argparse.Namesp
     return 0
 
 
-def _report(spec: StudySpec, jobs: Sequence[runner.Job], cells: Sequence[Cell], failed: Mapping[str, str]) -> None:
+def _report(spec: StudySpec, jobs: Sequence[Job], cells: Sequence[Cell], failed: Mapping[str, str]) -> None:
     """Prints the transfer table and writes report.html, transfer.csv and the TensorBoard directory."""
     from xtr.study import collect as collecting
     from xtr.study import report as reporting

@@ -12,8 +12,9 @@ from xtr.errors import UserError
 from xtr.evaluate.results import ContributionKey, ResultRow, ResultStore, is_mean
 from xtr.study import transfer
 from xtr.study.contamination import refuse_contaminated
-from xtr.study.runner import Job
-from xtr.study.spec import Cell, StudySpec
+from xtr.study.graph import Cell
+from xtr.study.jobs import Job
+from xtr.study.spec import StudySpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +77,7 @@ def collect(spec: StudySpec, jobs: Sequence[Job], cells: Sequence[Cell]) -> Coll
         contributions,
         expected_languages={target: sorted(languages[target]) for target in spec.targets if target in languages},
         chance=chance,
-        overlaps=spec.overlaps,
+        overlaps=transfer.OVERLAPS if spec.overlaps is None else spec.overlaps,
         resamples=spec.resamples,
     )
     return Collected(store, table, tuple(missing), directories)
@@ -89,7 +90,7 @@ def _words(lengths: Mapping[str, int] | str) -> str:
 def protocol(spec: StudySpec, jobs: Sequence[Job]) -> list[str]:
     """How the study measures, one line a fact."""
     lines = [
-        *refuse_contaminated(spec.initial_checkpoints, spec.allow_contaminated),
+        *refuse_contaminated(spec.initial_checkpoints(), spec.allow_contaminated),
         "Zero-shot: every target is trained on English alone and scored in every language found.",
         "The last checkpoint of each run is scored; English development data is scored beside it and chooses nothing.",
         f"Training seeds: {', '.join(map(str, spec.seeds))}. A checkpoint that no seed went into counts once.",
@@ -124,7 +125,9 @@ def provenance(spec: StudySpec, jobs: Sequence[Job]) -> dict[str, str]:
             break
     summaries = [s for job in jobs if (s := rundir.done_summary(job.directory))]
     facts["compute"] = f"{len(summaries)} stages, {sum(s['seconds'] for s in summaries):.0f} s"
-    facts["vocabulary"] = Path(spec.vocabulary_path).name
+    vocabularies = {model: spec.vocabulary(model) for model in spec.models}
+    names = {model: Path(path).name for model, path in vocabularies.items() if path}
+    facts["vocabulary"] = ", ".join(sorted(set(names.values())))
     cut = sum(s.get("truncated", 0) for s in summaries)
     facts["evaluation inputs cut to length"] = str(cut)
     return facts
