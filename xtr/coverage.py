@@ -42,6 +42,7 @@ _LACKING = {
     "mbert": frozenset({"qu", "wo"}),
     "bloom": frozenset(XTREME_R_LANGUAGES) - frozenset(_BLOOM.split()),
 }
+FAMILIES = tuple(_LACKING)
 
 
 def covered(family: str) -> tuple[str, ...]:

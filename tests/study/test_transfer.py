@@ -7,6 +7,7 @@ import pytest
 from xtr.errors import DataError, UserError
 from xtr.evaluate.results import ResultRow, ResultStore
 from xtr.study import transfer
+from xtr.study.panels import Panel
 from xtr.study.statistics import crossed_bootstrap, crossed_bootstrap_mean
 from xtr.study.transfer import AVERAGE, GAP, NONE, POOLED, WITHOUT_OVERLAPS, WITHOUT_RETRIEVAL, ZERO_SHOT
 
@@ -73,8 +74,9 @@ def test_averages_over_targets(built):
     assert pooled.gain.value == pytest.approx(np.mean(both)) and pooled.score.examples == 360 + 240 + 360
 
 
-def test_significance_overlap_and_chance(built):
-    _, table = built
+def test_significance_overlap_and_chance(make_study, recipe, expected, chance):
+    store = make_study(recipe(seeds=range(8)))
+    table = transfer.build(store.read(), store.contributions, expected, chance)
     (model,) = table.models
     assert table.cell(model, "mnli", "xnli").significant and table.cell(model, "mnli", "xnli").overlap
     assert table.cell(model, "squad_v1", "xquad").overlap and not table.cell(model, "squad_v1", "xnli").overlap
@@ -208,7 +210,7 @@ def test_a_metric_of_counts_is_resampled_as_its_value():
     right_KN = np.random.default_rng(0).integers(0, 11, (2, 50))
     counts = np.stack([right_KN, 10 - right_KN, 10 - right_KN], axis=-1).astype(float)
     panels = [
-        transfer._Panel("udpos", {"de": tuple(map(str, range(50)))}, {"de": v}, {}) for v in (right_KN * 10.0, counts)
+        Panel("udpos", {"de": tuple(map(str, range(50)))}, {"de": v}, {}) for v in (right_KN * 10.0, counts)
     ]
     for panel in panels:
         panel.resample(20, seed=3)

@@ -4,27 +4,31 @@
 
 A view is a language code, `ZERO_SHOT` (mean over all languages but English: the headline), or `GAP` (English minus
 that mean). Averages over targets are cells too, under the targets in `AVERAGES`; the mean over the intermediates is a
-cell under the intermediate `POOLED`. Models are never averaged or pooled.
+zero-shot cell under the intermediate `POOLED`. Models are never averaged or pooled.
 """
 
 import dataclasses
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from xtr.errors import DataError, UserError
-from xtr.evaluate.metrics import value_of_mean
+from xtr import coverage
+from xtr.errors import UserError
 from xtr.evaluate.results import ContributionKey
 from xtr.export.summary import score_metrics
-from xtr.study.statistics import Estimate, estimate, example_draws, holm, seed_weights
+from xtr.study.best_of import BestOf, best_of_model, development_scores
+from xtr.study.panels import ENGLISH, NONE, Model, Panel, load
+from xtr.study.statistics import Estimate, estimate, holm
 
-NONE, POOLED = "none", "mean of intermediates"
-ENGLISH, ZERO_SHOT, GAP = "en", "zero-shot", "English gap"
+POOLED = "mean of intermediates"
+ZERO_SHOT, GAP = "zero-shot", "English gap"
 AVERAGE, WITHOUT_RETRIEVAL, WITHOUT_OVERLAPS = "average", "average without retrieval", "average without overlaps"
-AVERAGES = (AVERAGE, WITHOUT_RETRIEVAL, WITHOUT_OVERLAPS)
+WITHOUT_RETRIEVAL_TYDIQA, RETRIEVAL_ALONE = "average without retrieval and TyDiQA", "retrieval alone"
+COVERED = "average on covered languages"  # those in the family's pretraining corpus
+AVERAGES = (AVERAGE, WITHOUT_RETRIEVAL, WITHOUT_RETRIEVAL_TYDIQA, RETRIEVAL_ALONE, WITHOUT_OVERLAPS, COVERED)
+TYDIQA = "tydiqa"
 RETRIEVAL = frozenset({"tatoeba", "bucc2018", "lareqa", "mewslix"})
 SIGNIFICANCE = 0.05
 
@@ -37,15 +41,6 @@ OVERLAPS: Mapping[str, Sequence[str]] = {
     "squad_v2": _SQUAD_TARGETS,
     "nli_qa": ("xnli", *_SQUAD_TARGETS),
 }
-
-
-@dataclass(frozen=True)
-class Model:
-    """One pretrained model of the study."""
-
-    family: str
-    name: str
-    parameters: int
 
 
 @dataclass(frozen=True)
@@ -107,6 +102,8 @@ class TransferTable:
       metrics: the metrics whose mean is the score, by target.
       problems: what is missing or does not fit, in sentences.
       confidence, resamples: of the intervals.
+      best_of: the best intermediate chosen on English development data against the best seed chosen so; without
+        development rows empty.
     """
 
     cells: tuple[Cell, ...]
@@ -118,6 +115,7 @@ class TransferTable:
     problems: tuple[str, ...]
     confidence: float
     resamples: int
+    best_of: tuple[BestOf, ...] = ()
 
     def cell(self, model: Model, intermediate: str, target: str, view: str = ZERO_SHOT) -> Cell | None:
         """The cell, or None where there is no result."""
@@ -159,6 +157,7 @@ def build(
     resamples: int = 2000,
     seed: int = 0,
     confidence: float = 0.95,
+    development: pd.DataFrame | None = None,
 ) -> TransferTable:
     """Builds the transfer table.
 
@@ -175,6 +174,8 @@ def build(
       chance: target -> score of guessing in percent, the same for all languages or for each.
       overlaps: intermediate -> targets whose training data it contains.
       resamples, seed, confidence: of the bootstrap.
+      development: rows of English development data under the run_id of the evaluation that they belong to; for
+        `best_of`.
 
     Raises:
       UserError: no row belongs to an expected target; no score is defined for a target's metrics.
@@ -198,6 +199,8 @@ def build(
     found = list(dict.fromkeys(rows["intermediate"]))
     intermediates = [NONE] * (NONE in found) + [name for name in found if name != NONE]
     cells: list[Cell] = []
+    best: list[BestOf] = []
+    dev_scores = development_scores(development) if development is not None else {}
     for model in models:
         mine = rows[(rows["model"] == model.name) & (rows["family"] == model.family)]
         mine = mine[mine["parameters"] == model.parameters]
@@ -207,11 +210,12 @@ def build(
             if of_target.empty:
                 problems.append(f"{model.name}: no results for {target}")
                 continue
-            panels[target] = _load(of_target, load_contributions, metrics[target], expected_languages[target])
+            panels[target] = load(of_target, load_contributions, metrics[target], expected_languages[target])
             panels[target].resample(resamples, seed)
         sampling = (resamples, seed, confidence)
         maker = _Maker(model, intermediates, panels, expected_languages, chance or {}, overlaps, *sampling, problems)
         cells += maker.cells([name for name in intermediates if (mine["intermediate"] == name).any()])
+        best += best_of_model(model, panels, expected_languages, dev_scores, confidence)
         absent = [name for name in intermediates if not (mine["intermediate"] == name).any()]
         problems += [f"{model.name}: no results for the intermediate {name}" for name in absent]
     if NONE not in found:
@@ -226,6 +230,7 @@ def build(
         problems=tuple(dict.fromkeys(problems)),
         confidence=confidence,
         resamples=resamples,
+        best_of=tuple(best),
     )
 
 
@@ -236,106 +241,10 @@ def _score_metrics(target: str, found: set[str]) -> tuple[str, ...]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Data: all contributions of one model and target
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Panel:
-    """Contributions of one model and target.
-
-    Attributes:
-      target: its name.
-      ids: language -> example ids, in the order of the values.
-      values: language -> contributions [K, N] or, of a metric of counts, [K, N, 3]; one row a distinct run.
-      column: language -> (intermediate, seed) -> row of `values`.
-      draws: language -> [R, K] the metric over resampled examples.
-    """
-
-    target: str
-    ids: dict[str, tuple[str, ...]]
-    values: dict[str, np.ndarray]
-    column: dict[str, dict[tuple[str, int], int]]
-    draws: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
-
-    def resample(self, resamples: int, seed: int) -> None:
-        """Resamples examples; languages with the same ids (translations of one test set) share their draw."""
-        for language, values in self.values.items():
-            group = zlib.crc32("\n".join((self.target, *self.ids[language])).encode())
-            vectors = np.moveaxis(values, 1, -1)
-            draws = example_draws(
-                vectors.reshape(-1, vectors.shape[-1]), resamples, np.random.default_rng([seed, group])
-            )
-            self.draws[language] = value_of_mean(draws.reshape(resamples, *vectors.shape[:-1]), values.ndim == 3)
-
-    def scores(self, language: str) -> np.ndarray:
-        """[K] the metric over all examples."""
-        values = self.values[language]
-        return value_of_mean(values.mean(axis=1), values.ndim == 3)
-
-    def languages(self, intermediate: str) -> set[str]:
-        return {lang for lang, column in self.column.items() if any(name == intermediate for name, _ in column)}
-
-
-def _load(rows: pd.DataFrame, load_contributions, metrics: tuple[str, ...], languages: Sequence[str]) -> _Panel:
-    target = str(rows["target"].iloc[0])
-    rows = rows[rows["metric"].isin(metrics) & rows["language"].isin(list(languages))]
-    splits = set(rows["split"])
-    if len(splits) > 1:
-        if "test" not in splits:
-            raise UserError(f"{target}: results on {', '.join(sorted(splits))}; pass the rows of one split")
-        rows = rows[rows["split"] == "test"]
-    panel = _Panel(target, {}, {}, {})
-    for language, of_language in rows.groupby("language", sort=False):
-        vectors: dict[str, np.ndarray] = {}  # by run, so that a run under several seeds is loaded once
-        column: dict[tuple[str, int], int] = {}
-        for (intermediate, seed), group in of_language.groupby(["intermediate", "seed"], sort=False):
-            runs = list(dict.fromkeys(group["run_id"]))
-            if len(runs) > 1:
-                raise DataError(
-                    f"{target}.{language}, intermediate {intermediate}, seed {seed}: two runs, {runs[0]} and {runs[1]}"
-                )
-            if runs[0] not in vectors:
-                last = group[group["step"] == group["step"].max()]
-                if set(last["metric"]) != set(metrics):
-                    raise DataError(f"{target}.{language}, run {runs[0]}: needs {' and '.join(metrics)} of one step")
-                vectors[runs[0]] = _vector(last, load_contributions, panel.ids, str(language))
-            column[str(intermediate), int(seed)] = list(vectors).index(runs[0])
-        panel.values[str(language)] = np.stack(list(vectors.values()))
-        panel.column[str(language)] = column
-    return panel
-
-
-def _vector(rows: pd.DataFrame, load_contributions, ids: dict[str, tuple[str, ...]], language: str) -> np.ndarray:
-    """[N] contributions of one run (of counts [N, 3]), averaged over the score's metrics, after comparing them with the
-    rows; of a failure rate what is left to 100."""
-    vectors = []
-    for row in rows.to_dict("records"):
-        key = ContributionKey(*(row[name] for name in ContributionKey._fields))
-        where = f"run {key.run_id}, {key.target}.{key.language}.{key.split}, {key.metric}"
-        by_id = load_contributions(key)
-        known = ids.setdefault(language, tuple(sorted(by_id)))
-        if not by_id or set(by_id) != set(known):
-            raise DataError(
-                f"{where}: {len(by_id)} predictions for other examples than the {len(known)} of the first run:"
-                " evaluate all runs on the same examples"
-            )
-        values = np.array([by_id[i] for i in known])
-        value = float(value_of_mean(values.mean(axis=0), values.ndim == 2))
-        if abs(value - row["value"]) > 1e-3:
-            raise DataError(
-                f"{where}: the row says {row['value']:.4f}, its predictions {value:.4f}: they come from"
-                " different evaluations; evaluate this run again"
-            )
-        vectors.append(values if row["higher_is_better"] else 100.0 - values)
-    return np.mean(vectors, axis=0)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
 # Cells: every one of them is a weighted sum of language means
 # ---------------------------------------------------------------------------------------------------------------------
 
-_Terms = list[tuple[_Panel, str, str, float]]  # (target, language, intermediate, weight)
+_Terms = list[tuple[Panel, str, str, float]]  # (target, language, intermediate, weight)
 
 
 @dataclass
@@ -344,7 +253,7 @@ class _Maker:
 
     model: Model
     names: list[str]
-    panels: dict[str, _Panel]
+    panels: dict[str, Panel]
     expected: Mapping[str, Sequence[str]]
     chance: Mapping[str, float | Mapping[str, float]]
     overlaps: Mapping[str, Sequence[str]]
@@ -368,13 +277,18 @@ class _Maker:
             cells += self._averages([intermediate], intermediate)
         trained = [name for name in intermediates if name != NONE]
         if len(trained) > 1:
+            cells += [cell for panel in self.panels.values() if (cell := self._pooled(trained, panel))]
             cells += self._averages(trained, POOLED)
-        single = [i for i, c in enumerate(cells) if c.view == ZERO_SHOT and c.target in self.panels and c.gain]
+        single = [
+            i
+            for i, c in enumerate(cells)
+            if c.view == ZERO_SHOT and c.target in self.panels and c.intermediate != POOLED and c.gain
+        ]
         for i, p in zip(single, holm([cells[i].gain.p_value for i in single]), strict=True):
             cells[i] = dataclasses.replace(cells[i], p_adjusted=float(p))
         return cells
 
-    def _of_target(self, intermediate: str, panel: _Panel, most: int) -> list[Cell]:
+    def _of_target(self, intermediate: str, panel: Panel, most: int) -> list[Cell]:
         target, expected = panel.target, list(self.expected[panel.target])
         have = [language for language in expected if language in panel.languages(intermediate)]
         absent = tuple(language for language in expected if language not in have)
@@ -407,21 +321,29 @@ class _Maker:
             self.problems.append(f"{place}: {len(seeds)} of {most} seeds")
         return cells
 
+    def _pooled(self, trained: list[str], panel: Panel) -> Cell | None:
+        """The mean of the zero-shot means that the intermediates have on one target."""
+        have = {name: self._foreign(name, panel.target) for name in trained}
+        have = {name: languages for name, languages in have.items() if languages}
+        terms = [
+            (panel, language, name, 1 / len(have) / len(languages))
+            for name, languages in have.items()
+            for language in languages
+        ]
+        due = [language for language in self.expected[panel.target] if language != ENGLISH]
+        missing = tuple(language for language in due if any(language not in found for found in have.values()))
+        return self._cell(POOLED, panel.target, ZERO_SHOT, terms, len(due), missing) if terms else None
+
     def _averages(self, intermediates: list[str], title: str) -> list[Cell]:
         """Means over targets of the zero-shot means; with several intermediates, the mean of what each would get."""
-        overlapping = {name: set(self.overlaps.get(name, ())) & set(self.panels) for name in self.overlaps}
-        choices = {AVERAGE: lambda name, target: True}
-        if RETRIEVAL & set(self.panels):
-            choices[WITHOUT_RETRIEVAL] = lambda name, target: target not in RETRIEVAL
-        if any(overlapping.get(name) for name in self.names):
-            choices[WITHOUT_OVERLAPS] = lambda name, target: target not in overlapping.get(name, ())
         cells = []
-        for average, counts in choices.items():
+        for average, languages_of in self._choices().items():
             means: list[_Terms] = []
             missing: dict[str, None] = {}
             wanted: dict[str, None] = {}
             for name in intermediates:
-                have = {target: self._foreign(name, target) for target in self.panels if counts(name, target)}
+                have = {target: languages_of(name, target) for target in self.panels}
+                have = {target: languages for target, languages in have.items() if languages is not None}
                 present = [target for target, languages in have.items() if languages]
                 wanted |= dict.fromkeys(have)
                 missing |= {target: None for target in have if target not in present}
@@ -437,6 +359,34 @@ class _Maker:
             if len(self.panels) > 1 and terms:
                 cells.append(self._cell(title, average, ZERO_SHOT, terms, len(wanted), tuple(missing)))
         return [cell for cell in cells if cell]
+
+    def _choices(self) -> dict[str, Callable[[str, str], list[str] | None]]:
+        """Average -> (intermediate, target) -> the languages that it takes of them; None where it leaves them out."""
+        targets = set(self.panels)
+
+        def of(counts: Callable[[str, str], bool]) -> Callable[[str, str], list[str] | None]:
+            return lambda name, target: self._foreign(name, target) if counts(name, target) else None
+
+        choices = {AVERAGE: of(lambda name, target: True)}
+        if targets & RETRIEVAL:
+            choices[WITHOUT_RETRIEVAL] = of(lambda name, target: target not in RETRIEVAL)
+        if targets & RETRIEVAL and TYDIQA in targets:
+            choices[WITHOUT_RETRIEVAL_TYDIQA] = of(lambda name, target: target not in RETRIEVAL | {TYDIQA})
+        if len(targets & RETRIEVAL) > 1:
+            choices[RETRIEVAL_ALONE] = of(lambda name, target: target in RETRIEVAL)
+        overlapping = {name: set(found) & targets for name, found in self.overlaps.items()}
+        if any(overlapping.get(name) for name in self.names):
+            choices[WITHOUT_OVERLAPS] = of(lambda name, target: target not in overlapping.get(name, ()))
+        lacking = set(coverage.lacking(self.model.family)) if self.model.family in coverage.FAMILIES else set()
+        due = {target: {language for language in self.expected[target] if language != ENGLISH} for target in targets}
+        if any(languages & lacking for languages in due.values()):
+
+            def covered(name: str, target: str) -> list[str] | None:
+                found = [language for language in self._foreign(name, target) if language not in lacking]
+                return found if due[target] - lacking else None
+
+            choices[COVERED] = covered
+        return choices
 
     def _foreign(self, intermediate: str, target: str) -> list[str]:
         """Languages but English with results, in the expected order."""
@@ -464,8 +414,9 @@ class _Maker:
             intermediate=intermediate,
             target=target,
             view=view,
-            score=score,
-            gain=gain,
+            score=dataclasses.replace(score, sample=None),
+            # Kept where `scaling` combines them: a sample holds every resample.
+            gain=gain if gain is None or view == ZERO_SHOT else dataclasses.replace(gain, sample=None),
             chance=self._chance(target, view, terms),
             expected=whole,
             missing=missing,
@@ -501,8 +452,6 @@ class _Maker:
             rows_S = [panel.column[language][name, s] for s in seeds]
             value_S += weight * panel.scores(language)[rows_S]
             draws_RS += weight * panel.draws[language][:, rows_S]
-        # One draw of seeds for all languages and targets: a seed names one chain of trainings.
-        rng = np.random.default_rng([self.seed, len(seeds)])
+        # A seed names one chain of trainings, so its scores in all languages and targets belong together.
         examples = sum(len(panel.ids[lang]) for panel, lang in {(id(p), x): (p, x) for p, x, _, _ in terms}.values())
-        weights_RS = seed_weights(len(seeds), self.resamples, rng)
-        return estimate(value_S, draws_RS, weights_RS, examples, self.confidence)
+        return estimate(value_S, draws_RS, examples, self.confidence)
