@@ -7,7 +7,7 @@ import shutil
 import pandas as pd
 import pytest
 
-from xtr.checkpoints.manager import read_index
+from xtr.checkpoints.index import read_index
 from xtr.cli.main import run
 from xtr.errors import UserError
 from xtr.train import loop

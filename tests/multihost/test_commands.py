@@ -2,11 +2,12 @@
 
 import json
 import shutil
+import zlib
 from pathlib import Path
 
 import pytest
 
-from xtr.checkpoints import manager
+from xtr.checkpoints.index import read_index
 from xtr.evaluate.results import ResultStore
 
 
@@ -71,24 +72,23 @@ def test_two_processes_infer(make_world, trained, tmp_path):
 
 
 @pytest.mark.slow
-def test_damage_to_what_two_processes_wrote_is_found(make_world, trained, tmp_path):
-    """By the CRCs of the parts: on the same mesh, and on one device, which holds all of them."""
+def test_damage_to_what_one_of_two_processes_wrote_is_found_by_all(make_world, trained, tmp_path):
+    """By two processes and by one: they go on from the checkpoint before; on the same mesh to the same bits."""
     world = make_world("seq2seq")
-    step = trained / "checkpoints" / "6"
-    parts = manager._read_parts(step)
-    index, _ = manager.read_index(step)
-    assert parts and {name for name, entry in index.items() if entry["crc32"] is None} == set(parts)
-    assert all(len(own) == 2 for own in parts.values())
-
-    damaged = tmp_path / "damaged"
-    shutil.copytree(trained, damaged)
-    (damaged / "DONE").unlink()
-    name = next(name for name in parts if name.startswith("params/"))
-    file = damaged / "checkpoints" / "6" / "index" / "parts.1.json"
-    own = json.loads(file.read_text())
-    own[name][0][1] ^= 1
-    file.write_text(json.dumps(own))
-    for processes, devices in ((2, 1), (1, 1)):
+    whole, _ = read_index(trained / "checkpoints" / "6")
+    for processes, devices in ((2, 1), (1, 2)):
+        damaged = tmp_path / f"of{processes}"
+        shutil.copytree(trained, damaged)
+        (damaged / "DONE").unlink()
+        file = damaged / "checkpoints" / "6" / "index" / "digests.1.json"
+        own = json.loads(file.read_text())
+        name = next(name for name in own if name.startswith("params/"))
+        own[name] ^= 1
+        file.write_text(json.dumps(own))
+        Path(f"{file}.crc32").write_text(f"{zlib.crc32(file.read_bytes()):08x}")
         found = world.run(processes, devices, world.train(damaged, "--gin.EVAL_PERIOD=0"))
-        assert [end.code for end in found] == [2] * processes, found
-        assert all("is damaged" in end.err and name in end.err for end in found)
+        assert [end.code for end in found] == [0] * processes, found
+        assert "is damaged" in found[0].err and name in found[0].err and "going on from step 3" in found[0].err
+        assert (damaged / "checkpoints" / "6.damaged").exists()
+        again, _ = read_index(damaged / "checkpoints" / "6")
+        assert again.keys() == whole.keys() and (processes == 1 or again == whole)

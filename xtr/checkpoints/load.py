@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import SingleDeviceSharding
 
 from xtr import storage
-from xtr.checkpoints import huggingface, layout, manager, t5x
+from xtr.checkpoints import huggingface, index, layout, manager, t5x
 from xtr.checkpoints.fill import Target, fill
 from xtr.checkpoints.source import HUGGING_FACE, T5X, XTR, Source
 from xtr.errors import UserError
@@ -261,7 +261,7 @@ def _read(
     ]
     arrays = fill(targets, checkpoint.what)
     if checkpoint.kind == XTR:
-        manager.verify(checkpoint.path, {f"params/{path}": a for path, a in zip(paths, arrays, strict=True)})
+        index.verify(checkpoint.path, {f"params/{path}": a for path, a in zip(paths, arrays, strict=True)})
     return arrays
 
 

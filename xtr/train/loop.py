@@ -14,7 +14,8 @@ import numpy as np
 
 from xtr import rundir
 from xtr.checkpoints import load
-from xtr.checkpoints.manager import CheckpointManager, committed_steps
+from xtr.checkpoints.manager import CheckpointManager
+from xtr.checkpoints.resume import resume, steps_found
 from xtr.data.cache import ensure_cached
 from xtr.data.lengths import AUTO
 from xtr.data.pipeline import train_batches
@@ -104,26 +105,29 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
     # In this order: a checkpoint of this very run, else the initial checkpoint, else from scratch.
     specs = run.model.param_specs()
     saved = Path(run.model_dir) / "checkpoints"
-    step = distributed.from_first(lambda: max(committed_steps(saved), default=None))
+    begun = distributed.from_first(lambda: bool(steps_found(saved)))
     origin, initial = None, None
     if run.initial_checkpoint_path:
         slots = abstract_state(specs, options_for(run, None), mesh, run.mesh.rules).opt_state
-        if step is None:
-            initial = load.open_initial(run.initial_checkpoint_path, run.model, slots, allow_pickle=run.allow_pickle)
+        open_initial = functools.partial(
+            load.open_initial, run.initial_checkpoint_path, run.model, slots, allow_pickle=run.allow_pickle
+        )
+        initial = None if begun else open_initial()
         origin = initial.origin if initial else load.inspect(run.initial_checkpoint_path, run.model, slots)
     options = options_for(run, origin)
     distributed.check_shared(run.model_dir)
     distributed.from_first(lambda: rundir.create(run.model_dir, identity, files))
+    resumed = resume(saved, abstract_state(specs, options, mesh, run.mesh.rules)) if begun else None
     checkpoints = CheckpointManager(saved, keep=run.checkpoint.keep)
 
-    if step is not None:
-        state, extras = checkpoints.restore(step, abstract_state(specs, options, mesh, run.mesh.rules))
-        batches.set_state(extras["data"])
+    if resumed:
+        step, state = resumed.step, resumed.state
+        batches.set_state(resumed.extras["data"])
     else:
         step = 0
         state = init_state(specs, options, mesh, run.mesh.rules, jax.random.key(run.random_seed))
-        if initial:
-            state = load.initial_state(initial, state)
+        if run.initial_checkpoint_path:
+            state = load.initial_state(initial or open_initial(), state)
 
     # ----------------------------------------------------------------------------------------------------------- steps
     train_steps = {
