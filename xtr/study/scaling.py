@@ -2,18 +2,42 @@
 
     TransferTable ──scalings()──> one Scaling a (family, intermediate, target) ──headline()──> those a report opens with
 
-Families are never pooled. `docs/statistics.md` states the estimator and the decision rule.
+Families are never pooled. Every number is a combination of the samples behind the table's own gains (`combine`): each
+model's seeds are its own, the examples are shared. It speaks of new seeds and new examples of these very models, tasks
+and languages; how far the sizes scatter about the line is another question, which the mixed model answers.
+
+The decision rule (`verdict_of`), with "largest" the gain at the largest size:
+
+    largest > 0, slope > 0                               grows
+    largest > 0, slope < 0                               shrinks
+    largest > 0, slope not distinguishable from 0        persists         where the study is adequate
+    largest not > 0, a smaller size > 0                  vanishes         where the study is adequate
+    largest not > 0, no smaller size > 0                 absent           where the study is adequate
+    everything else                                      underpowered
+
+A number is > 0 where its interval is; the smaller sizes are tested together (Holm). Where a size has one seed, or there
+is one size, the verdict is underpowered. A study is adequate where both the gain at the largest size and the change
+along the fitted line from the smallest to the largest are known to within `width` points either way.
 """
 
+import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from xtr.study.statistics import Estimate
-from xtr.study.transfer import AVERAGE, POOLED, Model
+import numpy as np
+from scipy.special import nctdtrinc, ndtri
+
+from xtr.study.mixed_model import MixedModel, fit
+from xtr.study.statistics import Estimate, combine, holm
+from xtr.study.transfer import AVERAGE, AVERAGES, ENGLISH, NONE, POOLED, Model, TransferTable
 
 PERSISTS, GROWS, SHRINKS, VANISHES, ABSENT = "persists", "grows", "shrinks", "vanishes", "absent"
 UNDERPOWERED = "underpowered"
 VERDICTS = (PERSISTS, GROWS, SHRINKS, VANISHES, ABSENT, UNDERPOWERED)
+WIDTH = 1.0  # points: what a verdict may leave open either way
+_BAND_POINTS = 25
+_DETECTED = 0.95  # share of studies in which a detectable effect is found
 
 
 @dataclass(frozen=True)
@@ -35,29 +59,14 @@ class BandPoint:
 
 
 @dataclass(frozen=True)
-class MixedModel:
-    """A second opinion on the slope, in points per tenfold parameters: a linear mixed model (statsmodels).
-
-    Attributes:
-      slope, low, high: the fixed effect of log10(parameters) and its interval; NaN where it did not converge.
-      note: what was fitted, and where it did not converge or has too little data.
-    """
-
-    slope: float
-    low: float
-    high: float
-    note: str
-
-
-@dataclass(frozen=True)
 class Power:
     """What the data at hand can tell.
 
     Attributes:
       half_width: of the interval of the gain at the largest size, in points.
-      detectable_gain: gain at the largest size that would be found in 80 % of such studies, in points.
+      detectable_gain: gain at the largest size that is found in 95 % of such studies, in points.
       detectable_slope: the same of the slope, in points per tenfold parameters; None with fewer than 2 sizes.
-      adequate: whether `half_width` is at most the width that a verdict needs.
+      adequate: whether a verdict may rest on what is not seen; see the module's docstring.
       sentence: the same in words.
     """
 
@@ -80,7 +89,7 @@ class Scaling:
       slope: points per tenfold parameters; None with fewer than 2 sizes.
       contrast: gain of the largest minus gain of the smallest; None with fewer than 2 sizes.
       band: the fitted line with its pointwise interval, log-spaced; empty with fewer than 2 sizes.
-      mixed: the mixed model's opinion; None with fewer than 2 sizes.
+      mixed: the mixed model's opinion, for those of `headline` alone; None with fewer than 2 sizes.
       power: what these data can tell.
       verdict: one of `VERDICTS`.
       sentence: the answer, with the interval.
@@ -110,3 +119,207 @@ def headline(scalings: Sequence[Scaling]) -> tuple[Scaling, ...]:
         if scaling.family not in chosen or rank < chosen[scaling.family][0]:
             chosen[scaling.family] = rank, scaling
     return tuple(scaling for _, scaling in chosen.values())
+
+
+def scalings(table: TransferTable, width: float = WIDTH) -> tuple[Scaling, ...]:
+    """The answers for every family, intermediate task (`POOLED` too) and target (averages too) that has a gain.
+
+    A model whose mean is incomplete is taken as it is; the table's problems say so.
+
+    Args:
+      width: points either way to which an adequate study knows the gain and its change along the line.
+    """
+    found = []
+    names = [*(name for name in table.intermediates if name != NONE), POOLED]
+    for family in dict.fromkeys(model.family for model in table.models):
+        models = [model for model in table.models if model.family == family]
+        for name in names:
+            for target in (*table.targets, *AVERAGES):
+                cells = [table.cell(model, name, target) for model in models]
+                gains = tuple(
+                    SizeGain(cell.model, cell.gain) for cell in cells if cell is not None and cell.gain is not None
+                )
+                if gains:
+                    found.append(scaling(family, name, target, gains, table.confidence, width))
+    opening = {id(one) for one in headline(found)}
+    return tuple(_with_mixed(one, table) if id(one) in opening else one for one in found)
+
+
+def scaling(
+    family: str,
+    intermediate: str,
+    target: str,
+    gains: Sequence[SizeGain],
+    confidence: float = 0.95,
+    width: float = WIDTH,
+) -> Scaling:
+    """The answer for one family, intermediate task and target, without the mixed model.
+
+    Args:
+      gains: of models of one family with samples, smallest first; at least one.
+      confidence, width: as in `scalings`.
+    """
+    gains = tuple(gains)
+    sizes_M = np.log10([one.model.parameters for one in gains])
+    samples = [one.gain.sample for one in gains]
+    slope = contrast = None
+    band: tuple[BandPoint, ...] = ()
+    if len(set(sizes_M)) > 1:
+        slope = combine(samples, _slope_coefficients(sizes_M), confidence)
+        ends_M = np.zeros(len(gains))
+        ends_M[-1], ends_M[0] = 1, -1
+        contrast = combine(samples, ends_M, confidence)
+        places = np.linspace(sizes_M[0], sizes_M[-1], _BAND_POINTS)
+        fitted = [combine(samples, line_coefficients(sizes_M, x), confidence) for x in places]
+        band = tuple(BandPoint(float(10**x), e.low, e.value, e.high) for x, e in zip(places, fitted, strict=True))
+    power = power_of(gains, slope, width)
+    verdict = verdict_of([one.gain for one in gains], slope, power.adequate)
+    return Scaling(
+        family=family,
+        intermediate=intermediate,
+        target=target,
+        gains=gains,
+        slope=slope,
+        contrast=contrast,
+        band=band,
+        mixed=None,
+        power=power,
+        verdict=verdict,
+        sentence=_sentence(family, intermediate, target, gains, slope, verdict, width),
+    )
+
+
+def line_coefficients(sizes_M: np.ndarray, place: float) -> np.ndarray:
+    """The weight of each size's gain in the least-squares line at `place`: [M].
+
+    Args:
+      sizes_M: log10(parameters) of the sizes, not all equal.
+      place: log10(parameters).
+    """
+    return 1 / len(sizes_M) + (place - np.mean(sizes_M)) * _slope_coefficients(sizes_M)
+
+
+def _slope_coefficients(sizes_M: np.ndarray) -> np.ndarray:
+    centred_M = sizes_M - np.mean(sizes_M)
+    return centred_M / (centred_M**2).sum()
+
+
+def verdict_of(gains: Sequence[Estimate], slope: Estimate | None, adequate: bool) -> str:
+    """One of `VERDICTS`, by the rule of the module's docstring.
+
+    Args:
+      gains: smallest size first.
+      slope: None with one size.
+      adequate: of `Power`.
+    """
+    largest = gains[-1]
+    if slope is None or min(gain.seeds for gain in gains) < 2:
+        return UNDERPOWERED
+    if largest.low > 0:
+        if slope.excludes(0):
+            return GROWS if slope.value > 0 else SHRINKS
+        return PERSISTS if adequate else UNDERPOWERED
+    if not adequate:
+        return UNDERPOWERED
+    smaller = gains[:-1]
+    clear = holm([gain.p_value for gain in smaller]) < 1 - largest.confidence
+    return VANISHES if any(c and gain.value > 0 for c, gain in zip(clear, smaller, strict=True)) else ABSENT
+
+
+def power_of(gains: Sequence[SizeGain], slope: Estimate | None, width: float = WIDTH) -> Power:
+    """What the data can tell; arguments as in `scaling`."""
+    largest = gains[-1].gain
+    decades = math.log10(gains[-1].model.parameters / gains[0].model.parameters)
+    change = slope.half_width * decades if slope else math.inf
+    lone = [one.model.name for one in gains if one.gain.seeds < 2]
+    adequate = not lone and slope is not None and largest.half_width <= width and change <= width
+    detectable = detectable_effect(largest)
+    steepness = detectable_effect(slope) if slope else None
+    known = f"The gain of {gains[-1].model.name} is known to within {largest.half_width:.1f} points either way"
+    if slope is None:
+        sentence = f"{known}; with one size nothing can be said of growth."
+    elif lone:
+        sentence = f"{known}, but {', '.join(lone)} has 1 seed: another training may give another result."
+    else:
+        sentence = (
+            f"{known}, the change from {gains[0].model.name} to {gains[-1].model.name} to within {change:.1f}: "
+            + ("enough for a verdict." if adequate else f"not enough for a verdict (at most {width:g} each).")
+            + f" 95 of 100 such studies find a gain of {detectable:.1f} at the largest size and a slope of"
+            f" {steepness:.1f} per tenfold parameters."
+        )
+    return Power(largest.half_width, detectable, steepness, adequate, sentence)
+
+
+def detectable_effect(number: Estimate) -> float:
+    """The true value that 95 % of such studies find on its right side of 0: a noncentral t, with Welch's degrees of
+    freedom and this study's standard error."""
+    if number.standard_error == 0:
+        return 0.0
+    ratio = number.half_width / number.standard_error
+    degrees = number.degrees / number.seed_share**2 if number.seed_share > 0 else math.inf
+    if degrees > 1e4:
+        return number.half_width + float(ndtri(_DETECTED)) * number.standard_error
+    return float(nctdtrinc(degrees, 1 - _DETECTED, ratio)) * number.standard_error
+
+
+def bent(gains: Sequence[SizeGain], confidence: float = 0.95) -> tuple[str, ...]:
+    """The models whose gains lie off the fitted line, by Holm over the sizes; () with fewer than 3 sizes."""
+    sizes_M = np.log10([one.model.parameters for one in gains])
+    if len(set(sizes_M)) < 3 or min(one.gain.seeds for one in gains) < 2:
+        return ()
+    away = []
+    for m, size in enumerate(sizes_M):
+        off_M = -line_coefficients(sizes_M, size)
+        off_M[m] += 1
+        away.append(combine([one.gain.sample for one in gains], off_M, confidence).p_value)
+    return tuple(one.model.name for one, p in zip(gains, holm(away), strict=True) if p < 1 - confidence)
+
+
+def _sentence(family, intermediate, target, gains, slope, verdict, width) -> str:
+    """The answer in one sentence."""
+    largest = gains[-1].gain
+    who = "English intermediate training" if intermediate == POOLED else intermediate
+    what = f"the zero-shot gain of {who} on {'the ' if target.startswith(AVERAGE) else ''}{target}"
+    size = gains[-1].model.name
+    gain = f"{largest.text(signed=True)} points at {size}"
+    if slope is None:
+        return f"{family}: one size cannot tell whether {what} persists with scale: {gain}."
+    trend = f"{slope.text(signed=True)} per tenfold parameters ({len(gains)} sizes)"
+    facts = f"{gain}, {trend}"
+    if verdict == UNDERPOWERED:
+        few = min(one.gain.seeds for one in gains) < 2
+        why = "some sizes have one seed" if few else f"it is not known to within ±{width:.1f} points"
+        sentence = f"{family}: underpowered: whether {what} persists with scale cannot be told, since {why}: {facts}"
+    elif verdict == ABSENT:
+        harm = "and the largest model loses by it" if largest.high < 0 else "at the largest size or any other"
+        sentence = f"{family}: {what} is absent, {harm}: {facts}"
+    elif verdict == VANISHES:
+        end = "turns into a loss" if largest.high < 0 else "vanishes"
+        sentence = f"{family}: {what} {end} with scale: {facts}"
+    else:
+        sentence = f"{family}: {what} {verdict} with scale: {facts}"
+    if away := bent(gains, largest.confidence):
+        sentence += f"; the line does not fit {', '.join(away)}"
+    return sentence + "."
+
+
+def _with_mixed(one: Scaling, table: TransferTable) -> Scaling:
+    if one.slope is None:
+        return one
+    targets = [one.target] if one.target in table.targets else list(table.targets)
+    names = [name for name in table.intermediates if name != NONE] if one.intermediate == POOLED else [one.intermediate]
+    lines = [
+        (math.log10(gain.model.parameters), target, language, float(np.mean(found)))
+        for gain in one.gains
+        for target in targets
+        for language in table.languages[target]
+        if language != ENGLISH
+        and (
+            found := [
+                cell.gain.value
+                for name in names
+                if (cell := table.cell(gain.model, name, target, language)) is not None and cell.gain is not None
+            ]
+        )
+    ]
+    return dataclasses.replace(one, mixed=fit(lines, table.confidence))
