@@ -3,14 +3,17 @@
 import json
 import os
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from xtr import preemption
 from xtr.data import cache, fingerprint
 from xtr.data.cache import ensure_cached
-from xtr.errors import UserError
+from xtr.errors import Preempted, UserError
 
 _WRITER = """
 import json, os, sys, time
@@ -25,7 +28,9 @@ request = json.loads(Path(sys.argv[1]).read_text())
 data, cache = Path(request["data_dir"]), Path(request["cache_dir"])
 with open(os.environ["TOY_CALLS"], "a") as f:
     f.write(json.dumps(request["names"]) + chr(10))
-print("tokenising", file=sys.stderr)
+print("tokenising", file=sys.stderr, flush=True)
+if "slow" in request["names"]:
+    time.sleep(600)
 languages = sorted(p.stem for p in data.glob("*.txt"))
 members = {"toy": [[f"toy.{x}", 1.5] for x in languages], **{f"toy.{x}": [[f"toy.{x}", 1.0]] for x in languages}}
 if "crash" in request["names"]:
@@ -156,6 +161,23 @@ def test_caches_of_formats_do_not_mix(world):
     assert len(_calls(world)) == 2
     assert not {t.directory for t in first} & {t.directory for t in second}
     assert _ask(world, "toy", format="encoder")["toy"] == second and len(_calls(world)) == 2
+
+
+def test_a_request_to_stop_ends_the_writer(world):
+    """Also where another process of the run was asked, and this one has heard of it."""
+
+    def stop_later():
+        while not _calls(world):
+            time.sleep(0.01)
+        preemption.hear()
+
+    with preemption.watch():
+        thread = threading.Thread(target=stop_later)
+        thread.start()
+        with pytest.raises(Preempted, match="the same command goes on"):
+            _ask(world, "slow")
+        thread.join()
+    assert _texts(_ask(world, "toy")["toy"]) == {"toy.de": "ja", "toy.en": "yes"}
 
 
 def test_new_times_alone_change_nothing(world):

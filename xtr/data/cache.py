@@ -12,24 +12,27 @@ import json
 import logging
 import os
 import re
+import select
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO
 
-from xtr import rundir, storage
+from xtr import preemption, rundir, storage
 from xtr.data import fingerprint, vocabulary_kinds
 from xtr.data.cache_shards import damaged, mark_damaged
 from xtr.data.cached_task import CachedTask, Examples, eval_examples
 from xtr.data.vocabulary import vocabulary_file, vocabulary_sha256
-from xtr.errors import DataError, UserError, by_reason
+from xtr.errors import DataError, Preempted, UserError, by_reason
 from xtr.progress import progress
 
 __all__ = ["CachedTask", "Examples", "Writer", "ensure_cached", "eval_examples", "verify"]
 
 _WRITER = "xtr.data.cache_writer"
+_ASK_SECONDS = 0.5  # between two questions whether to stop
 _log = logging.getLogger(__name__)
 
 
@@ -81,7 +84,7 @@ def ensure_cached(
     tfds_tasks: Sequence[str] = (),
     lengths: Mapping[str, int] | None = None,
     seqio_cache_dirs: Sequence[str] | None = None,
-    writer: Writer = Writer(),
+    writer: Writer | None = Writer(),
 ) -> dict[str, list[CachedTask]]:
     """Returns the cached tasks of each name, writing what is missing or out of date.
 
@@ -97,7 +100,8 @@ def ensure_cached(
         on it.
       seqio_cache_dirs: where SeqIO's own cached tasks are looked for: one that is there is taken from there instead of
         being tokenised. None for those of the variable XTR_SEQIO_CACHE_DIRS (names with commas between them).
-      writer: how the writer works, where it has to.
+      writer: how the writer works, where it has to. None: nothing is written, and what is missing or out of date is
+        left out.
 
     Returns:
       For each name its tasks, each with its rate in it (1.0 for a task asked for by itself).
@@ -124,7 +128,9 @@ def ensure_cached(
     )
     names = list(dict.fromkeys(names))
     listing = _listing(request)
-    found = {name: None if writer.export_dir else _from_index(request, name, listing) for name in names}
+    found = {name: None if writer and writer.export_dir else _from_index(request, name, listing) for name in names}
+    if writer is None:
+        return {name: tasks for name, tasks in found.items() if tasks is not None}
     if missing := [name for name, tasks in found.items() if tasks is None]:
         try:
             (cache_dir / "index").mkdir(parents=True, exist_ok=True)
@@ -285,7 +291,7 @@ def _run_writer(request: dict) -> dict:
         output = _Passed()
         process = subprocess.Popen(command, env=child_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         try:
-            while chunk := process.stdout.read1(65536):
+            for chunk in _chunks(process.stdout):
                 output.add(chunk)
             code = process.wait()
         except BaseException:
@@ -300,6 +306,17 @@ def _run_writer(request: dict) -> dict:
     if code or response is None:
         raise RuntimeError(f"The cache writer ended with code {code}; its messages stand above.")
     return response
+
+
+def _chunks(stream: IO[bytes]) -> Iterator[bytes]:
+    """What comes out of a pipe until its end. Preempted once the run is asked to stop."""
+    while True:
+        if preemption.requested_anywhere():
+            raise Preempted("the shards that are written stay; the same command goes on with the others")
+        if select.select([stream], [], [], _ASK_SECONDS)[0]:
+            if not (chunk := os.read(stream.fileno(), 65536)):
+                return
+            yield chunk
 
 
 def child_environment() -> dict[str, str]:

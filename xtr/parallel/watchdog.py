@@ -152,6 +152,7 @@ class _Monitor:
         if preemption.requested() and not asked:
             client.key_value_set(f"{_SIGNALS}stop", "", allow_overwrite=True)
         elif asked and self.stop_at is None:
+            preemption.hear()
             with self.lock:  # the work waits meanwhile at its next step's end
                 client.key_value_set(f"xtr/stop/{index()}", json.dumps(self.at), allow_overwrite=True)
                 places = [client.blocking_key_value_get(f"xtr/stop/{p}", 60_000) for p in range(processes())]
@@ -326,6 +327,12 @@ def watch(directory: str | os.PathLike, timeout: float = TIMEOUT) -> Iterator[Wa
     finally:
         with _monitor.lock:
             _monitor.watches.remove(own)
+
+
+def where(directory: str | os.PathLike) -> tuple[str, int] | None:
+    """(phase, step) of the work that this process does in a directory; None where it does none."""
+    with _monitor.lock:
+        return next(((w.phase, w.step) for w in _monitor.watches if w.directory == Path(directory)), None)
 
 
 def stop_behind(own: Watch, step: int) -> bool:

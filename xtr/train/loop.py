@@ -129,6 +129,9 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
         if run.initial_checkpoint_path:
             state = load.initial_state(initial or open_initial(), state)
 
+    if distributed.asked_to_stop():
+        raise Preempted(f"before the next step; {run.model_dir} stays at step {step} of {run.train_steps}")
+
     # ----------------------------------------------------------------------------------------------------------- steps
     train_steps = {
         head: make_train_step(part.model, dataclasses.replace(options, objective=part.objective), mesh, run.mesh.rules)
