@@ -14,7 +14,6 @@ from math import comb
 import numpy as np
 import pandas as pd
 
-from xtr.evaluate.results import is_mean
 from xtr.export.summary import score_metrics
 from xtr.study.panels import ENGLISH, NONE, Model, Panel
 from xtr.study.statistics import Estimate, estimate
@@ -55,14 +54,17 @@ def development_scores(rows: pd.DataFrame) -> dict[str, float]:
       rows: results on development data, with the columns of `ResultRow`; of several steps the last counts. Rows of
         other languages are left aside.
     """
-    rows = rows[(rows["language"] == ENGLISH) & ~rows["language"].map(is_mean)]
+    by_run: dict[str, list[dict]] = {}
+    for row in rows[rows["language"] == ENGLISH].to_dict("records"):
+        by_run.setdefault(str(row["run_id"]), []).append(row)
     found = {}
-    for run, own in rows.groupby("run_id", sort=False):
-        own = own[own["step"] == own["step"].max()]
-        metrics = score_metrics(str(own["target"].iloc[0]), sorted(set(own["metric"])))
-        own = own[own["metric"].isin(metrics)].drop_duplicates("metric", keep="last")
-        if metrics:
-            found[str(run)] = float(own["value"].where(own["higher_is_better"], 100.0 - own["value"]).mean())
+    for run, own in by_run.items():
+        step = max(row["step"] for row in own)
+        last = {row["metric"]: row for row in own if row["step"] == step}
+        metrics = score_metrics(str(own[0]["target"]), sorted(last))
+        values = [last[m]["value"] if last[m]["higher_is_better"] else 100.0 - last[m]["value"] for m in metrics]
+        if values:
+            found[run] = float(np.mean(values))
     return found
 
 
