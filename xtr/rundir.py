@@ -1,5 +1,6 @@
 """The run directory: what a run was told, where it ran, and whether it is done. Every write is atomic."""
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +189,24 @@ def chosen_lengths(directory: str | os.PathLike) -> dict[str, int] | None:
         raise DataError(f"{path}: not the lengths of a run ({type(error).__name__}: {error}).") from error
 
 
+_guards: dict[str, Callable[[], None]] = {}  # directory -> what is asked before it is marked as done
+
+
+@contextlib.contextmanager
+def guarded(directory: str | os.PathLike, check: Callable[[], None]) -> Iterator[None]:
+    """While inside, `check` is asked before the directory is marked as done; what it raises keeps it from that."""
+    key = os.path.abspath(directory)
+    _guards[key] = check
+    try:
+        yield
+    finally:
+        del _guards[key]
+
+
 def mark_done(directory: str | os.PathLike, summary: Mapping[str, Any]) -> None:
+    """Writes DONE, with the summary in it. Raises what the guard of the directory raises."""
+    if check := _guards.get(os.path.abspath(directory)):
+        check()
     write_atomic(Path(directory) / DONE, json.dumps(summary, indent=1) + "\n")
 
 

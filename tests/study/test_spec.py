@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from xtr import config
-from xtr.cli.study import GinFiles
+from xtr.cli.study_load import GinFiles
 from xtr.errors import UserError
 from xtr.study.graph import Stage, plan
 from xtr.study.jobs import stage_overrides

@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from xtr.cli import bench, cache, convert, data, evaluation, export, options, plan, show
+from xtr.cli import bench, cache, convert, data, evaluation, export, options, plan, show, study_arguments
 from xtr.errors import Preempted, UserError, did_you_mean
 
 EXIT_DONE, EXIT_CRASHED, EXIT_USAGE, EXIT_PREEMPTED = 0, 1, 2, 42
@@ -108,15 +108,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     study = commands.add_parser("study", help="models x intermediates x targets x seeds -> transfer table and report")
     actions = study.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=_Parser)
-    for name, text in (
-        ("run", "run what is not done yet, then report"),
-        ("status", "what is done and what remains"),
-        ("report", "write the report from the results at hand"),
-    ):
-        action = actions.add_parser(name, help=text)
-        _gin_arguments(action)
-        if name == "status":
-            action.add_argument("--json", action="store_true", help="for scripts")
+    study_arguments.add(actions, _gin_arguments)
     return parser
 
 

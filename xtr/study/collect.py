@@ -12,8 +12,10 @@ from xtr.errors import UserError
 from xtr.evaluate.results import ContributionKey, ResultRow, ResultStore, is_mean
 from xtr.study import transfer
 from xtr.study.contamination import refuse_contaminated
-from xtr.study.graph import Cell
+from xtr.study.graph import Cell, Stage
 from xtr.study.jobs import Job
+from xtr.study.protocol import check_signed
+from xtr.study.protocol import read as read_protocol
 from xtr.study.spec import StudySpec
 
 
@@ -42,7 +44,7 @@ def collect(spec: StudySpec, jobs: Sequence[Job], cells: Sequence[Cell]) -> Coll
     """Gathers the rows of every finished evaluation under the seeds that it stands for, and builds the table.
 
     Raises:
-      UserError: no evaluation is finished yet.
+      UserError: no evaluation is finished yet, or one was made otherwise or on other data than the study says.
     """
     evaluations = {job.stage: job for job in jobs if job.stage.kind == "evaluate"}
     rows: list[ResultRow] = []
@@ -57,6 +59,7 @@ def collect(spec: StudySpec, jobs: Sequence[Job], cells: Sequence[Cell]) -> Coll
         if summary is None:
             missing.append(f"{cell.model}, {cell.intermediate}, {cell.target}, seed {cell.seed}: {job.status}")
             continue
+        check_signed(job)
         directories[job.run.run_id] = job.directory
         chance.setdefault(cell.target, {}).update(summary["chance"])
         languages.setdefault(cell.target, set()).update(*summary["languages"].values())
@@ -83,6 +86,19 @@ def collect(spec: StudySpec, jobs: Sequence[Job], cells: Sequence[Cell]) -> Coll
     return Collected(store, table, tuple(missing), directories)
 
 
+def failures(jobs: Sequence[Job]) -> list[str]:
+    """The stages that failed, with the reason, and those that wait for one of them."""
+    lost: dict[Stage, str] = {}
+    for job in jobs:
+        if job.done:
+            continue
+        if failure := job.failure:
+            lost[job.stage] = f"{job.stage.name} failed on {failure['host']}: {failure['error']}"
+        elif job.stage.parent in lost:
+            lost[job.stage] = f"{job.stage.name}: its parent {job.stage.parent.name} failed"
+    return list(lost.values())
+
+
 def _words(lengths: Mapping[str, int] | str) -> str:
     return lengths if isinstance(lengths, str) else "/".join(map(str, lengths.values()))
 
@@ -92,7 +108,8 @@ def protocol(spec: StudySpec, jobs: Sequence[Job]) -> list[str]:
     lines = [
         *refuse_contaminated(spec.initial_checkpoints(), spec.allow_contaminated),
         "Zero-shot: every target is trained on English alone and scored in every language found.",
-        "The last checkpoint of each run is scored; English development data is scored beside it and chooses nothing.",
+        f"The {spec.selection} checkpoint of each run is scored; English development data is scored beside it and "
+        "chooses nothing.",
         f"Training seeds: {', '.join(map(str, spec.seeds))}. A checkpoint that no seed went into counts once.",
     ]
     for kind in ("pretrain", "intermediate", "target"):
@@ -123,6 +140,9 @@ def provenance(spec: StudySpec, jobs: Sequence[Job]) -> dict[str, str]:
             facts["devices"] = f"{found['devices']['count']} x {found['devices']['kind']}, Python {found['python']}"
             facts["started"] = found["started"]
             break
+    if kept := read_protocol(spec.study_dir):
+        revisions = [f"{run['revision'] or 'installed'} (xtr {run['xtr']}, jax {run['jax']})" for run in kept["code"]]
+        facts["code revisions of the study's runs"] = ", ".join(revisions)
     summaries = [s for job in jobs if (s := rundir.done_summary(job.directory))]
     facts["compute"] = f"{len(summaries)} stages, {sum(s['seconds'] for s in summaries):.0f} s"
     vocabularies = {model: spec.vocabulary(model) for model in spec.models}

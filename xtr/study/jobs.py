@@ -25,7 +25,8 @@ class Configure(Protocol):
     ) -> tuple[Any, Mapping[str, str]]: ...
 
 
-Fingerprints = Callable[[str, str, str], Sequence[str]]  # (model, format, mixture) -> those of its tokenised tasks
+# (model, format, mixture) -> the fingerprints of its tokenised tasks; None where these are not here
+Fingerprints = Callable[[str, str, str], Sequence[str] | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +37,8 @@ class Job:
       stage: which.
       run: `TrainRun` or `EvaluateRun`.
       overrides: what was given to gin beside the stage's files.
-      data: fingerprints of what it reads; () where the data is not here.
-      address: the content address, or `UNKNOWN`.
+      data: fingerprints of what it reads; () where it is not here.
+      address: the content address; `UNKNOWN` where the data of it or of a stage before it is not here.
       directory: where it runs.
     """
 
@@ -56,6 +57,11 @@ class Job:
     @property
     def done(self) -> bool:
         return (self.directory / rundir.DONE).exists()
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether the checkpoint that its children start from is there; `xtr study prune` may have taken it."""
+        return (self.directory / "checkpoints" / str(self.run.train_steps)).is_dir()
 
     @property
     def failure(self) -> dict[str, str] | None:
@@ -140,7 +146,7 @@ def mixtures(spec: StudySpec, configure: Configure, gin: GinFiles) -> dict[tuple
 
 
 def prepare(
-    spec: StudySpec, configure: Configure, gin: GinFiles, fingerprints: Fingerprints | None
+    spec: StudySpec, configure: Configure, gin: GinFiles, fingerprints: Fingerprints
 ) -> tuple[list[Job], list[Cell]]:
     """Plans a study and gives every stage its content address.
 
@@ -151,8 +157,8 @@ def prepare(
       spec: the study.
       configure: builds a stage's run.
       gin: what gin files there are, and what they set.
-      fingerprints: (model, format, mixture name) -> fingerprints of its tokenised tasks; None: the data is not here,
-        and no address is known.
+      fingerprints: of the data of each mixture. Where these are not here, the address of a stage and of those after
+        it is not known.
     """
     refuse_contaminated(spec.initial_checkpoints(), spec.allow_contaminated)
     stages, cells = plan(spec, gin)
@@ -164,7 +170,7 @@ def prepare(
 
 
 def _job(
-    spec: StudySpec, stage: Stage, jobs: Mapping[Stage, Job], recipes: _Recipes, fingerprints: Fingerprints | None
+    spec: StudySpec, stage: Stage, jobs: Mapping[Stage, Job], recipes: _Recipes, fingerprints: Fingerprints
 ) -> Job:
     parent = jobs[stage.parent] if stage.parent else None
     if parent:
@@ -172,7 +178,7 @@ def _job(
     else:
         checkpoint = spec.models[stage.model].initial_checkpoint
     entry, place, source = _places(stage)
-    if entry == "evaluate" and not checkpoint and fingerprints:
+    if entry == "evaluate" and not checkpoint:
         raise UserError(
             f"stage {stage.name} scores a model that nothing trained: give model {stage.model} an initial_checkpoint "
             "or a pretrain stage."
@@ -186,10 +192,11 @@ def _job(
             "model_name": stage.model,
         }
     run = dataclasses.replace(run, **{source_field: checkpoint, place_field: "."}, **more)
-    data, address = (), UNKNOWN
-    if fingerprints:
-        read = [run.mixture_or_task_name, getattr(run, "dev_task_name", None)]
-        data = tuple(f for name in read if name for f in fingerprints(stage.model, run.format, name))
+    read = [name for name in (run.mixture_or_task_name, getattr(run, "dev_task_name", None)) if name]
+    found = [fingerprints(stage.model, run.format, name) for name in read]
+    data = None if None in found else tuple(fingerprint for those in found for fingerprint in those)
+    address = UNKNOWN
+    if data is not None and (parent is None or parent.address != UNKNOWN):
         facts = rundir.identity(run, data=list(data), parent=parent.address if parent else checkpoint)
         for name in ("initial_checkpoint_path", "checkpoint_path", "vocabulary_path"):
             facts.pop(name, None)  # said by the parent's address and by the data's fingerprints
@@ -200,7 +207,7 @@ def _job(
     run = dataclasses.replace(run, **{place_field: str(directory)}, **more)
     overrides = stage_overrides(spec, stage) | {source: checkpoint, place: str(directory)}
     overrides |= {f"{entry}.{name}": value for name, value in more.items()}
-    return Job(stage, run, overrides, data, address, directory)
+    return Job(stage, run, overrides, data or (), address, directory)
 
 
 def gin_texts(job: Job, configure: Configure) -> Mapping[str, str]:

@@ -1,28 +1,71 @@
-"""Runs a study's stages, each once; goes on where it was; a failed stage keeps its reason and the rest goes on."""
+"""Runs a study's stages, each once: leases keep other runners off, what fails keeps its reason, the rest goes on."""
 
 import concurrent.futures
 import dataclasses
 import json
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 
-from xtr import rundir
+from xtr import preemption, rundir
+from xtr.errors import Preempted, UserError, did_you_mean
 from xtr.parallel import watchdog
 from xtr.parallel.distributed import from_first
-from xtr.progress import progress
+from xtr.progress import note, progress
+from xtr.study import lease, protocol
 from xtr.study.graph import Stage
-from xtr.study.jobs import FAILED, Configure, Job, gin_texts
+from xtr.study.jobs import FAILED, Configure, Job, by_name, gin_texts
+
+LEASES = "leases"
+POLL = 5.0  # seconds between two looks at a stage that another runner holds
+DONE, FAILURE, HELD, OURS = "done", "failed", "held", "ours"
 
 
 @dataclasses.dataclass
 class Outcome:
-    """What a pass over the stages came to."""
+    """What a pass over the stages came to.
+
+    Attributes:
+      ran, reused: stages run here, and done before.
+      elsewhere: stages that other runners did meanwhile.
+      failed: stage name -> why.
+      seconds: of the pass.
+    """
 
     ran: int = 0
     reused: int = 0
+    elsewhere: int = 0
     failed: dict[str, str] = dataclasses.field(default_factory=dict)
     seconds: float = 0.0
+
+
+def lease_place(job: Job) -> Path:
+    """The folder of a stage's lease: beside the stages, so that a stage's own folder can be pruned."""
+    return job.directory.parent.parent / LEASES / job.directory.name
+
+
+def chosen(jobs: Sequence[Job], names: Collection[str]) -> list[Job]:
+    """The jobs of these names, ready to be run by themselves.
+
+    Raises:
+      UserError: an unknown name; a stage whose parent is neither done nor among them.
+    """
+    known = by_name(jobs)
+    if unknown := [name for name in names if name not in known]:
+        raise UserError(
+            f"there is no stage {unknown[0]!r} in this study.{did_you_mean(unknown[0], known)} "
+            "`xtr study plan` lists them."
+        )
+    wanted = [job for job in jobs if job.stage.name in names]
+    for job in wanted:
+        parent = job.stage.parent
+        if parent and parent.name not in names and not (known[parent.name].done and known[parent.name].has_checkpoint):
+            raise UserError(
+                f"stage {job.stage.name} starts from {parent.name}, which is not done or has no checkpoint any more: "
+                "run that first."
+            )
+    return wanted
 
 
 def run_jobs(
@@ -30,65 +73,199 @@ def run_jobs(
     configure: Configure,
     train: Callable,
     evaluate: Callable,
-    stop_on: tuple[type[BaseException], ...],
     workers: int = 1,
+    *,
+    poll: float = POLL,
+    heartbeat: float = lease.HEARTBEAT,
+    expiry: float = lease.EXPIRY,
 ) -> Outcome:
-    """Runs every job that is not done, each after its parent.
+    """Runs every job that is not done, each after its parent, and waits for those that other runners hold.
 
     Args:
-      jobs: from `prepare`, in order.
+      jobs: from `prepare`, in order, or some of them; a parent that is not among them is done.
       configure: builds a stage's run, for the texts that its directory keeps.
       train, evaluate: run one stage: f(run, gin_texts).
-      stop_on: exceptions that end the whole pass (preemption) instead of marking one stage as failed.
       workers: stages run at a time, in threads: small models leave cores idle, and what is compiled is shared. One
         where several processes run the study together, and there an error ends the pass.
+      poll, heartbeat, expiry: seconds, of leases.
+
+    Raises:
+      Preempted: after SIGTERM, once all running stages have saved.
     """
     started = time.monotonic()
-    outcome = Outcome()
-    several = watchdog.processes() > 1
-    if several:
-        # All processes must come to the same stages in the same order; and after an error in one alone, none can go on.
-        workers, stop_on = 1, (BaseException,)
-    finished = set(from_first(lambda: [job.stage for job in jobs if job.status == "done"]))
-    outcome.reused = len(finished)
-    failed: set[Stage] = set()
-    waiting = [job for job in jobs if job.stage not in finished]
-    running: dict[concurrent.futures.Future, Job] = {}
-
-    def run(job: Job, texts: Mapping[str, str]) -> None:
-        from_first(lambda: (job.directory / FAILED).unlink(missing_ok=True))
-        (evaluate if job.entry == "evaluate" else train)(job.run, texts)
-
-    def settle(job: Job, error: BaseException | None) -> None:
-        if error is None:
-            finished.add(job.stage)
-            outcome.ran += 1
-        elif isinstance(error, stop_on):
-            raise error
-        else:  # one stage's failure must not stop the others; it is kept and reported
-            failed.add(job.stage)
-            outcome.failed[job.stage.name] = f"{type(error).__name__}: {error}"
-            detail = {"error": str(error), "traceback": "".join(traceback.format_exception(error))}
-            rundir.write_atomic(job.directory / FAILED, json.dumps(detail, indent=1) + "\n")
-
     with (
-        progress("study stages", len(jobs), len(finished)) as bar,
+        lease.Heart(heartbeat) as heart,
+        progress("study stages", len(jobs)) as bar,
         concurrent.futures.ThreadPoolExecutor(workers) as pool,
     ):
-        while waiting or running:
-            for job in [job for job in waiting if job.stage.parent in failed]:
-                waiting.remove(job)
-                failed.add(job.stage)
-                outcome.failed[job.stage.name] = f"its parent {job.stage.parent.name} failed"
-                bar.advance(note=job.stage.name)
-            ready = [job for job in waiting if job.stage.parent is None or job.stage.parent in finished]
-            for job in ready[: workers - len(running)]:
-                waiting.remove(job)
-                running[pool.submit(run, job, gin_texts(job, configure))] = job
-            done, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
-            for future in done:
-                job = running.pop(future)
-                settle(job, future.exception())
-                bar.advance(note=job.stage.name)
-    outcome.seconds = time.monotonic() - started
-    return outcome
+        runner = _Pass(jobs, configure, {"train": train, "evaluate": evaluate}, heart, bar, poll, expiry)
+        runner.go(pool, workers)
+    runner.outcome.seconds = time.monotonic() - started
+    return runner.outcome
+
+
+class _Pass:
+    """One runner's way through the stages."""
+
+    def __init__(self, jobs, configure, calls, heart, bar, poll, expiry):
+        self.configure, self.calls, self.heart, self.bar, self.poll, self.expiry = (
+            configure, calls, heart, bar, poll, expiry
+        )  # fmt: skip
+        self.several = watchdog.processes() > 1
+        self.me = lease.this_runner()
+        self.outcome = Outcome()
+        self.finished: set[Stage] = set()
+        self.failed: set[Stage] = set()
+        self.waiting = list(jobs)
+        self.members = {job.stage for job in jobs}
+        self.asked: dict[Stage, float] = {}  # when a stage was last seen in another's hands
+        self.running: dict[concurrent.futures.Future, Job] = {}
+        self.stopped: BaseException | None = None
+        self.children: dict[Stage, list[Job]] = {}
+        for job in jobs:
+            if job.stage.parent:
+                self.children.setdefault(job.stage.parent, []).append(job)
+        done = set(from_first(lambda: [job.stage.name for job in jobs if self.is_done(job)]))
+        for job in [job for job in jobs if job.stage.name in done]:
+            self.end(job, self.finished)
+            self.outcome.reused += 1
+
+    def go(self, pool: concurrent.futures.Executor, workers: int) -> None:
+        if self.several:
+            workers = 1  # all processes must come to the same stages in the same order
+        while self.waiting or self.running:
+            if from_first(preemption.requested):
+                self.stopped = self.stopped or Preempted("no stage was begun any more; run it again to go on")
+            if not self.stopped:
+                self.give_up_children()
+                self.begin(pool, workers)
+            if self.running:
+                done, _ = concurrent.futures.wait(
+                    self.running, None if self.several else self.poll, concurrent.futures.FIRST_COMPLETED
+                )
+                for future in done:
+                    self.settle(self.running.pop(future), future.exception())
+            elif self.stopped:
+                raise self.stopped
+            elif self.waiting:
+                time.sleep(self.poll if self.several else min(0.2, self.poll))
+        if self.stopped:
+            raise self.stopped
+
+    def begin(self, pool: concurrent.futures.Executor, workers: int) -> None:
+        """Begins ready stages until all workers are busy."""
+        for job in list(self.waiting):
+            if len(self.running) >= workers:
+                return
+            parent = job.stage.parent
+            if parent in self.members and parent not in self.finished:
+                continue
+            if time.monotonic() - self.asked.get(job.stage, -self.poll) < self.poll and not self.several:
+                continue
+            taken: list[lease.Lease] = []
+            state, why = from_first(lambda job=job, taken=taken: self.claim(job, taken))
+            if state == HELD:
+                if job.stage not in self.asked:
+                    note(f"study: {job.stage.name} is run by {why}; waiting for it")
+                self.asked[job.stage] = time.monotonic()
+            elif state == OURS:
+                texts = gin_texts(job, self.configure)
+                self.waiting.remove(job)
+                self.running[pool.submit(self.run, job, texts, taken)] = job
+            elif state == DONE:
+                self.outcome.elsewhere += 1
+                self.end(job, self.finished)
+            else:
+                self.fail(job, why)
+
+    def is_done(self, job: Job) -> bool:
+        """Whether nothing is left to do: a checkpoint that was pruned is made anew where stages start from it still."""
+        return job.done and (
+            job.entry == "evaluate"
+            or job.has_checkpoint
+            or all(child.done for child in self.children.get(job.stage, ()))
+        )
+
+    def claim(self, job: Job, taken: list[lease.Lease]) -> tuple[str, str]:
+        """Takes a stage's lease into `taken`, or says why that is not to be."""
+        if self.is_done(job):
+            return DONE, ""
+        if failure := job.failure:
+            return FAILURE, f"{failure['error']} (`xtr study retry` clears it)"
+        place = lease_place(job)
+        ours = lease.acquire(place, self.me, self.expiry)
+        if ours is None:
+            held = lease.look(place, self.expiry)
+            return HELD, f"{held.holder.host}, process {held.holder.pid}" if held and held.holder else "another runner"
+        if self.is_done(job) or job.failure:  # another ended it between the first look and the lease
+            ours.release()
+            return self.claim(job, taken)
+        taken.append(ours)
+        return OURS, ""
+
+    def run(self, job: Job, texts: Mapping[str, str], taken: Sequence[lease.Lease]) -> None:
+        """One stage, in a thread of its own. `taken` is empty in the processes beside the first."""
+        call = self.calls[job.entry]
+        if not taken:
+            return call(job.run, texts)
+        (ours,) = taken
+        with self.heart.keeping(ours, lambda: _doing(job)), rundir.guarded(job.directory, ours.check):
+            try:
+                (job.directory / rundir.DONE).unlink(missing_ok=True)  # of a checkpoint that was pruned
+                protocol.sign(job, self.me.runner)
+                return call(job.run, texts)
+            except (Preempted, lease.LeaseLost):
+                raise
+            except Exception as error:
+                if not self.several:
+                    ours.check()
+                    _write_failure(job, error)
+                raise
+
+    def settle(self, job: Job, error: BaseException | None) -> None:
+        if error is None:
+            self.outcome.ran += 1
+            self.end(job, self.finished)
+        elif isinstance(error, lease.LeaseLost):
+            note(f"study: {job.stage.name}: {error}; waiting for the other runner")
+            self.waiting.append(job)
+        elif isinstance(error, Preempted) or self.several or not isinstance(error, Exception):
+            self.stopped = self.stopped or error
+        else:  # one stage's failure must not stop the others; it is kept and reported
+            self.fail(job, f"{type(error).__name__}: {error}")
+
+    def fail(self, job: Job, why: str) -> None:
+        self.outcome.failed[job.stage.name] = why
+        self.end(job, self.failed)
+
+    def end(self, job: Job, where: set[Stage]) -> None:
+        where.add(job.stage)
+        if job in self.waiting:
+            self.waiting.remove(job)
+        self.bar.advance(note=job.stage.name)
+
+    def give_up_children(self) -> None:
+        while lost := [job for job in self.waiting if job.stage.parent in self.failed]:
+            for job in lost:
+                self.fail(job, f"its parent {job.stage.parent.name} failed")
+
+
+def _doing(job: Job) -> str:
+    """What the work in a stage's directory said last."""
+    found = watchdog.where(job.directory)
+    if found is None:
+        return "starting"
+    phase, count = found
+    return f"{count} examples" if job.entry == "evaluate" else f"step {count}" if count else phase
+
+
+def _write_failure(job: Job, error: Exception) -> None:
+    me = lease.this_runner()
+    detail = {
+        "error": f"{type(error).__name__}: {error}",
+        "host": me.host,
+        "pid": str(me.pid),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "traceback": "".join(traceback.format_exception(error)),
+    }
+    rundir.write_atomic(job.directory / FAILED, json.dumps(detail, indent=1) + "\n")

@@ -1,0 +1,223 @@
+"""Leases: which of several runners works at a stage, by files alone, so that no stage is done by two at once.
+
+A lease of a place is a folder with a number below it, `<place>/<n>`; the greatest number counts. To take one is to make
+the folder with the next number, which one alone can do: making a folder is atomic on local disks, on NFS, and in
+buckets mounted by Cloud Storage FUSE, where neither an exclusive open of a file nor a rename is. Numbers are never
+used again, so that an old listing of the folder leads to a number that is taken, not to a second holder.
+
+A holder writes `holder.json` anew every `HEARTBEAT` seconds. The lease is over when it is given back (`released`), when
+the holder's process is known to be dead (on the same machine), or when `holder.json` was not written for `EXPIRY`
+seconds, by the clock that stamps the files of that folder and not by the host's. Of a mounted bucket that clock is the
+writer's: hosts' clocks may differ by a fraction of EXPIRY there. Caches of a mount's metadata must be shorter too.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from xtr import rundir
+
+HEARTBEAT = 15.0
+EXPIRY = 180.0
+_HOLDER, _RELEASED = "holder.json", "released"
+
+
+class LeaseLost(Exception):
+    """Another runner took the lease over, because this one did not write its heartbeat in time."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Holder:
+    """Who holds a lease.
+
+    Attributes:
+      runner: a name that no other runner has.
+      host, pid: for a reader.
+      machine: the same in all processes that see each other's numbers.
+      born: when the process started, in the kernel's ticks; '' where the system does not say.
+      since: when the lease was taken, in UTC.
+      doing: what the work said last, such as 'step 120'.
+    """
+
+    runner: str
+    host: str
+    pid: int
+    machine: str
+    born: str
+    since: str = ""
+    doing: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """A lease as others see it: its number, its holder (None before the first heartbeat), the age of its last
+    heartbeat in seconds, and whether it still counts."""
+
+    number: int
+    holder: Holder | None
+    age: float
+    alive: bool
+
+
+def this_runner() -> Holder:
+    """This process as a holder, under a name of its own."""
+    return Holder(uuid.uuid4().hex[:12], socket.gethostname(), os.getpid(), _machine(), _born(os.getpid()))
+
+
+def _machine() -> str:
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return " ".join(parts)
+
+
+def _born(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def _is_dead(holder: Holder) -> bool:
+    """Whether the holder is a process of this machine that is no more. False where nobody can tell from here."""
+    if holder.machine != _machine():
+        return False
+    try:
+        os.kill(holder.pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return bool(holder.born) and _born(holder.pid) != holder.born  # another process has the number now
+
+
+def clock(folder: Path) -> float:
+    """The time by which files of a folder are stamped, in seconds."""
+    probe = folder / f".clock-{uuid.uuid4().hex[:12]}"
+    probe.write_bytes(b"\n")
+    try:
+        return probe.stat().st_mtime
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _newest(place: Path) -> int:
+    """The number that counts; 0 for none."""
+    try:
+        return max((int(name) for name in os.listdir(place) if name.isdecimal()), default=0)
+    except FileNotFoundError:
+        return 0
+
+
+def look(place: str | os.PathLike, expiry: float = EXPIRY) -> Held | None:
+    """The lease of a place, whether it still counts or not; None where nobody holds one."""
+    place = Path(place)
+    number = _newest(place)
+    folder = place / str(number)
+    if not number or (folder / _RELEASED).exists():
+        return None
+    try:
+        holder, file = Holder(**json.loads((folder / _HOLDER).read_text())), folder / _HOLDER
+    except (FileNotFoundError, ValueError, TypeError):  # the holder has not come to writing it, or never will
+        holder, file = None, folder
+    try:
+        age = max(0.0, clock(place) - file.stat().st_mtime)
+    except FileNotFoundError:  # rewritten right now, or pruned
+        age = 0.0
+    return Held(number, holder, age, age < expiry and not (holder and _is_dead(holder)))
+
+
+class Lease:
+    """A lease that this process holds; taken by `acquire`."""
+
+    def __init__(self, place: Path, number: int, holder: Holder):
+        self.place, self.number, self.holder = place, number, holder
+        self.folder = place / str(number)
+        self._writing = threading.Lock()
+
+    def beat(self, doing: str = "") -> None:
+        """Says that the holder lives, and what it is doing.
+
+        Raises:
+          LeaseLost: another has taken the lease over.
+        """
+        self.check()
+        with self._writing:
+            self.holder = dataclasses.replace(self.holder, doing=doing)
+            rundir.write_atomic(self.folder / _HOLDER, json.dumps(dataclasses.asdict(self.holder)) + "\n")
+
+    def check(self) -> None:
+        """Raises LeaseLost unless this process holds the lease still."""
+        if (newest := _newest(self.place)) != self.number:
+            raise LeaseLost(f"{self.folder} was taken over ({newest} counts now): its heartbeat was late")
+
+    def release(self) -> None:
+        """Gives the lease back; another can have it at once."""
+        if self.folder.is_dir():  # else pruned
+            rundir.write_atomic(self.folder / _RELEASED, "")
+
+
+def acquire(place: str | os.PathLike, holder: Holder, expiry: float = EXPIRY) -> Lease | None:
+    """Takes the lease of a place; None where another holds it. What the lease guards may have been done meanwhile: look
+    after taking it."""
+    place = Path(place)
+    held = look(place, expiry)
+    if held and held.alive:
+        return None
+    place.mkdir(parents=True, exist_ok=True)
+    number = held.number + 1 if held else _newest(place) + 1
+    try:
+        (place / str(number)).mkdir()
+    except FileExistsError:  # another was quicker
+        return None
+    since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    lease = Lease(place, number, dataclasses.replace(holder, since=since))
+    lease.beat()
+    return lease
+
+
+class Heart:
+    """The thread that keeps a runner's leases alive. A context manager; leases are added and removed by `keeping`."""
+
+    def __init__(self, period: float = HEARTBEAT):
+        self.period = period
+        self._kept: dict[Lease, Callable[[], str]] = {}
+        self._lock, self._stop = threading.Lock(), threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="xtr-leases", daemon=True)
+
+    def __enter__(self) -> "Heart":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    @contextlib.contextmanager
+    def keeping(self, lease: Lease, doing: Callable[[], str] = lambda: "") -> Iterator[None]:
+        """Keeps a lease alive while inside, and gives it back behind; `doing` says what the work does."""
+        with self._lock:
+            self._kept[lease] = doing
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._kept.pop(lease, None)
+            lease.release()
+
+    def _beat(self) -> None:
+        while not self._stop.wait(self.period):
+            with self._lock:
+                kept = list(self._kept.items())
+            for lease, doing in kept:
+                # A lost lease is said where it matters (`Lease.check`); a file system that fails now may work again.
+                with contextlib.suppress(LeaseLost, OSError):
+                    lease.beat(doing())
