@@ -121,13 +121,14 @@ def headline(scalings: Sequence[Scaling]) -> tuple[Scaling, ...]:
     return tuple(scaling for _, scaling in chosen.values())
 
 
-def scalings(table: TransferTable, width: float = WIDTH) -> tuple[Scaling, ...]:
+def scalings(table: TransferTable, width: float = WIDTH, mixed: bool = True) -> tuple[Scaling, ...]:
     """The answers for every family, intermediate task (`POOLED` too) and target (averages too) that has a gain.
 
     A model whose mean is incomplete is taken as it is; the table's problems say so.
 
     Args:
       width: points either way to which an adequate study knows the gain and its change along the line.
+      mixed: whether the mixed model is fitted too, which takes a second or so.
     """
     found = []
     names = [*(name for name in table.intermediates if name != NONE), POOLED]
@@ -141,7 +142,7 @@ def scalings(table: TransferTable, width: float = WIDTH) -> tuple[Scaling, ...]:
                 )
                 if gains:
                     found.append(scaling(family, name, target, gains, table.confidence, width))
-    opening = {id(one) for one in headline(found)}
+    opening = {id(one) for one in headline(found)} if mixed else set()
     return tuple(_with_mixed(one, table) if id(one) in opening else one for one in found)
 
 

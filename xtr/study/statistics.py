@@ -21,6 +21,7 @@ Axes: R resamples, S seeds, N examples, L languages, K any stacked vectors.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 from scipy.optimize import brentq
@@ -31,6 +32,7 @@ from xtr.errors import DataError
 _CHUNK_ENTRIES = 2_000_000  # resample counts held at once: 16 MB
 _WELCH_HALF = 0.05  # the p-value at which Welch's and Fisher's answers weigh the same
 _LOG_CHI2 = np.linspace(-32, 7, 240)  # where the chi-square density is integrated, log scale
+_CHI2 = np.exp(_LOG_CHI2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -278,13 +280,18 @@ def p_value_of(ratio: float, seed_share: float, degrees: float) -> float:
     if seed_share <= 0 or math.isinf(degrees):
         return float(2 * ndtr(-ratio))
     welch = 2 * stdtr(min(degrees / seed_share**2, 1e9), -ratio)
-    chi2 = np.exp(_LOG_CHI2)
-    log_density = degrees / 2 * _LOG_CHI2 - chi2 / 2
-    weights = np.exp(log_density - log_density.max())
-    variances = 1 - seed_share + seed_share * degrees / chi2
-    fisher = (weights @ ndtr(-ratio / np.sqrt(variances))) * 2 / weights.sum()
+    variances = 1 - seed_share + seed_share * degrees / _CHI2
+    fisher = 2 * (_chi2_weights(degrees) @ ndtr(-ratio / np.sqrt(variances)))
     weight = fisher / (fisher + _WELCH_HALF)
     return float(fisher + weight * (welch - fisher))
+
+
+@lru_cache(maxsize=64)
+def _chi2_weights(degrees: float) -> np.ndarray:
+    """The chi-square density at `_CHI2`, to be summed over."""
+    log_density = degrees / 2 * _LOG_CHI2 - _CHI2 / 2
+    weights = np.exp(log_density - log_density.max())
+    return weights / weights.sum()
 
 
 def quantile(confidence: float, seed_share: float, degrees: float) -> float:
