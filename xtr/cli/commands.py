@@ -167,6 +167,10 @@ def _registered(arguments: argparse.Namespace) -> tuple[list[dict], dict[str, st
 
 
 def study(arguments: argparse.Namespace) -> int:
+    if arguments.action == "simulate":
+        from xtr.cli import study_simulate
+
+        return study_simulate.simulate(arguments)
     from xtr.cli import study as study_command
 
     spec, texts = load(arguments, "study")

@@ -3,6 +3,8 @@
 import argparse
 from collections.abc import Callable
 
+from xtr.cli import study_simulate
+
 WATCH_SECONDS = 5.0
 
 
@@ -35,6 +37,9 @@ def add(actions: argparse._SubParsersAction, gin_arguments: Callable[[argparse.A
     prune.add_argument("--yes", action="store_true", help="delete; without it all is listed only")
 
     action("report", "write the report from the results at hand")
+
+    simulate = actions.add_parser("simulate", help="made-up studies: how right intervals, tests and verdicts are")
+    study_simulate.add_arguments(simulate)
 
 
 def _plan(parser: argparse.ArgumentParser) -> None:
