@@ -14,5 +14,8 @@ for room in MAPPED:
 setup(
     packages=[*packages, "xtr.gin"],
     package_dir={f"xtr.{room}": room for room in (*MAPPED, "gin")},
-    package_data={"xtr.gin": ["**/*.gin"]},
+    package_data={
+        "xtr.gin": ["**/*.gin"],
+        "xtr.launch": ["templates/*.sh", "recipes/*.md", "schemas/*.json"],
+    },
 )

@@ -15,6 +15,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 MAPPED = ("tasks", "launch", "gin")  # top-level folders of a checkout that a wheel holds below xtr/
 ROOMS = ("xtr", *MAPPED)
+HELD = (".py", ".gin", ".sh", ".md", ".json")  # what rooms hold; the last three in launch/ alone
 
 
 def source_files(*suffixes: str) -> list[Path]:
@@ -31,7 +32,7 @@ def wheel_name(path: Path) -> str:
 def wheel(tmp_path_factory) -> Path:
     """A wheel built from a copy of the sources: a build folder left by an earlier build must not leak into it."""
     copy = tmp_path_factory.mktemp("source")
-    for path in [*source_files(".py", ".gin"), Path("pyproject.toml"), Path("setup.py"), Path("README.md")]:
+    for path in [*source_files(*HELD), Path("pyproject.toml"), Path("setup.py"), Path("README.md")]:
         (copy / path).parent.mkdir(parents=True, exist_ok=True)
         (copy / path).write_bytes((ROOT / path).read_bytes())
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", "dist", "."]
@@ -69,15 +70,16 @@ def test_wheel_claims_one_name_only(wheel):
     assert {name for name in top_level if not name.endswith(".dist-info")} == {"xtr"}
 
 
-def test_wheel_holds_every_module_and_gin_file_and_no_more(wheel):
+def test_wheel_holds_every_file_of_the_rooms_and_no_more(wheel):
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    assert names == {wheel_name(path) for path in source_files(".py", ".gin")}
+    assert names == {wheel_name(path) for path in source_files(*HELD)}
 
 
-def test_rooms_hold_modules_and_gin_files_only():
+def test_rooms_hold_files_of_known_kinds_only():
     """Another kind of file in a room would be missing from the wheel: name it in setup.py and here."""
     files = (path for room in ROOMS for path in (ROOT / room).rglob("*") if path.is_file())
-    assert [str(path) for path in files if path.suffix not in (".py", ".gin", ".pyc")] == []
+    assert [str(path) for path in files if path.suffix not in (*HELD, ".pyc")] == []
+    assert {path.parts[0] for path in source_files(*HELD[2:])} == {"launch"}
 
 
 def test_installed_wheel_imports_its_mapped_rooms(installed, tmp_path):

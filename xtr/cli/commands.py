@@ -14,8 +14,10 @@ from xtr.cli.bench import bench
 from xtr.cli.cache import cache
 from xtr.cli.convert import convert
 from xtr.cli.data import data
+from xtr.cli.doctor import doctor
 from xtr.cli.evaluation import evaluate
 from xtr.cli.export import export
+from xtr.cli.launch import launch
 from xtr.cli.plan import plan
 from xtr.cli.show import show
 from xtr.errors import UserError, by_reason
@@ -214,6 +216,8 @@ COMMANDS = {
     "convert": convert,
     "export": export,
     "plan": plan,
+    "launch": launch,
+    "doctor": doctor,
     "study": study,
     "demo": demo,
 }

@@ -7,7 +7,20 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from xtr.cli import bench, cache, convert, data, evaluation, export, options, plan, show, study_arguments
+from xtr.cli import (
+    bench,
+    cache,
+    convert,
+    data,
+    doctor,
+    evaluation,
+    export,
+    launch,
+    options,
+    plan,
+    show,
+    study_arguments,
+)
 from xtr.errors import Preempted, UserError, did_you_mean
 
 EXIT_DONE, EXIT_CRASHED, EXIT_USAGE, EXIT_PREEMPTED = 0, 1, 2, 42
@@ -105,6 +118,13 @@ def build_parser() -> argparse.ArgumentParser:
     _gin_arguments(plan_command)
 
     bench.add_arguments(commands.add_parser("bench", help="how fast this is here, beside others"), _Parser)
+
+    launch.add_arguments(
+        commands.add_parser("launch", help="one of these on Cloud TPUs: create, watch, resume, delete"), _Parser,
+        _gin_arguments,
+    )  # fmt: skip
+
+    doctor.add_arguments(commands.add_parser("doctor", help="what is wrong with this machine, and how to mend it"))
 
     study = commands.add_parser("study", help="models x intermediates x targets x seeds -> transfer table and report")
     actions = study.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=_Parser)

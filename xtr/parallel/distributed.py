@@ -57,10 +57,21 @@ def initialize(
 
     Arguments win over the environment: XTR_COORDINATOR ('host:port' of process 0), XTR_NUM_PROCESSES, XTR_PROCESS_ID.
     With neither, JAX finds the processes itself on a TPU and under Slurm or Open MPI. For one process it does nothing.
-    Calling it again does nothing. UserError when only some of the three values are given.
+    Calling it again does nothing. UserError when only some of the three values are given, or when a launcher expects
+    another number of processes (XTR_EXPECT_PROCESSES).
     """
     if jax.distributed.is_initialized():
         return jax.process_index(), jax.process_count()
+    index, count = _initialize(coordinator_address, num_processes, process_id)
+    expected = _integer("XTR_EXPECT_PROCESSES", os.environ.get("XTR_EXPECT_PROCESSES"))
+    if expected not in (None, count):
+        raise UserError(
+            f"The run has {count} processes, but was launched for {expected}: this host found no others, or other ones."
+        )
+    return index, count
+
+
+def _initialize(coordinator_address: str | None, num_processes: int | None, process_id: int | None) -> tuple[int, int]:
     address = coordinator_address or os.environ.get("XTR_COORDINATOR")
     count = _integer(
         "XTR_NUM_PROCESSES", os.environ.get("XTR_NUM_PROCESSES") if num_processes is None else num_processes
