@@ -49,34 +49,13 @@ def oracles() -> Path:
 
 
 @pytest.fixture(scope="session")
-def train_like_bloom():
-    """`train_like_bloom(texts, size)`: a byte-level BPE tokenizer that cuts words by BLOOM's own expression."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-
-    def train(texts, size: int) -> Tokenizer:
-        tokenizer = Tokenizer(models.BPE())
-        word = Regex(r" ?[^(\s|[.,!?…。，、।۔،])]+")
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [pre_tokenizers.Split(word, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-        )
-        tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
-        tokenizer.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(
-            vocab_size=size, special_tokens=["<unk>", "<s>", "</s>", "<pad>"], show_progress=False,
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        )  # fmt: skip
-        tokenizer.train_from_iterator(texts, trainer)
-        return tokenizer
-
-    return train
-
-
-@pytest.fixture(scope="session")
-def small_vocabularies(tmp_path_factory, train_like_bloom) -> dict[str, Path]:
+def small_vocabularies(tmp_path_factory) -> dict[str, Path]:
     """A small vocabulary of each kind, by kind, each in a folder and under the name that Hugging Face gives it."""
     import io
 
     import sentencepiece
+
+    from xtr.data import vocabulary_training
 
     folder = tmp_path_factory.mktemp("vocabularies")
     text = [
@@ -111,7 +90,7 @@ def small_vocabularies(tmp_path_factory, train_like_bloom) -> dict[str, Path]:
     pieces = ["[PAD]", "[Q]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *characters, *("##" + c for c in characters)]
     place("wordpiece", "vocab.txt", "\n".join([*pieces, "The", "fox", "##ox", "##ing", "the"]).encode())
 
-    place("bpe", "tokenizer.json", train_like_bloom(text, 600).to_str().encode())
+    place("bpe", "tokenizer.json", vocabulary_training.train("bpe", text, 600))
     return paths
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 
 from xtr.data.vocabulary import read_vocabulary
+from xtr.data.vocabulary_training import train
 from xtr.evaluate.metrics.squad import normalize_answer
 from xtr.tasks.datasets import Sources
 from xtr.tasks.datasets.finders import FINDERS
@@ -40,7 +41,7 @@ def sets_of(data_dir):
 
 
 @pytest.fixture(scope="module")
-def path_of(data_dir, sets_of, tmp_path_factory, train_like_bloom):
+def path_of(data_dir, sets_of, tmp_path_factory):
     """`path_of(kind)`: the path of a family's vocabulary; BLOOM's form of it is trained on XQuAD's contexts."""
     made = {}
 
@@ -49,7 +50,7 @@ def path_of(data_dir, sets_of, tmp_path_factory, train_like_bloom):
             if not made:
                 contexts = {e.context for _, examples in sets_of("xquad") for e in examples}
                 made[kind] = tmp_path_factory.mktemp("bloom") / "tokenizer.json"
-                train_like_bloom(sorted(contexts), 3000).save(str(made[kind]))
+                made[kind].write_bytes(train("bpe", sorted(contexts), 3000))
             return made[kind]
         if not (data_dir / FILES[kind]).is_file():
             pytest.skip(f"{data_dir / FILES[kind]} is not there")

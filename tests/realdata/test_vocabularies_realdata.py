@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from xtr.data.vocabulary import read_vocabulary
+from xtr.data.vocabulary_training import train
 from xtr.tasks.datasets.text import read_udhr
 
 FILES = {
@@ -34,7 +35,7 @@ def pages(documents) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def vocabulary_of(data_dir, documents, tmp_path_factory, train_like_bloom):
+def vocabulary_of(data_dir, documents, tmp_path_factory):
     """`vocabulary_of(kind)`: the path of a family's vocabulary; BLOOM's form of it is trained on the documents."""
     made = {}
 
@@ -42,7 +43,7 @@ def vocabulary_of(data_dir, documents, tmp_path_factory, train_like_bloom):
         if kind == "bpe":
             if kind not in made:
                 made[kind] = tmp_path_factory.mktemp("bloom") / "tokenizer.json"
-                train_like_bloom(documents.values(), 5000).save(str(made[kind]))
+                made[kind].write_bytes(train("bpe", documents.values(), 5000))
             return made[kind]
         path = data_dir / FILES[kind]
         if not path.is_file():

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from xtr import rundir
-from xtr.cli import options, stats
+from xtr.cli import options, stats, vocabulary
 from xtr.errors import UserError
 
 MIRROR = "XTR_DATA_MIRROR"
@@ -37,6 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser, parser_class: type[argparse.A
     options.add_cache_dir(check)
     lengths = actions.add_parser("stats", help="counts, lengths in tokens, what is cut off, how full rows become")
     stats.add_arguments(lengths)
+    trained = actions.add_parser("vocabulary", help="train a small vocabulary, for a model from scratch")
+    vocabulary.add_arguments(trained)
     for action in (get, check):
         options.add_data_dir(action)
 
@@ -132,6 +134,7 @@ ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {
     "download": download,
     "verify": verify,
     "stats": stats.stats,
+    "vocabulary": vocabulary.vocabulary,
 }
 
 
