@@ -149,16 +149,21 @@ def _strings(values: Sequence[bytes], scalar: bool = False) -> tensor_pb2.Tensor
     return tensor_pb2.TensorProto(dtype=types_pb2.DT_STRING, string_val=list(values), tensor_shape=shape)
 
 
-# What Markdown would take for a markup in a cell.
+# What Markdown would take for markup.
 _MARKUP = str.maketrans(
     {"\\": "\\\\", "|": "\\|", "*": "\\*", "_": "\\_", "[": "\\[", "`": "&#96;", "<": "&lt;", "&": "&amp;", "\n": " "}
 )
+
+
+def escape_markdown(text: object) -> str:
+    """A text as Markdown shows it, line breaks as spaces."""
+    return str(text).translate(_MARKUP)
 
 
 def markdown_table(header: Sequence[object], lines: Sequence[Sequence[object]]) -> str:
     """A Markdown table that shows its cells' texts as they are, line breaks as spaces."""
 
     def line(cells) -> str:
-        return "| " + " | ".join(str(cell).translate(_MARKUP) for cell in cells) + " |"
+        return "| " + " | ".join(map(escape_markdown, cells)) + " |"
 
     return "\n".join([line(header), "|" + " --- |" * len(header), *map(line, lines)])

@@ -30,11 +30,11 @@ STYLE = {
 _GAINS = LinearSegmentedColormap.from_list("gain", ["#c4690f", "#f5f5f3", "#1b66b8"])
 
 
-def to_png(figure: Figure) -> bytes:
-    """The figure on white, 110 dots an inch."""
+def to_png(figure: Figure, dpi: int = 110) -> bytes:
+    """The figure on white; `dpi` in dots an inch."""
     buffer = io.BytesIO()
     FigureCanvasAgg(figure)
-    figure.savefig(buffer, format="png", dpi=110, facecolor="white", metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
     return buffer.getvalue()
 
 

@@ -42,7 +42,8 @@ def _written(path: str | os.PathLike, data: str | bytes) -> Path:
 _ESCAPES = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", '"': "''", "\n": " ", "·": r"$\cdot$",
+    "|": r"\textbar{}", '"': "''", "\n": " ", "·": r"$\cdot$", "†": r"$\dagger$", "‡": r"$\ddagger$", "−": "--",
+    "–": "--", "→": r"$\to$", "±": r"$\pm$",
 }  # fmt: skip
 
 
@@ -70,7 +71,7 @@ def _benchmarks(values: pd.DataFrame, digits: int) -> list[str]:
         caption = f"{benchmark.replace('_', '-').upper()}: tasks, groups and averages" + _seeds(own)
         header = ["", *(escape(system) for system in systems)]
         rules = [n for n, name in enumerate(names) if name == OVERALL]
-        tables.append(_table(caption, f"tab:{_label(benchmark)}", header, lines, rules))
+        tables.append(table(caption, f"tab:{_label(benchmark)}", header, lines, rules))
     return tables
 
 
@@ -101,7 +102,7 @@ def _languages(system: summary.System, values: pd.DataFrame, rows: pd.DataFrame,
         caption += "; $\\ddagger$: not all languages"
     label = "-".join(map(_label, system.names))
     header, small = ["", *map(escape, targets)], len(languages) > 30 or len(targets) > 6
-    return _table(caption, f"tab:languages-{label}", header, lines, [len(languages)], small)
+    return table(caption, f"tab:languages-{label}", header, lines, [len(languages)], small)
 
 
 _KINDS = {summary.MEAN: "mean", summary.ZERO_SHOT: "zero-shot", summary.GAP: "gap"}
@@ -125,17 +126,28 @@ def _number(value: float | None, digits: int, bold: bool = False) -> str:
     return f"\\textbf{{{text}}}" if bold else text
 
 
-def _table(
-    caption: str, label: str, header: Sequence[str], lines: Sequence[Sequence[str]], rules: Sequence[int], small=False
+def table(
+    caption: str,
+    label: str,
+    header: Sequence[str],
+    lines: Sequence[Sequence[str]],
+    rules: Sequence[int],
+    small: bool = False,
+    fit: bool = False,
 ) -> str:
-    """A floating table.
+    """A floating table; all texts are LaTeX.
 
     Args:
       rules: numbers of the lines that a rule stands above.
+      small: in small type.
+      fit: shrunk to the width of the line where it is wider (needs graphicx).
     """
     body = []
     for number, line in enumerate(lines):
-        body += ["\\midrule"] * (number in rules and number > 0) + [" & ".join(line) + r" \\"]
+        body += ["\\midrule"] * (number in rules and number > 0)
+        row = " & ".join(line) + r" \\"
+        body.append("{}" * row.startswith(("[", "*")) + row)  # else taken for an argument of the \\ before
+    shrink = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
     return "\n".join(
         [
             "\\begin{table}",
@@ -143,13 +155,14 @@ def _table(
             *["\\scriptsize", "\\setlength{\\tabcolsep}{3pt}"] * small,
             f"\\caption{{{caption}.}}",
             f"\\label{{{label}}}",
+            *[shrink] * fit,
             f"\\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
             "\\toprule",
             " & ".join(header) + r" \\",
             "\\midrule",
             *body,
             "\\bottomrule",
-            "\\end{tabular}",
+            "\\end{tabular}" + "}" * fit,
             "\\end{table}",
         ]
     )

@@ -1,4 +1,4 @@
-"""Figures of a transfer table, for TensorBoard or as SVG that takes its text colour from the page (report).
+"""Figures of a transfer table: gains of a model, and English against the other languages.
 
 Intervals are drawn as whiskers; a filled marker is a gain that differs from 0 after Holm's correction.
 """
@@ -6,6 +6,7 @@ Intervals are drawn as whiskers; a filled marker is a gain that differs from 0 a
 import html
 import io
 import re
+import zlib
 from collections.abc import Sequence
 
 import matplotlib
@@ -14,21 +15,35 @@ from matplotlib.figure import Figure
 
 from xtr.export.figures import INK, STYLE, heat_map
 from xtr.study.statistics import Estimate
-from xtr.study.transfer import AVERAGE, ENGLISH, NONE, POOLED, ZERO_SHOT, Model, TransferTable
+from xtr.study.transfer import ENGLISH, NONE, Model, TransferTable
 from xtr.study.words import heading
 
-_COLORS = ("#2f7ed8", "#d9822b", "#3f9d6b", "#b0508f", "#7a6fd0", "#8c8c2e", "#c4544d", "#2f9aa0", "#80685a", "#6b7a8f")
+COLORS = ("#2f7ed8", "#d9822b", "#3f9d6b", "#b0508f", "#7a6fd0", "#8c8c2e", "#c4544d", "#2f9aa0", "#80685a", "#6b7a8f")
+COLOR_NAMES = ("blue", "orange", "green", "magenta", "violet", "olive", "red", "teal", "brown", "grey")
 
 
-def to_svg(figure: Figure, title: str) -> str:
-    """An <svg> element for a page: scales with its column, text in the page's colour and font, `title` for readers."""
+def to_svg(figure: Figure) -> str:
+    """The figure as an SVG file, without a background."""
     buffer = io.StringIO()
     FigureCanvasSVG(figure)
     with matplotlib.rc_context(STYLE):  # the font and id settings are read when the file is written
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    svg = buffer.getvalue()
+    return re.sub(r"<metadata>.*?</metadata>", "", buffer.getvalue(), flags=re.DOTALL)
+
+
+def on_white(svg: str) -> str:
+    """An SVG file with a white background."""
+    start = svg.index(">", svg.index("<svg")) + 1
+    return f'{svg[:start]}<rect width="100%" height="100%" fill="white"/>{svg[start:]}'
+
+
+def inline(svg: str, figure: Figure, title: str) -> str:
+    """An <svg> element for a page: scales with its column, text in the page's colour and font, `title` for readers.
+
+    Args:
+      svg: of the figure, from `to_svg`.
+    """
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = svg.replace(INK, "currentColor")
     svg = re.sub(r"font:\s*([\d.]+)px [^;\"]*", r"font-size: \1px", svg)
     width = figure.get_figwidth() * 72
@@ -36,7 +51,14 @@ def to_svg(figure: Figure, title: str) -> str:
     opening = f'<svg role="img" aria-label="{html.escape(title)}" style="{style}"'
     head, rest = svg.split(">", 1)  # the <svg> tag; its own size would keep it from scaling
     head = re.sub(r' (width|height)="[^"]*"', "", head)
-    return head.replace("<svg", opening, 1) + ">" + rest
+    return head.replace("<svg", opening, 1) + ">" + _own_ids(rest, title)
+
+
+def _own_ids(svg: str, title: str) -> str:
+    """The element with ids that no other figure of the page has; groups' ids, which nothing refers to, are left out."""
+    svg = re.sub(r'(<g) id="[^"]*"', r"\1", svg)
+    mine = f"{zlib.crc32(title.encode()):08x}"
+    return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{mine}-", svg)
 
 
 def gain_heat_map(table: TransferTable, model: Model) -> Figure:
@@ -75,7 +97,7 @@ def gains_with_intervals(table: TransferTable, model: Model) -> Figure | None:
             ticks_labels.append((y, target, "bold"))
             y += 1
             for cell in cells:
-                color = _COLORS[names.index(cell.intermediate) % len(_COLORS)]
+                color = COLORS[names.index(cell.intermediate) % len(COLORS)]
                 _whisker(axes, cell.gain, y, color, filled=cell.significant or cell.target not in table.targets)
                 ticks_labels.append((y, cell.intermediate + "†" * cell.overlap, "normal"))
                 y += 1
@@ -125,44 +147,12 @@ def english_gap(table: TransferTable, model: Model) -> Figure | None:
             for name, mean, english in pairs:
                 ends = [mean.score.value, english.score.value]
                 axes.plot(ends, [y, y], color=INK, alpha=0.35, linewidth=2)
-                (others,) = axes.plot(ends[:1], [y], "o", color=_COLORS[0], markersize=6)
-                (own,) = axes.plot(ends[1:], [y], "s", color=_COLORS[1], markersize=6)
+                (others,) = axes.plot(ends[:1], [y], "o", color=COLORS[0], markersize=6)
+                (own,) = axes.plot(ends[1:], [y], "s", color=COLORS[1], markersize=6)
                 ticks_labels.append((y, name, "normal"))
                 y += 1
         _rows(axes, ticks_labels, y)
         axes.set_xlabel("score (%)")
         handles = [others, own]
         figure.legend(handles, ["other languages (mean)", "English"], loc="outside upper left", ncols=2)
-    return figure
-
-
-def gain_by_size(table: TransferTable, family: str) -> Figure | None:
-    """Average gain against parameters (logarithmic), one line an intermediate; None for fewer than 2 sizes."""
-    models = [model for model in table.models if model.family == family]
-    target = AVERAGE if AVERAGE in table.averages() else table.targets[0]
-    names = [name for name in (*table.intermediates, POOLED) if name != NONE]
-    lines: dict[str, Sequence] = {}
-    for name in names:
-        cells = [table.cell(model, name, target, ZERO_SHOT) for model in models]
-        points = [(m.parameters, c.gain) for m, c in zip(models, cells, strict=True) if c is not None and c.gain]
-        if len({parameters for parameters, _ in points}) > 1:
-            lines[name] = points
-    if not lines:
-        return None
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.4, 3.4), layout="constrained")
-        axes = figure.subplots()
-        axes.axhline(0, color=INK, linewidth=0.8)
-        for i, (name, points) in enumerate(lines.items()):
-            color = INK if name == POOLED else _COLORS[i % len(_COLORS)]
-            shift = 1.03 ** (i - len(lines) / 2)  # so that whiskers stand side by side
-            sizes = [parameters * shift for parameters, _ in points]
-            axes.plot(sizes, [gain.value for _, gain in points], "o-", color=color, label=name, markersize=5)
-            axes.vlines(sizes, [g.low for _, g in points], [g.high for _, g in points], color=color, alpha=0.6)
-        axes.set_xscale("log")
-        axes.set_xticks([model.parameters for model in models], [model.name for model in models], rotation=20)
-        axes.minorticks_off()
-        axes.set_ylabel(f"gain, {target} (points)")
-        axes.grid(axis="y", color=INK, alpha=0.12)
-        axes.legend(fontsize=9)
     return figure
