@@ -175,6 +175,10 @@ def study(arguments: argparse.Namespace) -> int:
         return study_simulate.simulate(arguments)
     from xtr.cli import study as study_command
 
+    if arguments.action == "plan":
+        from xtr.cli import study_plan
+
+        return study_plan.plan(*study_plan.load_spec(arguments), arguments)
     spec, texts = load(arguments, "study")
     return study_command.ACTIONS[arguments.action](spec, texts, arguments)
 

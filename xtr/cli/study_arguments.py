@@ -16,6 +16,8 @@ def add(actions: argparse._SubParsersAction, gin_arguments: Callable[[argparse.A
         gin_arguments(parser)
         return parser
 
+    _plan(action("plan", "the stages: what is done, what remains, what it costs"))
+
     run = action("run", "run what is not done yet, then report")
     run.add_argument(
         "--stage", action="append", default=[], metavar="NAME", help="only this stage; may be repeated. No report then"
@@ -55,5 +57,8 @@ def _plan(parser: argparse.ArgumentParser) -> None:
         "--compile", action="store_true",
         help="training by the compiler's bounds in the place of --mfu: one compilation a model, lengths and batch",
     )  # fmt: skip
-    parser.add_argument("--stages", action="store_true", help="each stage, in the place of one line a kind of them")
+    parser.add_argument(
+        "--by", choices=("model", "recipe", "stage"), default="model",
+        help="a line for each kind and model, each intermediate or target of a model, or each stage (%(default)s)",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="for scripts")

@@ -119,6 +119,11 @@ def forward_flops(config: ModelConfig, objective: str, rows: float, inputs: floa
     return flops + _head(config, rows, inputs)
 
 
+def encoding_flops(config: ModelConfig, rows: float, length: float) -> float:
+    """Floating-point operations of `encode`, which retrieval reads: the stack of layers, without any head."""
+    return _encoder(config, rows, length)
+
+
 @functools.lru_cache(maxsize=256)  # asked for at every step
 def training_flops(config: ModelConfig, objective: str, rows: float, inputs: float, targets: float = 0) -> float:
     """Floating-point operations of a training step, forward and backward; arguments as of `forward_flops`."""

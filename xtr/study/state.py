@@ -58,9 +58,9 @@ def states(jobs: Sequence[Job], expiry: float = lease.EXPIRY) -> list[StageState
 
 
 def _state(job: Job, parent: StageState | None, expiry: float) -> StageState:
-    if job.address == UNKNOWN:
-        return StageState(job, "unknown")
     of = 0 if job.entry == "evaluate" else job.run.train_steps
+    if job.address == UNKNOWN:
+        return StageState(job, "unknown", of=of)
     if (summary := rundir.done_summary(job.directory)) is not None:
         return StageState(job, "done", of, of, seconds=summary["seconds"])
     if failure := job.failure:
