@@ -28,8 +28,8 @@ class BestOf:
     Attributes:
       model: whose.
       target: target task, or the average.
-      candidates: how many each side chooses among, n: the number of intermediates, or one fewer than the seeds where
-        that is less. Of more there are, all choices of n count alike.
+      candidates: how many each side chooses among, n: the number of intermediates, or half the seeds where that is
+        less (with more the interval would be too narrow). Where there are more, all choices of n count alike.
       intermediates: the names that are chosen among.
       chosen: intermediate -> share of the seeds for which it is the best of all on English development data.
       gain: score of the best of n intermediates minus the mean of the seeds without one: what is often published.
@@ -75,7 +75,7 @@ def best_of_model(
     dev_scores: Mapping[str, float],
     confidence: float = 0.95,
 ) -> list[BestOf]:
-    """`BestOf` for each target with 2 or more intermediates, 3 or more seeds and English development scores for all of
+    """`BestOf` for each target with 2 or more intermediates, 4 or more seeds and English development scores for all of
     them, and for the average of these targets where there are several.
 
     Args:
@@ -129,7 +129,7 @@ class _Chances:
         names = tuple(dict.fromkeys(name for name, _ in panel.runs if name != NONE))
         complete = all((name, seed) in known for name in names for seed in seeds)
         distinct = len({panel.runs[NONE, seed] for seed in seeds}) == len(seeds)
-        if len(names) < 2 or len(seeds) < 3 or not complete or not distinct:
+        if len(names) < 2 or len(seeds) < 4 or not complete or not distinct:
             return None
         dev_IS = np.array([[known[name, seed] for seed in seeds] for name in names])
         return cls(names, seeds, dev_IS, np.array([known[NONE, seed] for seed in seeds]))
@@ -140,7 +140,7 @@ class _Chances:
 
     @property
     def candidates(self) -> int:
-        return min(len(self.names), len(self.seeds) - 1)
+        return min(len(self.names), len(self.seeds) // 2)
 
     def weights(self, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Weights on `runs` of (gain, control) when only the seeds `kept` were there."""

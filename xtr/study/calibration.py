@@ -15,7 +15,7 @@ import numpy as np
 from xtr.errors import UserError
 from xtr.evaluate.metrics import value_of_mean
 from xtr.study import transfer
-from xtr.study.scaling import ABSENT, GROWS, PERSISTS, SHRINKS, VANISHES, VERDICTS, headline, scalings
+from xtr.study.scaling import ABSENT, GROWS, PERSISTS, SHRINKS, UNDERPOWERED, VANISHES, VERDICTS, headline, scalings
 from xtr.study.simulate import Design, simulate
 from xtr.study.statistics import estimate, example_draws, holm
 
@@ -154,7 +154,7 @@ class Verdicts:
         targets = {"xnli": ("de", "sw"), "tatoeba": ("de", "sw")}
         design = Design(targets=targets, seeds=self.seeds, examples=200, gain_sd=4.0, noise_sd=10.0)
         given = dict.fromkeys(VERDICTS, 0)
-        adequate = good = 0
+        adequate = good = wrong = 0
         for n in range(studies):
             study = simulate(design, gains, seed * 1_000_000 + n)
             table = transfer.build(study.rows, study.load, study.languages, overlaps={}, resamples=_RESAMPLES, seed=n)
@@ -162,9 +162,12 @@ class Verdicts:
             given[opening.verdict] += 1
             adequate += opening.power.adequate
             good += opening.power.adequate and opening.verdict in right
+            wrong += opening.verdict not in (*right, UNDERPOWERED)
         return {
             **{"truth": self.truth, "seeds": self.seeds, "studies": studies},
+            # Of the adequate studies how many are right; of all how many claim what is not so.
             **{"adequate": adequate, "right": 100 * good / adequate if adequate else None},
+            "wrong": 100 * wrong / studies,
             **given,
         }
 

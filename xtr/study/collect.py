@@ -49,6 +49,7 @@ def collect(spec: StudySpec, jobs: Sequence[Job], cells: Sequence[Cell]) -> Coll
     evaluations = {job.stage: job for job in jobs if job.stage.kind == "evaluate"}
     rows: list[ResultRow] = []
     test_rows: list[ResultRow] = []
+    dev_rows: list[ResultRow] = []
     chance: dict[str, dict[str, float]] = {}
     languages: dict[str, set[str]] = {}
     directories: dict[str, Path] = {}
@@ -67,6 +68,8 @@ def collect(spec: StudySpec, jobs: Sequence[Job], cells: Sequence[Cell]) -> Coll
             rows.append(ResultRow(**(values | {"seed": cell.seed})))
             if rows[-1].split == job.run.split and not is_mean(rows[-1].language):
                 test_rows.append(rows[-1])
+            elif rows[-1].split == job.run.dev_split:
+                dev_rows.append(rows[-1])
     if not rows:
         raise UserError(f"study {spec.name} has no finished evaluation yet: `xtr study run` first.")
     store = ResultStore(Path(spec.study_dir) / "results")
@@ -82,6 +85,7 @@ def collect(spec: StudySpec, jobs: Sequence[Job], cells: Sequence[Cell]) -> Coll
         chance=chance,
         overlaps=transfer.OVERLAPS if spec.overlaps is None else spec.overlaps,
         resamples=spec.resamples,
+        development=pd.DataFrame([dataclasses.asdict(row) for row in dev_rows]) if dev_rows else None,
     )
     return Collected(store, table, tuple(missing), directories)
 

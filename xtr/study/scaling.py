@@ -17,7 +17,9 @@ The decision rule (`verdict_of`), with "largest" the gain at the largest size:
 
 A number is > 0 where its interval is; the smaller sizes are tested together (Holm). Where a size has one seed, or there
 is one size, the verdict is underpowered. A study is adequate where both the gain at the largest size and the change
-along the fitted line from the smallest to the largest are known to within `width` points either way.
+along the fitted line from the smallest to the largest are known to within `width` points either way. The former is
+judged by the noise of all sizes together: with few seeds one size's own interval may be narrow by luck, and studies
+picked for that are wrong more often. Where its own is wider than twice `width`, a gain is not taken for none.
 """
 
 import dataclasses
@@ -63,7 +65,7 @@ class Power:
     """What the data at hand can tell.
 
     Attributes:
-      half_width: of the interval of the gain at the largest size, in points.
+      half_width: of the interval of the gain at the largest size, in points, by the noise of all sizes together.
       detectable_gain: gain at the largest size that is found in 95 % of such studies, in points.
       detectable_slope: the same of the slope, in points per tenfold parameters; None with fewer than 2 sizes.
       adequate: whether a verdict may rest on what is not seen; see the module's docstring.
@@ -174,7 +176,7 @@ def scaling(
         fitted = [combine(samples, line_coefficients(sizes_M, x), confidence) for x in places]
         band = tuple(BandPoint(float(10**x), e.low, e.value, e.high) for x, e in zip(places, fitted, strict=True))
     power = power_of(gains, slope, width)
-    verdict = verdict_of([one.gain for one in gains], slope, power.adequate)
+    verdict = verdict_of([one.gain for one in gains], slope, power.adequate, width)
     return Scaling(
         family=family,
         intermediate=intermediate,
@@ -205,13 +207,14 @@ def _slope_coefficients(sizes_M: np.ndarray) -> np.ndarray:
     return centred_M / (centred_M**2).sum()
 
 
-def verdict_of(gains: Sequence[Estimate], slope: Estimate | None, adequate: bool) -> str:
+def verdict_of(gains: Sequence[Estimate], slope: Estimate | None, adequate: bool, width: float = WIDTH) -> str:
     """One of `VERDICTS`, by the rule of the module's docstring.
 
     Args:
       gains: smallest size first.
       slope: None with one size.
       adequate: of `Power`.
+      width: as in `scalings`.
     """
     largest = gains[-1]
     if slope is None or min(gain.seeds for gain in gains) < 2:
@@ -220,7 +223,7 @@ def verdict_of(gains: Sequence[Estimate], slope: Estimate | None, adequate: bool
         if slope.excludes(0):
             return GROWS if slope.value > 0 else SHRINKS
         return PERSISTS if adequate else UNDERPOWERED
-    if not adequate:
+    if not adequate or largest.half_width > 2 * width:
         return UNDERPOWERED
     smaller = gains[:-1]
     clear = holm([gain.p_value for gain in smaller]) < 1 - largest.confidence
@@ -229,7 +232,7 @@ def verdict_of(gains: Sequence[Estimate], slope: Estimate | None, adequate: bool
 
 def power_of(gains: Sequence[SizeGain], slope: Estimate | None, width: float = WIDTH) -> Power:
     """What the data can tell; arguments as in `scaling`."""
-    largest = gains[-1].gain
+    largest = _usual(gains)
     decades = math.log10(gains[-1].model.parameters / gains[0].model.parameters)
     change = slope.half_width * decades if slope else math.inf
     lone = [one.model.name for one in gains if one.gain.seeds < 2]
@@ -249,6 +252,23 @@ def power_of(gains: Sequence[SizeGain], slope: Estimate | None, width: float = W
             f" {steepness:.1f} per tenfold parameters."
         )
     return Power(largest.half_width, detectable, steepness, adequate, sentence)
+
+
+def _usual(gains: Sequence[SizeGain]) -> Estimate:
+    """The gain at the largest size with the standard error that the noise of all sizes gives it."""
+    largest = gains[-1].gain
+    if largest.standard_error == 0:
+        return largest
+    per_seed = np.mean([one.gain.standard_error**2 * one.gain.seeds for one in gains])
+    scale = math.sqrt(per_seed / largest.seeds) / largest.standard_error
+    half = largest.half_width * scale
+    return dataclasses.replace(
+        largest,
+        low=largest.value - half,
+        high=largest.value + half,
+        standard_error=largest.standard_error * scale,
+        sample=None,
+    )
 
 
 def detectable_effect(number: Estimate) -> float:

@@ -1,5 +1,6 @@
 """What a transfer table says, in words: the answer, the footnote marks, what is incomplete."""
 
+from xtr.study.best_of import BestOf
 from xtr.study.transfer import AVERAGE, AVERAGES, NONE, POOLED, Cell, Model, TransferTable
 
 MARKS = (
@@ -58,3 +59,22 @@ def incomplete(table: TransferTable) -> list[str]:
         for cell in table.cells
         if cell.missing and cell.target in AVERAGES
     ]
+
+
+def selection(table: TransferTable) -> list[str]:
+    """What choosing the best intermediate gains over choosing the best seed, one sentence a model and target."""
+    return [_selection(best) for best in table.best_of]
+
+
+def _selection(best: BestOf) -> str:
+    does = "is not distinguishable from"
+    if best.difference.excludes(0):
+        does = "is more than" if best.difference.value > 0 else "is less than"
+    names = ", ".join(f"{name} {share:.0%}" for name, share in sorted(best.chosen.items(), key=lambda x: -x[1]))
+    many = best.candidates
+    return (
+        f"{best.model.name}, {best.target}: the best of {many} intermediate tasks by English development data gains"
+        f" {best.gain.text(signed=True)} points, which {does} the {best.control.text(signed=True)} of the best of"
+        f" {many} seeds without one; the difference is {best.difference.text(signed=True)}. Best of all, share of"
+        f" seeds: {names}."
+    )
