@@ -17,6 +17,7 @@ from xtr.launch.actions import Action, Remove, Run, Write
 from xtr.rundir import write_atomic
 
 _MARK = re.compile(r"xtr-launch: process (\d+) ended (\d+)\s*")
+_DRAIN = 5.0  # seconds for the rest of the output of a command that has ended
 _LIMIT = 900.0  # seconds that a command takes which only asks or tells
 
 
@@ -134,8 +135,12 @@ def follow(
                 raise _no_program(run) from None
             processes.append(process)
             threading.Thread(target=read, args=(process.stdout,), daemon=True).start()
-        open_streams = len(processes)
+        open_streams, ended_at = len(processes), None
         while open_streams:
+            if ended_at is None and all(process.poll() is not None for process in processes):
+                ended_at = time.monotonic()
+            if ended_at is not None and time.monotonic() > ended_at + _DRAIN:
+                break  # what they left behind holds their output open
             if interrupted():
                 break
             if deadline is not None and time.monotonic() > deadline:

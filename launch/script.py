@@ -5,6 +5,7 @@ import shlex
 
 from xtr.launch.spec import RunSpec
 
+VOLUME = "/xtr/bucket"  # where pods find the bucket
 _MOUNTS = {"local": "none", "tpu_vm": "gcsfuse", "gke": "csi"}
 
 
@@ -15,6 +16,7 @@ def start_script(spec: RunSpec) -> str:
         "MOUNT": _MOUNTS[spec.backend],
         "BUCKET": spec.bucket_name,
         "FOLDER": spec.bucket_folder,
+        "VOLUME": VOLUME if spec.backend == "gke" else "",
         "WHEEL": spec.wheel.rpartition("/")[2],
         "DOCKER": spec.image if spec.backend == "tpu_vm" else "",
         "PROCESSES": str(spec.processes),

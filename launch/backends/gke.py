@@ -12,9 +12,9 @@ from xtr.launch import machines
 from xtr.launch.actions import Run
 from xtr.launch.backends import bucket
 from xtr.launch.plan import Observation, Plan, Seen
+from xtr.launch.script import VOLUME
 from xtr.launch.spec import RunSpec
 
-MOUNT = "/xtr/bucket"
 PREEMPTED = 42
 _GRACE_SECONDS = 300  # to save in; a spot machine leaves a pod about 15 of them
 _SELECT = "jobset.sigs.k8s.io/jobset-name={},jobset.sigs.k8s.io/job-index=0,batch.kubernetes.io/job-completion-index=0"
@@ -35,7 +35,7 @@ def _pod(spec: RunSpec) -> dict[str, Any]:
         )
     if spec.reservation:
         selector["cloud.google.com/reservation-name"] = spec.reservation
-    script = "/".join(part for part in (MOUNT, spec.bucket_folder, spec.job_dir, "start.sh") if part)
+    script = "/".join(part for part in (VOLUME, spec.bucket_folder, spec.job_dir, "start.sh") if part)
     attempt = "metadata.labels['jobset.sigs.k8s.io/restart-attempt']"
     container = {
         "name": "xtr",
@@ -47,7 +47,7 @@ def _pod(spec: RunSpec) -> dict[str, Any]:
         ],
         "ports": [{"containerPort": port} for port in (8471, 8080)],  # of libtpu: machines of a slice, and slices
         "resources": {"requests": dict(chips), "limits": dict(chips)},
-        "volumeMounts": [{"name": "bucket", "mountPath": MOUNT}],
+        "volumeMounts": [{"name": "bucket", "mountPath": VOLUME}],
     }
     attributes = {"bucketName": spec.bucket_name, "mountOptions": "implicit-dirs,metadata-cache:ttl-secs:0"}
     volume = {"driver": "gcsfuse.csi.storage.gke.io", "volumeAttributes": attributes}

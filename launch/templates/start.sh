@@ -40,7 +40,7 @@ retry() {
 home=$HOME/xtr-launch
 case $MOUNT in
   gcsfuse) work=$home/bucket${FOLDER:+/$FOLDER} ;;
-  csi) work=/xtr/bucket${FOLDER:+/$FOLDER} ;;
+  csi) work=$VOLUME${FOLDER:+/$FOLDER} ;;
   *) work=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd) ;;
 esac
 if [ "$MOUNT" = none ]; then state=$work/jobs/$JOB/processes; else state=$home/jobs/$JOB; fi
@@ -162,7 +162,7 @@ run() {
 # ------------------------------------------------------------------------------------------------------------ attach
 
 attach() {
-  local seen=$1 code tail
+  local seen=$1 code tail=''
   mkdir -p "$place"
   if ! running && [ ! -e "$place/attempt-$attempt.exit" ] && mkdir "$place/attempt-$attempt.started" 2>/dev/null; then
     touch "$place/attempt-$attempt.log"
@@ -174,8 +174,8 @@ attach() {
   fi
   running || true
   touch "$place/attempt-$attempt.log"
-  if [ "$number" = 0 ]; then
-    tail --follow=name --lines="+$((seen + 1))" ${pid:+--pid="$pid"} "$place/attempt-$attempt.log" &
+  if [ "$number" = 0 ] && [ -n "$pid" ]; then
+    tail --follow=name --lines="+$((seen + 1))" --pid="$pid" --sleep-interval=0.2 "$place/attempt-$attempt.log" &
     tail=$!
     trap 'kill "$tail" 2>/dev/null || true' EXIT
   fi
@@ -184,11 +184,13 @@ attach() {
       sleep 2
       [ -e "$place/attempt-$attempt.exit" ] || lost
     fi
-    sleep 0.5
+    sleep 0.3
   done
   code=$(cat "$place/attempt-$attempt.exit")
-  if [ "$number" = 0 ]; then
-    sleep 1.5 # the rest of the log
+  if [ -n "$tail" ]; then
+    wait "$tail" || true # it ends with the process, once it has shown all
+  elif [ "$number" = 0 ]; then
+    tail --lines="+$((seen + 1))" "$place/attempt-$attempt.log"
   else
     if [ "$code" != 0 ] && [ "$code" != 42 ]; then
       tail --lines=20 "$place/attempt-$attempt.log" | sed "/^xtr-launch: /d; s/^/[process $number] /"

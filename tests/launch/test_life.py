@@ -1,0 +1,289 @@
+"""Jobs on a fake cloud, from asking for machines to taking them down, with everything that can go wrong between."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from xtr.errors import UserError
+from xtr.launch import record, supervise
+
+LONG = 'trap "exit 42" TERM\nfor _ in $(seq 300); do sleep 0.1; done\n'
+
+
+def once_then(first: str, then: str = "exit 0") -> str:
+    """The body of an xtr that does one thing in its first start on a machine's bucket, and another thing later."""
+    return f'if mkdir "$FAKE_CLOUD/started-$FAKE_MACHINE" 2>/dev/null; then\n{first}\nelse\n{then}\nfi\n'
+
+
+def left_nothing(cloud) -> bool:
+    """Whether neither machines, nor a lock, nor a process are left."""
+    kept = set(cloud.state()) - {"created", "used"}
+    return not kept and not (cloud.bucket / "f" / "runs" / "a" / "JOB").exists()
+
+
+def test_a_job_on_tpu_vms_is_created_run_and_deleted(cloud, capsys, job, start):
+    cloud.cue(machines=2, capacity_after=[2])
+    cloud.xtr('echo "from $XTR_EXPECT_PROCESSES in $PWD: $*"; echo done > "made-$FAKE_MACHINE"\n')
+    code, found = start(job())
+    assert code == 0 and found.state.outcome == "done" and found.state.attempt == 1
+    shown = capsys.readouterr().out
+    line = "train --gin_file=models/mt5/small.gin --gin_file=jobs/job/overrides.gin"
+    assert shown.count("from 2 in ") == 1 and line in shown  # process 0's log alone
+    assert (cloud.bucket / "f" / "made-0").exists() and (cloud.bucket / "f" / "made-1").exists()
+    assert line in (cloud.bucket / "f" / "jobs" / "job" / "log" / "attempt-1.txt").read_text()
+    assert len(cloud.calls("create")) == len(cloud.calls("delete")) == 1
+    assert left_nothing(cloud)
+
+
+@pytest.mark.parametrize("grace", [0, 20], ids=["without notice", "with time to save"])
+def test_a_preempted_job_gets_new_machines_and_goes_on(cloud, grace, job, start):
+    cloud.cue(machines=2, preempt={"1": {"when": "buckets/my-bucket/f/all", "grace": grace}})
+    cloud.xtr(once_then(f'touch "up-$FAKE_MACHINE"; [ -e up-0 ] && [ -e up-1 ] && touch all; {LONG}'))
+    code, found = start(job(retries=0))
+    assert code == 0
+    assert found.state.crashes == 0 and found.state.preemptions >= 1 and cloud.state()["created"] == 2
+    assert left_nothing(cloud)
+
+
+def test_a_crash_is_started_again_on_the_same_machines(cloud, job, start):
+    cloud.cue(machines=2)
+    cloud.xtr(once_then("exit 1"))
+    code, found = start(job(retries=1))
+    assert code == 0 and found.state.crashes == 1 and cloud.state()["created"] == 1 and left_nothing(cloud)
+
+
+def test_crashes_beyond_the_retries_end_the_job_and_its_machines(cloud, capsys, job, start):
+    cloud.cue(machines=2)
+    cloud.xtr('echo "it broke on $FAKE_MACHINE"; exit 1\n')
+    code, found = start(job(retries=2))
+    assert code == 1 and found.state.outcome == "crashed" and found.state.crashes == 3 and left_nothing(cloud)
+    assert "[process 1] it broke on 1" in capsys.readouterr().out
+
+
+def test_a_users_mistake_is_never_tried_again(cloud, job, start):
+    cloud.xtr("echo 'xtr: no such thing' >&2; exit 2\n")
+    code, found = start(job(retries=5))
+    assert code == 2 and found.state.attempt == 1 and len(cloud.calls("create")) == 1 and left_nothing(cloud)
+
+
+def test_a_broken_connection_is_taken_up_again_without_a_second_start(cloud, job, start):
+    cloud.cue(machines=2, ssh_errors=["255", "255", "1"])
+    cloud.xtr('echo x >> "starts-$FAKE_MACHINE"\n')
+    code, found = start(job(retries=0))
+    assert code == 0 and found.state.crashes == 0 and found.state.attempt == 1
+    assert (cloud.bucket / "f" / "starts-0").read_text() == "x\n"
+
+
+def test_capacity_that_never_comes_ends_the_job(cloud, job, start):
+    cloud.cue(capacity_after=["never"])
+    code, found = start(job(wait_hours=0.5 / 3600))
+    assert code == 1 and found.state.outcome == "no capacity" and found.state.attempt == 0 and left_nothing(cloud)
+
+
+def test_a_request_that_failed_for_want_of_capacity_is_made_anew(cloud, job, start):
+    cloud.cue(capacity_after=["fail", "fail", 0])
+    code, found = start(job())
+    assert code == 0 and cloud.state()["created"] == 3 and len(cloud.calls("delete")) == 3 and left_nothing(cloud)
+
+
+def test_a_request_that_will_never_be_met_ends_the_job(cloud, job, start):
+    cloud.cue(capacity_after=["fail"], why_failed="Quota limit 'TPUV4PodPerProject' has been exceeded")
+    code, found = start(job())
+    assert code == 2 and "Quota" in found.state.reason and left_nothing(cloud)
+
+
+def test_creating_that_fails_for_a_while_is_tried_again(cloud, job, start):
+    cloud.cue(create_errors=["UNAVAILABLE: try again", "INTERNAL: oops"], describe_errors=["", "INTERNAL: oops"])
+    code, found = start(job())
+    assert code == 0 and cloud.state()["created"] == 1 and left_nothing(cloud)
+
+
+def test_a_request_that_is_not_allowed_is_not_repeated(cloud, job, start):
+    cloud.cue(create_errors=["PERMISSION_DENIED: you may not"])
+    code, found = start(job())
+    assert code == 2 and len(cloud.calls("create")) == 1 and left_nothing(cloud)
+
+
+def test_deleting_is_tried_until_it_succeeds(cloud, job, start):
+    cloud.cue(delete_errors=["INTERNAL: oops", "UNAVAILABLE: try again"])
+    code, _ = start(job())
+    assert code == 0 and len(cloud.calls("delete")) == 3 and left_nothing(cloud)
+
+
+def test_machines_that_cannot_be_deleted_are_named_with_the_command_that_does(cloud, capsys, job, start):
+    cloud.cue(delete_errors=["INTERNAL: oops"] * 100)
+    code, found = start(job())
+    said = capsys.readouterr().err
+    assert code == 1 and not found.state.deleted and found.is_open
+    assert "MAY STILL BE THERE" in said and "gcloud compute tpus queued-resources delete job --force" in said
+    assert (cloud.bucket / "f" / "runs" / "a" / "JOB").exists()  # something may still write there
+    cloud.cue(delete_errors=[])
+    assert supervise.stop(record.load("job")) == 0 and left_nothing(cloud)
+
+
+def test_machines_are_kept_where_the_user_says_so(cloud, capsys, job, start):
+    code, _ = start(job(keep=True))
+    assert code == 0 and not cloud.calls("delete") and "job" in cloud.state()
+    assert "gcloud compute tpus queued-resources delete job" in capsys.readouterr().err
+    code, found = start(job())  # on the machines that are there
+    assert code == 0 and found.state.attempt == 2 and cloud.state()["created"] == 1 and left_nothing(cloud)
+
+
+def test_a_job_that_takes_too_long_saves_and_ends(cloud, job, start):
+    cloud.xtr('trap "touch saved; exit 42" TERM\nfor _ in $(seq 300); do sleep 0.1; done\n')
+    code, found = start(job(max_hours=2 / 3600))
+    assert code == 42 and found.state.outcome == "out of time" and left_nothing(cloud)
+    assert (cloud.bucket / "f" / "saved").exists()
+
+
+@pytest.mark.parametrize("moment", ["waiting", "running"])
+def test_an_interrupted_launcher_leaves_nothing_behind(cloud, moment, job, start):
+    cloud.cue(capacity_after=["never" if moment == "waiting" else 0])
+    cloud.xtr('trap "touch saved; exit 42" TERM\ntouch up\nfor _ in $(seq 300); do sleep 0.1; done\n')
+
+    def interrupt():
+        begun = cloud.bucket / "f" / "up" if moment == "running" else cloud.root / "state.json"
+        while not begun.exists():
+            time.sleep(0.05)
+        time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    code, found = start(job())
+    assert code == 42 and found.state.outcome == "stopped" and left_nothing(cloud)
+    assert (cloud.bucket / "f" / "saved").exists() == (moment == "running")
+
+
+def test_two_jobs_never_have_one_run_directory(cloud, job, start):
+    cloud.cue(capacity_after=["never"])
+    start(job(name="first", wait_hours=0.2 / 3600, keep=True))
+    lock = cloud.bucket / "f" / "runs" / "a" / "JOB"
+    lock.write_text('{"job": "first"}\n')
+    before = len(cloud.calls("create"))
+    with pytest.raises(UserError, match="belongs to another job.*first.*gcloud storage rm"):
+        start(job(name="second"))
+    assert len(cloud.calls("create")) == before and "second" not in record.names()
+
+
+def test_files_that_cannot_be_uploaded_stop_a_job_before_anything_is_created(cloud, job, start):
+    Path("xtr-1.0-py3-none-any.whl").unlink()
+    with pytest.raises(UserError, match="cannot be brought to gs://my-bucket/f/jobs/job"):
+        start(job())
+    assert not cloud.calls("create") and left_nothing(cloud)
+
+
+def test_a_bucket_without_rights_is_named(cloud, job, start):
+    cloud.cue(forbidden_buckets=["my-bucket"])
+    with pytest.raises(UserError, match="gs://my-bucket/f/runs/a cannot be written: .*403"):
+        start(job())
+    assert not cloud.calls("create")
+
+
+def test_a_job_whose_launcher_was_killed_is_watched_on(cloud):
+    """The run goes on meanwhile, and is not started a second time."""
+    cloud.xtr("echo x >> starts; echo one; while [ ! -e go ]; do sleep 0.1; done; echo two\n")
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from conftest import *; run_job(make_job())"
+    )
+    launcher = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert launcher.stdout.readline() == "one\n"
+    launcher.kill()
+    launcher.wait()
+    found = record.load("job")
+    assert found.is_open and not record.watched(found)
+    (cloud.bucket / "f" / "go").touch()
+    assert supervise.resume(found) == 0
+    assert (cloud.bucket / "f" / "starts").read_text() == "x\n"
+    assert cloud.state()["created"] == 1 and left_nothing(cloud)
+
+
+def test_an_open_job_is_not_launched_twice(cloud, job, start):
+    record.Record(job(), os.getcwd(), 1.0).save()
+    with pytest.raises(UserError, match="has not ended: `xtr launch resume job`"):
+        start(job())
+
+
+def test_a_stopped_job_is_resumed(cloud, job, start):
+    cloud.cue(machines=1)
+    cloud.xtr(once_then("exit 1"))
+    code, found = start(job(retries=0))
+    assert code == 1
+    assert supervise.resume(found) == 0
+    again = record.load("job")
+    assert again.state.outcome == "done" and again.state.attempt == 2 and left_nothing(cloud)
+    assert supervise.resume(again) == 0 and len(cloud.calls("create")) == 2  # nothing is left to do
+
+
+def test_missing_gcloud_is_a_users_mistake(cloud, monkeypatch, job, start):
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(UserError, match="gcloud is not on PATH"):
+        start(job())
+
+
+# ------------------------------------------------------------------------------------------------------------- others
+
+
+def test_a_job_here_goes_the_same_way(cloud, capsys, job, start):
+    cloud.xtr(
+        'echo "$XTR_PROCESS_ID of $XTR_NUM_PROCESSES at $XTR_COORDINATOR"; [ -e again ] || { touch again; exit 1; }\n'
+    )
+    code, found = start(job("local", retries=2))
+    assert code == 0 and found.state.outcome == "done" and 1 <= found.state.crashes <= 2
+    assert "0 of 2 at 127.0.0.1:" in capsys.readouterr().out
+    assert not Path("runs/a/JOB").exists() and Path("jobs/job/log/attempt-1.txt").exists()
+
+
+def test_a_job_here_that_is_interrupted_saves(cloud, job, start):
+    cloud.xtr('trap "touch saved-$XTR_PROCESS_ID; exit 42" TERM\ntouch up\nfor _ in $(seq 300); do sleep 0.1; done\n')
+
+    def interrupt():
+        while not Path("up").exists():
+            time.sleep(0.05)
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    code, found = start(job("local"))
+    assert code == 42 and found.state.outcome == "stopped"
+    assert Path("saved-0").exists() and Path("saved-1").exists()
+
+
+def test_a_jobset_is_created_followed_and_deleted(cloud, capsys, job, start):
+    cloud.cue(queue_seconds=0.3)
+    cloud.xtr('echo "$XTR_EXPECT_PROCESSES $TPU_WORKER_ID"; touch "made-$MEGASCALE_SLICE_ID-$TPU_WORKER_ID"\n')
+    code, found = start(job("gke", slices=2, queue="tpu"))
+    assert code == 0 and found.state.outcome == "done"
+    assert "4 0\n" in capsys.readouterr().out
+    made = sorted(path.name for path in (cloud.bucket / "f").glob("made-*"))
+    assert made == ["made-0-0", "made-0-1", "made-1-0", "made-1-1"]
+    assert not (cloud.root / "jobsets" / "job" / "jobset.json").exists() and left_nothing(cloud)
+
+
+def test_a_jobset_starts_again_after_a_preemption_and_after_a_crash_and_counts_the_crash_alone(cloud, job, start):
+    """By the policies of the manifest, as its controller reads them."""
+    cloud.cue(preempt={"0": {"when": "buckets/my-bucket/f/up-*"}})
+    cloud.xtr(
+        'case $(ls "$FAKE_CLOUD/jobsets/job" | grep -c "pod-.*-0-0") in\n'
+        f'1) touch "up-$TPU_WORKER_ID"\n{LONG};;\n2) exit 42;;\n3) exit 1;;\nesac\n'
+    )
+    code, found = start(job("gke", retries=1))
+    assert code == 0 and "started again 3 times" in found.state.reason and left_nothing(cloud)
+
+
+def test_a_jobset_that_crashes_too_often_fails(cloud, job, start):
+    cloud.xtr("exit 1\n")
+    code, found = start(job("gke", retries=1))
+    assert code == 1 and "BackoffLimitExceeded" in found.state.reason and left_nothing(cloud)
+
+
+def test_a_users_mistake_ends_a_jobset_at_once(cloud, job, start):
+    cloud.xtr("sleep 0.5; exit 2\n")
+    code, found = start(job("gke", retries=50))
+    assert code == 2 and left_nothing(cloud)
+    assert not (cloud.root / "jobsets" / "job" / "jobset.json").exists()

@@ -1,0 +1,272 @@
+"""The life of a job as a function: every transition, and what holds for any order of events."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from xtr.launch import watch
+from xtr.launch.plan import Observation, Seen
+from xtr.launch.watch import (
+    Attach,
+    Began,
+    Create,
+    Created,
+    Delete,
+    Deleted,
+    Describe,
+    Ended,
+    Finish,
+    Interrupted,
+    Observed,
+    Outcome,
+    Policy,
+    State,
+    Stop,
+    Stopped,
+    step,
+)  # fmt: skip
+
+POLICY = Policy(retries=2, wait=1000.0, run=None, poll=10.0, tries=3)
+READY = Observed(Observation(Seen.READY))
+WAITING = Observed(Observation(Seen.WAITING, "in the queue"))
+GONE = Observed(Observation(Seen.GONE, "SUSPENDED"))
+ABSENT = Observed(Observation(Seen.ABSENT))
+
+
+def play(*events, policy=POLICY, state=None, now=0.0, pace=1.0):
+    """Feeds events one after another; (the last state, all commands)."""
+    state, commands = state or State(), []
+    for event in events:
+        state, command = step(state, event, now, policy)
+        commands.append(command)
+        now += pace
+    return state, commands
+
+
+def test_the_usual_way():
+    events = (Began(), ABSENT, Created(True), WAITING, READY, Ended({0: 0, 1: 0}), Deleted(True))
+    state, commands = play(*events)
+    assert commands == [Describe(), Create(), Describe(10), Describe(10), Attach(1), Delete(), Finish(0)]
+    assert state.outcome is Outcome.DONE and state.deleted
+
+
+def test_machines_that_are_there_already_are_used():
+    assert play(Began(), READY)[1] == [Describe(), Attach(1)]
+
+
+def test_capacity_is_awaited_no_longer_than_told():
+    state, commands = play(Began(), ABSENT, Created(True), *[WAITING] * 4, pace=300.0)
+    assert state.outcome is Outcome.NO_CAPACITY and commands[-1] == Delete()
+    assert step(state, Deleted(True), 0, POLICY)[1] == Finish(1)
+
+
+def test_a_request_that_died_in_the_queue_is_deleted_and_made_anew_within_the_same_wait():
+    events = (Began(), ABSENT, Created(True), GONE, Deleted(True))
+    state, commands = play(*events)
+    assert commands[-2:] == [Delete(10), Create(10)]
+    waited, _ = play(Created(True), GONE, Deleted(True), Created(True), GONE, state=state, pace=400.0)
+    assert waited.outcome is Outcome.OPEN
+    assert play(GONE, state=dataclasses.replace(state, waiting_since=0.0), now=2000.0)[0].outcome is Outcome.NO_CAPACITY
+
+
+def test_lost_capacity_between_ready_and_start_is_no_crash():
+    """The connection fails, and the machines turn out to be gone."""
+    state, commands = play(Began(), READY, Ended(), GONE, Deleted(True))
+    assert commands[2:] == [Describe(10), Delete(), Create(10)]
+    assert state.preemptions == 1 and state.crashes == 0
+
+
+def test_preemptions_are_free():
+    state, now = State(), 0.0
+    for _ in range(20):
+        state, commands = play(
+            READY, Ended({0: 42, 1: 42}), GONE, Deleted(True), Created(True), state=state, now=now, pace=300.0
+        )
+        assert commands[2:4] == [Delete(10), Create(10)]
+        now += 1500.0
+    assert (state.preemptions, state.crashes, state.attempt, state.outcome) == (20, 0, 20, Outcome.OPEN)
+
+
+def test_a_run_that_stops_right_after_each_start_is_no_preemption():
+    state, _ = play(*[READY, Ended({0: 42})] * 4, pace=1.0)
+    assert state.outcome is Outcome.CRASHED and "right after" in state.reason
+
+
+def test_crashes_are_started_again_as_often_as_told_with_growing_pauses():
+    crash = Ended({0: 1, 1: 1})
+    state, commands = play(Began(), READY, crash, READY, crash, READY, crash)
+    assert commands == [Describe(), Attach(1), Describe(10), Attach(2), Describe(20), Attach(3), Delete()]
+    assert state.outcome is Outcome.CRASHED and state.crashes == 3
+    assert step(state, Deleted(True), 0, POLICY)[1] == Finish(1)
+
+
+@pytest.mark.parametrize("codes", [{0: 2}, {0: 2, 1: 1}, {0: 42, 1: 2}])
+def test_wrong_use_is_never_started_again(codes):
+    state, commands = play(READY, Ended(codes), Deleted(True))
+    assert commands[1:] == [Delete(), Finish(2)] and state.crashes == 0
+
+
+@pytest.mark.parametrize("codes, outcome", [({0: 0}, Outcome.DONE), ({1: 0}, Outcome.OPEN), ({}, Outcome.OPEN)])
+def test_a_run_is_done_only_when_process_0_says_so(codes, outcome):
+    assert play(READY, Ended(codes))[0].outcome is outcome
+
+
+def test_a_broken_connection_is_taken_up_with_the_same_attempt():
+    state, commands = play(READY, Ended(), READY, Ended(), READY)
+    assert [c.attempt for c in commands if isinstance(c, Attach)] == [1, 1, 1]
+    assert state.crashes == 0
+
+
+def test_machines_that_never_answer_are_replaced_and_count_as_a_crash():
+    state, commands = play(*[READY, Ended()] * 4)
+    assert commands[-1] == Delete() and state.again and state.crashes == 1
+    assert play(Deleted(True), state=state)[1] == [Create(10)]
+
+
+def test_a_job_out_of_time_saves_first():
+    policy = dataclasses.replace(POLICY, run=3600.0)
+    state, commands = play(READY, Ended(late=True), Stopped(), Deleted(True), policy=policy)
+    assert commands == [Attach(1, 3600.0), Stop(policy.save), Delete(), Finish(42)]
+    state, commands = play(READY, Ended({0: 1}), READY, policy=policy, pace=2000.0)
+    assert commands[-1] == Attach(2, 1600.0)  # what waiting took is not counted
+
+
+def test_time_that_ended_while_machines_were_awaited_starts_nothing():
+    state = State(attempt=1, used=3600.0)
+    assert play(READY, policy=dataclasses.replace(POLICY, run=3600.0), state=state)[0].outcome is Outcome.DEADLINE
+
+
+EVERY_MOMENT = {
+    "begun": [Began()],
+    "creating": [Began(), ABSENT],
+    "created": [Began(), ABSENT, Created(True)],
+    "waiting": [Began(), ABSENT, Created(True), WAITING],
+    "running": [Began(), READY],
+    "crashed": [Began(), READY, Ended({0: 1})],
+    "disconnected": [Began(), READY, Ended()],
+    "preempted": [Began(), READY, Ended(), GONE],
+    "recreating": [Began(), READY, Ended(), GONE, Deleted(True)],
+    "done": [Began(), READY, Ended({0: 0})],
+    "stopping": [Began(), READY, Interrupted()],
+}
+
+
+@pytest.mark.parametrize("moment", EVERY_MOMENT)
+def test_an_interrupt_at_any_moment_ends_in_deletion(moment):
+    state, _ = play(*EVERY_MOMENT[moment])
+    live = state.live
+    state, command = step(state, Interrupted(), 0, POLICY)
+    assert command == (Stop(POLICY.save) if live else Delete())
+    if live:
+        state, command = step(state, Stopped(), 0, POLICY)
+    assert command == Delete()
+    state, command = step(state, Deleted(True), 0, POLICY)
+    assert command == Finish(0 if moment == "done" else 42)
+
+
+@pytest.mark.parametrize("moment", EVERY_MOMENT)
+def test_a_second_interrupt_does_not_wait_for_a_save(moment):
+    state, _ = play(*EVERY_MOMENT[moment])
+    assert step(state, Interrupted(forced=True), 0, POLICY)[1] == Delete()
+
+
+def test_deleting_is_tried_again_and_then_given_up_in_so_many_words():
+    state, commands = play(READY, Ended({0: 0}), Deleted(False, "no"), Deleted(False, "no"), Deleted(False, "no"))
+    assert commands[1:] == [Delete(), Delete(10), Delete(20), Finish(1)]
+    assert not state.deleted and "deleting failed: no" in state.reason and state.outcome is Outcome.DONE
+
+
+def test_kept_machines_are_left_alone():
+    policy = dataclasses.replace(POLICY, keep=True)
+    assert play(READY, Ended({0: 0}), policy=policy)[1][-1] == Finish(0)
+    assert play(READY, Interrupted(), Stopped(), policy=policy)[1][-2:] == [Stop(policy.save), Finish(42)]
+
+
+def test_a_request_that_is_refused_is_not_made_again():
+    state, commands = play(Began(), ABSENT, Created(False, "no permission", refused=True), Deleted(True))
+    assert commands[-2:] == [Delete(), Finish(2)]
+
+
+def test_a_request_that_fails_is_looked_for_before_it_is_made_again():
+    failed = Created(False, "unavailable")
+    state, commands = play(Began(), ABSENT, failed, ABSENT, failed, READY)
+    assert commands == [Describe(), Create(), Describe(10), Create(10), Describe(20), Attach(1)]
+    state, commands = play(*[failed] * 4)
+    assert state.outcome is Outcome.CRASHED and commands[-1] == Delete()
+
+
+def test_a_cluster_that_restarts_runs_is_left_to_it():
+    policy = dataclasses.replace(POLICY, restarts=True)
+    running = Observed(Observation(Seen.READY, "running", 0))
+    again = Observed(Observation(Seen.READY, "running", 1))
+    state, commands = play(running, Ended({0: 1}), WAITING, again, Ended({0: 0}), policy=policy)
+    assert commands == [Attach(0), Describe(10), Describe(10), Attach(1), Describe(10)]
+    assert state.crashes == 0 and state.outcome is Outcome.OPEN
+    done = Observed(Observation(Seen.DONE))
+    assert play(done, Deleted(True), policy=policy, state=state)[1] == [Delete(), Finish(0)]
+    failed = Observed(Observation(Seen.FAILED, "too many"))
+    assert play(failed, Deleted(True), policy=policy, state=state)[1] == [Delete(), Finish(1)]
+    assert play(Ended({0: 2}), policy=policy, state=state)[0].outcome is Outcome.REFUSED
+
+
+def test_what_happens_when_a_launcher_takes_an_ended_job_up():
+    """`Began` on a decided job deletes; it never starts."""
+    state = State(outcome=Outcome.STOPPED, deleted=False)
+    assert play(Began(), state=state)[1] == [Delete()]
+
+
+# ------------------------------------------------------------------------------------------------ for any order
+
+
+ANSWERS = {
+    Describe: st.one_of(
+        *(st.just(Observed(Observation(seen, "said", None))) for seen in Seen if seen not in (Seen.DONE, Seen.FAILED))
+    ),
+    Create: st.builds(Created, st.booleans(), st.just("why"), st.sampled_from([False, False, False, True])),
+    Attach: st.builds(
+        Ended, st.dictionaries(st.integers(0, 2), st.sampled_from([0, 0, 1, 2, 42, 137]), max_size=3), st.booleans()
+    ),
+    Stop: st.just(Stopped()),
+    Delete: st.builds(Deleted, st.booleans(), st.just("why")),
+}
+
+
+@given(st.data(), st.booleans(), st.integers(0, 3))
+def test_every_job_ends_and_deletes_what_it_created(data, keep, retries):
+    """Whatever the cloud answers and whenever the user interrupts."""
+    policy = Policy(retries=retries, wait=5000.0, run=20_000.0, poll=10.0, tries=3, keep=keep)
+    state, command = step(State(), Began(), 0.0, policy)
+    there, now, tries, interrupts = False, 0.0, 0, 0
+    while not isinstance(command, Finish):
+        now += getattr(command, "after", 0.0) + data.draw(st.sampled_from([1.0, 500.0]))
+        tries += 1
+        if tries > 200:  # a cloud that answers nothing sensible for long: the user has enough
+            interrupts += 1
+            event = Interrupted(forced=interrupts > 1) if not isinstance(command, Delete) else Deleted(True)
+        elif data.draw(st.integers(0, 40)) == 0 and not isinstance(command, Delete):
+            interrupts += 1
+            event = Interrupted(forced=interrupts > 1)
+        else:
+            event = data.draw(ANSWERS[type(command)])
+        if isinstance(event, Ended) and event.late:
+            event = dataclasses.replace(event, codes={})
+        decided = state.outcome is not Outcome.OPEN
+        if isinstance(command, Create):
+            there = True  # whatever it says, it may have been made
+        if isinstance(event, Deleted) and event.ok:
+            there = False
+        state, command = step(state, event, now, policy)
+        assert not (decided and isinstance(command, Create | Attach | Describe))
+        assert state.crashes <= retries + 1
+        assert tries < 300
+    assert state.outcome is not Outcome.OPEN
+    assert not there or keep or not state.deleted
+    assert command.code in (0, 1, 2, 42)
+
+
+@given(st.integers(1, 1000))
+def test_pauses_grow_to_a_bound(fails):
+    assert watch.backoff(POLICY, fails) <= 600.0
+    assert watch.backoff(POLICY, fails) <= watch.backoff(POLICY, fails + 1)
