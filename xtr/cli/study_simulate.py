@@ -1,9 +1,11 @@
 """`xtr study simulate`: what the study's statistics do on made-up data with a known truth."""
 
 import argparse
+import contextlib
+import functools
 import json
 import sys
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
 from rich.console import Console
@@ -34,14 +36,17 @@ def simulate(arguments: argparse.Namespace) -> int:
         if value < 1:
             raise UserError(f"{name} {value}: it must be a positive whole number.")
     settings = calibration.settings(arguments.table, arguments.seeds)
-    with (
-        progress(f"simulate {arguments.table}", len(settings)) as reporter,
-        ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool,
-    ):
-        waiting = [pool.submit(setting.measure, studies, arguments.seed) for setting in settings]
-        for _ in as_completed(waiting):
+    measure = functools.partial(_measure, studies=studies, seed=arguments.seed)
+    lines = []
+    with contextlib.ExitStack() as stack:
+        reporter = stack.enter_context(progress(f"simulate {arguments.table}", len(settings)))
+        found = map(measure, settings)
+        if arguments.workers > 1:
+            pool = stack.enter_context(ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")))
+            found = pool.map(measure, settings)
+        for line in found:
+            lines.append(line)
             reporter.advance()
-        lines = [each.result() for each in waiting]
     if arguments.json:
         print(json.dumps(lines, indent=1))
         return 0
@@ -50,6 +55,10 @@ def simulate(arguments: argparse.Namespace) -> int:
         table.add_row(*map(_text, line.values()))
     Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(table)
     return 0
+
+
+def _measure(setting, studies: int, seed: int) -> dict:
+    return setting.measure(studies, seed)
 
 
 def _text(value: object) -> str:
