@@ -108,7 +108,7 @@ def test_far_out_the_p_value_is_that_of_a_normal_plus_a_t_variable(share, degree
     assert welch < p_value_of(2.5, share, degrees) < (np.abs(drawn) > 2.5).mean() + 0.001
 
 
-@given(st.floats(0.01, 1), st.floats(1, 30), st.sampled_from([0.8, 0.95, 0.99]))
+@given(st.floats(0.01, 1), st.floats(1, 30) | st.integers(1, 30), st.sampled_from([0.8, 0.95, 0.99]))
 def test_interval_and_p_value_agree(share, degrees, confidence):
     ratio = quantile(confidence, share, degrees)
     assert p_value_of(ratio, share, degrees) == pytest.approx(1 - confidence, rel=1e-3)

@@ -11,6 +11,7 @@ run without an intermediate; all targets of an intermediate and seed share the r
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import MappingProxyType
 
 import numpy as np
@@ -86,7 +87,8 @@ class Study:
 
     def load(self, key: ContributionKey) -> dict[str, float]:
         """The contributions of one run, target and language."""
-        return {f"{n:06d}": float(value) for n, value in enumerate(self.contributions[key])}
+        values_N = self.contributions[key]
+        return dict(zip(_ids(len(values_N)), values_N.tolist(), strict=True))
 
 
 def simulate(design: Design, gains: Sequence[float], seed: int) -> Study:
@@ -125,6 +127,11 @@ def simulate(design: Design, gains: Sequence[float], seed: int) -> Study:
                         dev = design.level + gain * helped + run_S[seed_of_run] + rng.normal(0, 0.3)
                         development.append(shared | {"language": ENGLISH, "split": "validation", "value": float(dev)})
     return Study(pd.DataFrame(rows), pd.DataFrame(development), contributions, design.targets)
+
+
+@lru_cache(maxsize=8)
+def _ids(count: int) -> tuple[str, ...]:
+    return tuple(f"{n:06d}" for n in range(count))
 
 
 # One metric a target is enough where it is the target's score alone.

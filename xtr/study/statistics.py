@@ -21,7 +21,7 @@ Axes: R resamples, S seeds, N examples, L languages, K any stacked vectors.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from scipy.optimize import brentq
@@ -33,6 +33,7 @@ _CHUNK_ENTRIES = 2_000_000  # resample counts held at once: 16 MB
 _WELCH_HALF = 0.05  # the p-value at which Welch's and Fisher's answers weigh the same
 _LOG_CHI2 = np.linspace(-32, 7, 240)  # where the chi-square density is integrated, log scale
 _CHI2 = np.exp(_LOG_CHI2)
+_SHARES = np.linspace(1e-3, 1, 129) ** 3  # nodes of an interpolation, denser where the quantile is steep
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +55,16 @@ class Sample:
     @property
     def seeds(self) -> int:
         return len(self.value_S)
+
+    @cached_property
+    def value(self) -> float:
+        """Mean over the seeds."""
+        return float(self.value_S.mean())
+
+    @cached_property
+    def seed_variance(self) -> float:
+        """Of that mean over new seeds; needs 2 seeds."""
+        return float(self.value_S.var(ddof=1)) / self.seeds
 
 
 @dataclass(frozen=True)
@@ -95,7 +106,7 @@ class Estimate:
 
     @property
     def p_value(self) -> float:
-        """Two-sided p-value of "the true value is 0"; below 1 - confidence just where the interval excludes 0.
+        """Two-sided p-value of "the true value is 0"; below 1 - confidence where the interval excludes 0.
 
         Not the share of resamples beyond 0: that cannot go below 2 / resamples, too coarse for Holm over many cells.
         """
@@ -233,11 +244,12 @@ def combine(samples: Sequence[Sample], coefficients: Sequence[float], confidence
       confidence: level of the interval.
     """
     weighted = [(s, c) for s, c in zip(samples, coefficients, strict=True) if c]
-    value = sum(c * s.value_S.mean() for s, c in weighted)
-    parts = [(c**2 * s.value_S.var(ddof=1) / s.seeds, s.seeds - 1) for s, c in weighted if s.seeds > 1]
+    value = sum(c * s.value for s, c in weighted)
+    parts = [(c**2 * s.seed_variance, s.seeds - 1) for s, c in weighted if s.seeds > 1]
     of_seeds = sum(part for part, _ in parts)
     spread = sum(part**2 / degrees for part, degrees in parts)
-    of_examples = np.var(sum(c * s.draws_R for s, c in weighted)) - sum(c**2 * s.interaction for s, c in weighted)
+    draws_R = sum(c * s.draws_R for s, c in weighted) if weighted else np.zeros(1)
+    of_examples = np.var(draws_R) - sum(c**2 * s.interaction for s, c in weighted)
     variance = of_seeds + max(float(of_examples), 0.0)
     share = float(of_seeds / variance) if variance > 0 else 0.0
     degrees = float(of_seeds**2 / spread) if spread > 0 else math.inf
@@ -296,9 +308,21 @@ def _chi2_weights(degrees: float) -> np.ndarray:
 
 def quantile(confidence: float, seed_share: float, degrees: float) -> float:
     """Half the width of an interval in standard errors: where `p_value_of` is 1 - confidence."""
-    normal = float(ndtri((1 + confidence) / 2))
     if seed_share <= 0 or math.isinf(degrees):
-        return normal
+        return float(ndtri((1 + confidence) / 2))
+    if degrees == int(degrees):  # every cell of a table: a model's own seeds
+        return float(np.interp(seed_share, _SHARES, _quantiles(confidence, degrees)))
+    return _solve(confidence, seed_share, degrees)
+
+
+@lru_cache(maxsize=64)
+def _quantiles(confidence: float, degrees: float) -> np.ndarray:
+    """The quantile at `_SHARES`, for interpolation: to half a thousandth, at a hundredth of the time."""
+    return np.array([_solve(confidence, share, degrees) for share in _SHARES])
+
+
+def _solve(confidence: float, seed_share: float, degrees: float) -> float:
+    normal = float(ndtri((1 + confidence) / 2))
     widest = float(stdtrit(degrees, (1 + confidence) / 2)) * 1.01
     return brentq(lambda x: p_value_of(x, seed_share, degrees) - (1 - confidence), normal * 0.99, widest, xtol=1e-6)
 
