@@ -8,6 +8,7 @@ from xtr.errors import DataError, UserError
 from xtr.evaluate.results import ResultRow, ResultStore
 from xtr.study import transfer
 from xtr.study.panels import Panel
+from xtr.study.simulate import Design, simulate
 from xtr.study.statistics import crossed_bootstrap, crossed_bootstrap_mean
 from xtr.study.transfer import AVERAGE, GAP, NONE, POOLED, WITHOUT_OVERLAPS, WITHOUT_RETRIEVAL, ZERO_SHOT
 
@@ -72,6 +73,43 @@ def test_averages_over_targets(built):
     both = [table.cell(model, name, AVERAGE).gain.value for name in ("mnli", "squad_v1")]
     pooled = table.cell(model, POOLED, AVERAGE)
     assert pooled.gain.value == pytest.approx(np.mean(both)) and pooled.score.examples == 360 + 240 + 360
+
+
+def test_the_averages_of_a_whole_benchmark():
+    targets = {
+        "xnli": ("en", "de", "sw"),
+        "tydiqa": ("en", "fi", "te"),
+        "tatoeba": ("de", "sw"),
+        "mewslix": ("de", "ta"),
+    }
+    design = Design(sizes=(("bloom-7b1", 7_069_016_064),), family="bloom", targets=targets, seeds=3, examples=40)
+    study = simulate(design, (2.0,), seed=0)
+    table = transfer.build(study.rows, study.load, study.languages, resamples=100)
+    (model,) = table.models
+    assert table.averages() == transfer.AVERAGES
+    for name in ("mnli", POOLED):
+        gain = {t: table.cell(model, name, t).gain.value for t in targets}
+        mean = {average: table.cell(model, name, average).gain.value for average in transfer.AVERAGES}
+        assert mean[AVERAGE] == pytest.approx(np.mean(list(gain.values())))
+        assert mean[WITHOUT_RETRIEVAL] == pytest.approx((gain["xnli"] + gain["tydiqa"]) / 2)
+        assert mean[transfer.WITHOUT_RETRIEVAL_TYDIQA] == pytest.approx(gain["xnli"])
+        assert mean[transfer.RETRIEVAL_ALONE] == pytest.approx((gain["tatoeba"] + gain["mewslix"]) / 2)
+    # BLOOM's corpus lacks German and Finnish.
+    known = {"xnli": "sw", "tydiqa": "te", "tatoeba": "sw", "mewslix": "ta"}
+    covered = np.mean([table.cell(model, "mnli", t, language).gain.value for t, language in known.items()])
+    assert table.cell(model, "mnli", transfer.COVERED).gain.value == pytest.approx(covered)
+    for target in targets:
+        each = [table.cell(model, name, target).gain.value for name in ("mnli", "squad_v1")]
+        pooled = table.cell(model, POOLED, target)
+        assert pooled.gain.value == pytest.approx(np.mean(each)) and pooled.p_adjusted is None
+        assert table.cell(model, POOLED, target, "de") is None
+
+
+def test_only_gains_of_zero_shot_means_keep_their_resamples(built):
+    _, table = built
+    for cell in table.cells:
+        assert cell.score.sample is None
+        assert cell.gain is None or (cell.gain.sample is not None) == (cell.view == ZERO_SHOT)
 
 
 def test_significance_overlap_and_chance(make_study, recipe, expected, chance):
@@ -209,9 +247,7 @@ def test_a_metric_of_counts_is_resampled_as_its_value():
     """With as many tokens in every sentence, (right, wrong, wrong) has accuracy as its micro F1, in every resample."""
     right_KN = np.random.default_rng(0).integers(0, 11, (2, 50))
     counts = np.stack([right_KN, 10 - right_KN, 10 - right_KN], axis=-1).astype(float)
-    panels = [
-        Panel("udpos", {"de": tuple(map(str, range(50)))}, {"de": v}, {}) for v in (right_KN * 10.0, counts)
-    ]
+    panels = [Panel("udpos", {"de": tuple(map(str, range(50)))}, {"de": v}, {}) for v in (right_KN * 10.0, counts)]
     for panel in panels:
         panel.resample(20, seed=3)
     np.testing.assert_allclose(panels[0].scores("de"), panels[1].scores("de"))
