@@ -11,7 +11,7 @@ The decision rule (`verdict_of`), with "largest" the gain at the largest size:
     largest > 0, slope > 0                               grows
     largest > 0, slope < 0                               shrinks
     largest > 0, slope not distinguishable from 0        persists         where the study is adequate
-    largest not > 0, a smaller size > 0                  vanishes         where the study is adequate
+    largest not > 0, a smaller size > 0                  vanishes         where largest < 0 or the study is adequate
     largest not > 0, no smaller size > 0                 absent           where the study is adequate
     everything else                                      underpowered
 
@@ -223,11 +223,14 @@ def verdict_of(gains: Sequence[Estimate], slope: Estimate | None, adequate: bool
         if slope.excludes(0):
             return GROWS if slope.value > 0 else SHRINKS
         return PERSISTS if adequate else UNDERPOWERED
-    if not adequate or largest.half_width > 2 * width:
-        return UNDERPOWERED
     smaller = gains[:-1]
     clear = holm([gain.p_value for gain in smaller]) < 1 - largest.confidence
-    return VANISHES if any(c and gain.value > 0 for c, gain in zip(clear, smaller, strict=True)) else ABSENT
+    gained = any(c and gain.value > 0 for c, gain in zip(clear, smaller, strict=True))
+    if gained and largest.high < 0:
+        return VANISHES
+    if not adequate or largest.half_width > 2 * width:
+        return UNDERPOWERED
+    return VANISHES if gained else ABSENT
 
 
 def power_of(gains: Sequence[SizeGain], slope: Estimate | None, width: float = WIDTH) -> Power:
@@ -309,7 +312,9 @@ def _sentence(family, intermediate, target, gains, slope, verdict, width) -> str
     facts = f"{gain}, {trend}"
     if verdict == UNDERPOWERED:
         few = min(one.gain.seeds for one in gains) < 2
-        why = "some sizes have one seed" if few else f"it is not known to within ±{width:.1f} points"
+        why = (
+            "some sizes have one seed" if few else f"the gain or its change is not known to within ±{width:.1f} points"
+        )
         sentence = f"{family}: underpowered: whether {what} persists with scale cannot be told, since {why}: {facts}"
     elif verdict == ABSENT:
         harm = "and the largest model loses by it" if largest.high < 0 else "at the largest size or any other"
