@@ -139,7 +139,7 @@ def observe(code: int, out: str, err: str) -> Observation:
         return Observation(Seen.WAITING, f"in Kueue's queue{again}")
     ready = sum(job.get("ready", 0) for job in status.get("replicatedJobsStatus") or ())
     if ready >= slices:
-        return Observation(Seen.READY, f"running{again}", restarts)
+        return Observation(Seen.READY, f"running{again}", restarts + 1)
     return Observation(Seen.WAITING, f"{ready} of {slices} slices are ready{again}")
 
 

@@ -237,6 +237,7 @@ case ${1:-} in
   stop) stop "${2:-0}" ;;
   run | attach)
     number=$(process_number)
+    [ "$MOUNT" != csi ] || attempt=$((attempt + 1)) # JobSet counts restarts, from 0 on
     place=$state/process-$number
     if [ "$1" = run ]; then run; else attach "${3:-0}"; fi
     ;;

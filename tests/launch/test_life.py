@@ -256,7 +256,7 @@ def test_a_job_here_that_is_interrupted_saves(cloud, job, start):
 
 def test_a_jobset_is_created_followed_and_deleted(cloud, capsys, job, start):
     cloud.cue(queue_seconds=0.3)
-    cloud.xtr('echo "$XTR_EXPECT_PROCESSES $TPU_WORKER_ID"; touch "made-$MEGASCALE_SLICE_ID-$TPU_WORKER_ID"\n')
+    cloud.xtr('echo "$XTR_EXPECT_PROCESSES $TPU_WORKER_ID"; touch "made-$MEGASCALE_SLICE_ID-$TPU_WORKER_ID"; sleep 1\n')
     code, found = start(job("gke", slices=2, queue="tpu"))
     assert code == 0 and found.state.outcome == "done"
     assert "4 0\n" in capsys.readouterr().out

@@ -100,8 +100,8 @@ def _name(arguments: argparse.Namespace, run_dir: str) -> str:
     return f"{arguments.action}-{'-'.join(filter(None, words.split('-')))}"[:40].rstrip("-")
 
 
-def build_spec(arguments: argparse.Namespace) -> tuple[Any, Any]:
-    """The job that a command line describes, and its built run.
+def build_spec(arguments: argparse.Namespace) -> Any:
+    """The job that a command line describes: its `RunSpec`.
 
     The configuration is loaded here as it will be there, so that a mistake in it costs nothing.
     """
@@ -129,7 +129,7 @@ def build_spec(arguments: argparse.Namespace) -> tuple[Any, Any]:
     text = "# What --gin.NAME=VALUE said.\n" + "".join(overrides)
     files = [*found.files, *(File(f"modules/{Path(m).name}", _text(m)) for m in modules), File("overrides.gin", text)]
     provisioning = "spot" if arguments.spot else "on-demand"
-    if arguments.reserved or arguments.reservation:
+    if arguments.reserved or (arguments.reservation and not arguments.spot):
         provisioning = "reserved"
     spec = RunSpec(
         name=name,
@@ -151,7 +151,7 @@ def build_spec(arguments: argparse.Namespace) -> tuple[Any, Any]:
             )
         },
     )
-    return spec, run
+    return spec
 
 
 def _task_modules(run: Any) -> list[str]:
@@ -180,13 +180,13 @@ def _job(arguments: argparse.Namespace) -> int:
         raise UserError(f"--poll_seconds is {arguments.poll_seconds:g}; it must be more than 0.")
     if arguments.slices != 1 and not arguments.accelerator:
         raise UserError("--slices goes with --accelerator.")
-    spec, run = build_spec(arguments)
+    spec = build_spec(arguments)
     plan = backends.plan(spec)
     if arguments.dry_run:
         print(plan.dry_run(), end="")
         return 0
     if arguments.check:
-        return _check(arguments, spec, run)
+        return _check(arguments, spec)
     if spec.wheel and not Path(spec.wheel).is_file():
         raise UserError(f"--wheel is {spec.wheel}, but there is no such file: `python -m build --wheel` writes one.")
     from xtr.launch import record, supervise
@@ -194,12 +194,17 @@ def _job(arguments: argparse.Namespace) -> int:
     return supervise.launch(record.Record(spec, os.getcwd(), arguments.poll_seconds))
 
 
-def _check(arguments: argparse.Namespace, spec: Any, run: Any) -> int:
+def _check(arguments: argparse.Namespace, spec: Any) -> int:
     from xtr.launch import check
 
     findings = check.names(spec)
     if arguments.check == "fit":
-        findings += check.fit(spec, run, arguments.price_per_chip_hour)
+        from xtr.cli import plan as planning
+
+        def load():
+            return planning.load(arguments.gin_file, arguments.overrides, arguments.search_paths)
+
+        findings += check.fit(spec, load, arguments.price_per_chip_hour)
     for finding in findings:
         print(f"{finding.mark:<5} {finding.what}" + (f"\n      {finding.fix}" if finding.fix else ""))
     wrong = sum(finding.mark == check.WRONG for finding in findings)
