@@ -1,6 +1,7 @@
 """The tiny study through the command: it runs, a second run does nothing, and a killed one ends in the same bits."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,8 +11,16 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from xtr.checkpoints.manager import committed_steps, read_index
-from xtr.cli.main import run
+from xtr.checkpoints.index import read_index
+from xtr.checkpoints.manager import committed_steps
+from xtr.cli.commands import load as load_command
+from xtr.cli.main import build_parser, run, split_gin
+from xtr.cli.study_load import load
+from xtr.errors import UserError
+from xtr.evaluate import engine
+from xtr.study import lease
+from xtr.study.handover import hand_over
+from xtr.study.state import STATES
 
 XTR = [sys.executable, "-m", "xtr.cli.main"]
 
@@ -26,6 +35,11 @@ def undisturbed(study_arguments, tmp_path_factory) -> Path:
 def stage(directory: Path, name: str) -> Path:
     (found,) = directory.glob(f"stages/{name}-*")
     return found
+
+
+def report(directory: Path) -> str:
+    (page,) = directory.rglob("report.html")
+    return page.read_text()
 
 
 def rows(directory: Path) -> pd.DataFrame:
@@ -46,8 +60,8 @@ def test_a_study_leaves_what_it_promises(undisturbed):
     table = rows(undisturbed)
     assert set(table["target"]) == {"xnli", "xquad", "tatoeba"} and set(table["seed"]) == {0, 1}
     assert {"en", "qaa", "qab", "qac", "mean 4/4"} == set(table[table["target"] == "xnli"]["language"])
-    page = (undisturbed / "report.html").read_text()
-    assert "tiny" in page and "http-equiv" not in page and "src=\"http" not in page
+    page = report(undisturbed)
+    assert "tiny" in page and "http-equiv" not in page and 'src="http' not in page
     assert list(undisturbed.glob("tensorboard/**/events.out.tfevents.*"))
     run_dir = stage(undisturbed, "target.tiny.nli.xnli.seed0")
     for name in ("config.gin", "operative_config.gin", "overrides.gin", "environment.json", "DONE", "checkpoints/4"):
@@ -67,7 +81,119 @@ def test_status_counts_stages(undisturbed, study_arguments, capsys):
     facts = json.loads(capsys.readouterr().out)
     # 1 pretrained + 2 intermediates + 2 intermediates (none, nli) x 2 trained targets x 2 seeds, and the evaluations:
     # 8 of those, retrieval once without an intermediate and once a seed with one.
-    assert len(facts) == 1 + 2 + 8 + 8 + 3 and {f["state"] for f in facts} == {"done"}
+    assert facts["counts"] == {name: 0 for name in STATES} | {"done": 1 + 2 + 8 + 8 + 3}
+    assert all(stage["seconds"] > 0 and stage["steps"] == stage["of"] for stage in facts["stages"])
+    assert run([*study_arguments(undisturbed, "status"), "--watch"]) == 0  # ends where nothing is left
+    assert "22 stages: 22 done" in capsys.readouterr().out
+
+
+def test_a_plan_shows_the_graph_and_what_it_costs(undisturbed, study_arguments, tmp_path, capsys):
+    assert run([*study_arguments(undisturbed, "plan"), "--json", "--price=2"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    totals, stages = facts["totals"], {stage["stage"]: stage for stage in facts["stages"]}
+    assert totals["states"] == {"done": 22} and totals["steps"] == 6 + 2 * 4 + 8 * 4
+    assert totals["chip_hours_left"] == totals["price_left"] == totals["hours_all_at_once"] == 0
+    assert totals["price"] == 2 * totals["chip_hours"] > 0
+    assert stages["target.tiny.nli.xnli.seed0"]["parent"] == "intermediate.tiny.nli.seed0"
+    assert stages["intermediate.tiny.nli.seed0"]["parent"] == "pretrain.tiny"
+    assert all(Path(stage["directory"]).is_dir() for stage in stages.values())
+    # Another study's directory: the same addresses, nothing done.
+    assert run([*study_arguments(tmp_path / "other", "plan"), "--by=stage"]) == 0
+    shown = capsys.readouterr().out
+    assert "22 stages (1 ready, 21 waiting), 46 training steps" in shown
+    assert stages["target.tiny.nli.xnli.seed0"]["address"] in shown and "An estimate" in shown
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_plan_needs_neither_data_nor_vocabulary(study_arguments, capsys):
+    gin_file = study_arguments("")[2]
+    assert run(["study", "plan", gin_file, "--by=stage", "--gin.VOCAB_SIZE=512"]) == 0
+    said = capsys.readouterr()
+    assert said.out.count("unknown until its data is here") == 22 and "22 stages (22 unknown)" in said.out
+    assert "assumed: VOCABULARY_PATH" in said.out and "not here: " in said.err
+
+
+def test_another_protocol_or_other_data_is_refused(undisturbed, study_arguments, cache_dir, tmp_path, capsys):
+    kept = json.loads((undisturbed / "protocol.json").read_text())
+    assert kept["protocol"]["evaluations"]["tiny.tatoeba"]["embedding_layer"] == -1
+    assert "last checkpoint" in kept["protocol"]["selection"] and len(kept["vocabularies"]["tiny"]) == 16
+    assert {"tiny.mnli", "tiny.xnli.qaa", "tiny.squad_v1"} <= set(kept["data"])
+    assert kept["code"][0]["xtr"] and kept["code"][0]["since"]
+    before = sorted(undisturbed.rglob("*"))
+    other = "--gin.study.stage_overrides={'evaluate': {'LENGTH_BUCKETS': (64,), 'LIMIT': 5}}"
+    with pytest.raises(UserError, match=r"measured otherwise: tiny.tatoeba.limit: None -> 5.*another STUDY_DIR"):
+        run([*study_arguments(undisturbed), other])
+    assert sorted(undisturbed.rglob("*")) == before
+    # As if the data had been other ones at the first run.
+    copy = shutil.copytree(undisturbed, tmp_path / "copy")
+    kept["data"]["tiny.mnli"] = "mnli-other"
+    (copy / "protocol.json").write_text(json.dumps(kept))
+    with pytest.raises(UserError, match="data tiny.mnli: mnli-other -> "):
+        run(study_arguments(copy))
+    # Another revision of the code is no other protocol: it is listed, and the report shows it.
+    kept = json.loads((undisturbed / "protocol.json").read_text())
+    kept["code"][0]["revision"] = "abc123"
+    (copy / "protocol.json").write_text(json.dumps(kept))
+    assert run(study_arguments(copy)) == 0
+    assert [run_["revision"] for run_ in json.loads((copy / "protocol.json").read_text())["code"]][0] == "abc123"
+    assert "abc123" in report(copy)
+    # Rows that were made on other data.
+    signed = stage(copy, "evaluate.tiny.nli.xnli.seed0") / "stage.json"
+    signed.write_text(signed.read_text().replace("xnli", "other"))
+    with pytest.raises(UserError, match="were made otherwise than this study makes them"):
+        run(study_arguments(copy, "report"))
+
+
+def test_a_failed_stage_is_shown_and_retried(undisturbed, study_arguments, tmp_path, capsys, monkeypatch):
+    directory = shutil.copytree(undisturbed, tmp_path / "study")
+    name = "evaluate.tiny.nli.xnli.seed0"
+    (stage(directory, name) / "DONE").unlink()
+
+    def fail(*_):
+        raise RuntimeError("no memory left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "evaluate", fail)
+        assert run(study_arguments(directory)) == 1
+    assert f"failed: {name}: RuntimeError: no memory left" in capsys.readouterr().out
+    assert "no memory left" in report(directory)
+    assert run(study_arguments(directory)) == 1  # it is left alone
+    assert "`xtr study retry` clears it" in capsys.readouterr().out
+    assert run(study_arguments(directory, "status")) == 0
+    shown = capsys.readouterr().out
+    assert "22 stages: 21 done, 1 failed" in shown and "no memory left" in shown
+    with pytest.raises(UserError, match=f"Did you mean {name}"):
+        run([*study_arguments(directory, "retry"), "evaluate.tiny.nli.xnli.seed"])
+    assert run([*study_arguments(directory, "retry"), name]) == 0
+    assert run([*study_arguments(directory), f"--stage={name}"]) == 0
+    assert "1 stages run" in capsys.readouterr().out
+    assert run(study_arguments(directory)) == 0
+    pd.testing.assert_frame_equal(rows(directory), rows(undisturbed), check_exact=True)
+
+
+def test_pruning_lists_first_and_never_takes_results(undisturbed, study_arguments, tmp_path, capsys):
+    directory = shutil.copytree(undisturbed, tmp_path / "study")
+    smaller = "--gin.study.targets={'xquad': 'targets/xquad.gin', 'tatoeba': 'targets/tatoeba.gin'}"
+    assert run([*study_arguments(directory, "prune"), "--gin.study.overlaps=None", smaller]) == 0
+    shown = capsys.readouterr().out
+    # XNLI's four training stages, with their leases; its evaluations hold results.
+    assert "8 paths" in shown and "Nothing was deleted" in shown and shown.count("it holds results") == 4
+    assert run([*study_arguments(directory, "prune"), "--checkpoints", "--yes"]) == 0
+    assert not list(directory.glob("stages/target.*/checkpoints/*"))
+    assert len(list(directory.glob("stages/target.*/DONE"))) == 8
+    assert run(study_arguments(directory)) == 0
+    assert "0 stages run" in capsys.readouterr().out
+    pd.testing.assert_frame_equal(rows(directory), rows(undisturbed), check_exact=True)
+
+
+def test_stages_are_named_as_they_are(undisturbed, study_arguments, tmp_path):
+    with pytest.raises(
+        UserError, match="no stage 'target.tiny.nli.xnil.seed0'.*Did you mean target.tiny.nli.xnli.seed0"
+    ):
+        run([*study_arguments(undisturbed), "--stage=target.tiny.nli.xnil.seed0"])
+    with pytest.raises(UserError, match="starts from intermediate.tiny.nli.seed0, which is not done"):
+        run([*study_arguments(tmp_path / "new"), "--stage=target.tiny.nli.xnli.seed0"])
+    assert not (tmp_path / "new" / "stages").exists()
 
 
 def wait_for(path_of, process: subprocess.Popen, seconds: float = 180.0) -> None:
@@ -115,3 +241,61 @@ def test_sigterm_saves_and_exits_with_42(study_arguments, tmp_path):
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 42, stderr.decode()
     assert b"preempted: saved step" in stderr
+    assert [lease.look(place) for place in (directory / "leases").iterdir()] == [None]  # given back
+
+
+@pytest.mark.slow
+def test_of_two_runners_one_is_killed_and_the_other_ends_the_study(undisturbed, study_arguments, tmp_path):
+    directory = tmp_path / "study"
+    command = [*XTR, *study_arguments(directory), "--workers=1"]
+    killed, other = (
+        subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)
+    )
+
+    def in_a_target() -> bool:
+        held = [lease.look(place) for place in directory.glob("leases/target.*")]
+        mine = [h for h in held if h and h.holder and h.holder.pid == killed.pid]
+        return bool(mine) and bool(list(directory.glob("stages/target.*/checkpoints/[123]")))
+
+    try:
+        wait_for(in_a_target, killed)
+    finally:
+        killed.send_signal(signal.SIGKILL)
+        killed.communicate()
+    out, err = other.communicate(timeout=600)
+    assert other.returncode == 0, err
+    assert "0 failed" in out and " by other runners" in out
+    pd.testing.assert_frame_equal(rows(directory), rows(undisturbed), check_exact=True)
+    assert weights(directory) == weights(undisturbed)
+    runners = {json.loads(path.read_text())["runner"] for path in directory.glob("stages/*/stage.json")}
+    assert len(runners) == 2
+
+
+@pytest.mark.slow
+def test_stages_are_handed_over_to_processes(undisturbed, study_arguments, tmp_path):
+    """A launcher that runs each stage's command as a process of this machine."""
+    directory = tmp_path / "study"
+    arguments = study_arguments(directory, "plan")
+
+    class Processes:
+        def __init__(self):
+            self.jobs: list[subprocess.Popen] = []
+
+        def submit(self, stage_name, argv):
+            self.jobs.append(subprocess.Popen([sys.executable, "-m", "xtr.cli.main", *argv], stderr=subprocess.DEVNULL))
+            return str(len(self.jobs) - 1)
+
+        def state(self, job):
+            code = self.jobs[int(job)].poll()
+            return "running" if code is None else {0: "done", 42: "preempted"}.get(code, "failed")
+
+    rest, overrides = split_gin(arguments)
+    parsed = build_parser().parse_args(rest)
+    parsed.overrides, parsed.search_paths = overrides, []
+    spec, _ = load_command(parsed, "study")
+    study = load(spec, parsed, tokenise=True)
+    some = [job for job in study.jobs if job.stage.intermediate == "none" and job.stage.target != "xquad"]
+    handed = hand_over(some, arguments[2:], Processes(), at_a_time=2, poll=0.5)
+    assert handed.failed == {} and handed.done == handed.submitted == len(some) == 1 + 2 + 2 + 1
+    mine = {name: found for name, found in weights(undisturbed).items() if name in weights(directory)}
+    assert weights(directory) == mine and len(mine) == 3

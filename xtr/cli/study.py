@@ -58,10 +58,12 @@ def report(spec: StudySpec, texts: Mapping[str, str], arguments: argparse.Namesp
 
 
 def _report(study: Loaded) -> None:
-    """Prints the transfer table and writes report.html, transfer.csv and the TensorBoard directory."""
+    """Prints the transfer table and writes the report's folder and the TensorBoard directory."""
     from xtr.study import collect as collecting
     from xtr.study import report as reporting
     from xtr.study.export import export_tensorboard
+    from xtr.study.scaling import scalings
+    from xtr.study.spent import spent
 
     spec, jobs = study.spec, study.jobs
     place, me = Path(spec.study_dir) / runner.LEASES / "report", lease.this_runner()
@@ -79,9 +81,12 @@ def _report(study: Loaded) -> None:
             "missing stages": problems or "none",
             **collecting.provenance(spec, jobs),
         }
-        reporting.print_table(found.table, console)
-        page = reporting.write_report(spec.study_dir, found.table, found.store.read(), provenance)
-        board = export_tensorboard(spec.study_dir, found.table, found.store, provenance, found.read_predictions)
+        answers = scalings(found.table)
+        reporting.print_table(found.table, console, answers)
+        rows = found.store.read()
+        page = reporting.write_report(spec.study_dir, found.table, rows, provenance, answers, spent(jobs))
+        read = found.read_predictions
+        board = export_tensorboard(spec.study_dir, found.table, found.store, provenance, read, answers=answers)
     console.print(f"report:      {page}\ntensorboard: {board}   (tensorboard --logdir {board})", soft_wrap=True)
 
 

@@ -39,9 +39,9 @@ h2 { font-size: 1.15rem; margin: 0 0 12px; }
 h3 { font-size: 1rem; margin: 16px 0 6px; }
 section { scroll-margin-top: 12px; }
 .answer { font-size: clamp(1.02rem, 2.2vw, 1.16rem); line-height: 1.45; margin: 0 0 10px; max-width: 62em; }
-.answers { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 25em), 1fr)); gap: 16px; }
+.answers { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 23em), 1fr)); gap: 16px; }
 .answers > section { display: flex; flex-wrap: wrap; gap: 8px 28px; align-items: flex-start; margin: 0; min-width: 0; }
-.answers > section > * { flex: 1 1 21em; min-width: 0; }
+.answers > section > * { flex: 1 1 20em; min-width: 0; }
 .answers figure { margin: 0; }
 .answers + * { margin-top: 14px; }
 .verdict {
@@ -66,7 +66,7 @@ section {
 .note, .quiet { color: var(--quiet); font-size: .86rem; }
 .note { margin: 12px 0 0; max-width: 70em; }
 header > ul { color: var(--quiet); font-size: .9rem; }
-.part + .part, details + .part, .part + details, .beside + .part, .note + .part { margin-top: 18px; }
+:is(.part, details, .beside, .note, figure) + .part, .part + :is(details, .beside) { margin-top: 18px; }
 .scroll {
   overflow-x: auto; margin: 0 -4px;
   background:
@@ -82,6 +82,7 @@ th:first-child { text-align: left; position: sticky; left: 0; z-index: 1; backgr
 td small { color: var(--quiet); white-space: nowrap; font-size: .8rem; }
 td.text { white-space: nowrap; }
 td.long { white-space: normal; text-align: left; min-width: 15em; }
+.head { display: inline-block; max-width: 8em; overflow-wrap: break-word; }
 .mean { font-style: italic; }
 .score, .gain, .chance { display: block; white-space: nowrap; }
 .gain.up { color: var(--up-ink); } .gain.down { color: var(--down-ink); }
@@ -94,7 +95,7 @@ td.heat.strong { font-weight: 700; }
 table:has(td.heat) thead th:not(:first-child) { text-align: center; }
 table:has(td.heat) { font-size: .9rem; } table:has(td.heat) :is(th, td) { padding: 6px; }
 table:has(td.heat) thead th { min-width: 4.2em; }
-@media (min-width: 561px) { tbody th { white-space: nowrap; } }
+@media (min-width: 561px) { tbody th { min-width: 7em; } }
 th[tabindex] { cursor: pointer; }
 th[aria-sort="descending"]::after { content: " ▾"; }
 th[aria-sort="ascending"]::after { content: " ▴"; }
@@ -102,7 +103,7 @@ th[aria-sort="ascending"]::after { content: " ▴"; }
 .samples td { text-align: left; white-space: pre-wrap; overflow-wrap: anywhere; min-width: 9em; max-width: 28em; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 30em), 1fr)); gap: 0 16px; }
 .pair > section { min-width: 0; }
-.beside { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 16.5em), 1fr)); gap: 12px 24px; }
+.beside { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 16.5em), 1fr)); gap: 12px 24px; }
 .beside.large { grid-template-columns: repeat(auto-fit, minmax(min(100%, 25em), 1fr)); }
 .beside > * { min-width: 0; margin-top: 0; }
 figure { margin: 0 0 8px; }

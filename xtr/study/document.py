@@ -135,7 +135,7 @@ class Answer:
       verdict: one of `scaling.VERDICTS`.
       sentence: the answer with its interval.
       power: what the data can tell.
-      drawing: gain by size; None with one size.
+      drawing: gain by size, or of one model by intermediate task; None where a family of several has one size.
     """
 
     family: str

@@ -66,8 +66,8 @@ def by_size(name: str, title: str, corner: str, answers: Sequence[tuple[str, Sca
         of_model = {size.model: size.gain for size in one.gains}
         entries = [Entry(gain=of_model[model]) if model in of_model else None for model in models]
         entries += [Entry(gain=number) if number else None for number in (one.slope, one.contrast)]
-        average = one.target in AVERAGES or one.intermediate == POOLED
-        lines.append(Line(label, [*entries, Entry(text=one.verdict)], mean=average))
+        mean = label in (POOLED, *map(heading, AVERAGES))
+        lines.append(Line(label, [*entries, Entry(text=one.verdict)], mean))
     sizes = [f"{short_name(model)} {parameters_text(model.parameters)}" for model in models]
     return Grid(
         name, title, corner, [*sizes, "slope", "largest − smallest", "verdict"], lines, frozenset({"verdict"}), note

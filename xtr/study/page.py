@@ -103,8 +103,7 @@ def _fact(value: str) -> str:
 
 def _grid(grid: Grid) -> str:
     columns = [
-        f'<span class="mean">{page.text(column)}</span>' if column in grid.means else page.text(column)
-        for column in grid.columns
+        f'<span class="head{" mean" * (column in grid.means)}">{page.text(column)}</span>' for column in grid.columns
     ]
     lines = []
     for line in grid.lines:

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Sequence
 
 import matplotlib
+import numpy as np
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
@@ -103,6 +104,7 @@ def gains_with_intervals(table: TransferTable, model: Model) -> Figure | None:
                 y += 1
         _rows(axes, ticks_labels, y)
         axes.set_xlabel("gain over no intermediate task (points)")
+        axes.set_title(model.name, loc="left", fontsize=11, fontweight="bold")
     return figure
 
 
@@ -153,6 +155,37 @@ def english_gap(table: TransferTable, model: Model) -> Figure | None:
                 y += 1
         _rows(axes, ticks_labels, y)
         axes.set_xlabel("score (%)")
+        axes.set_title(model.name, loc="left", fontsize=11, fontweight="bold")
         handles = [others, own]
         figure.legend(handles, ["other languages (mean)", "English"], loc="outside upper left", ncols=2)
+    return figure
+
+
+def english_gains(table: TransferTable, model: Model, extent: float) -> Figure | None:
+    """Gain in English against the gain in the other languages, a point a (target, intermediate); on the line both are
+    the same. None where nothing has English.
+
+    Args:
+      extent: of both axes, in points either way, so that models can be compared.
+    """
+    pairs = [
+        (english.gain.value, others.gain.value)
+        for target in table.targets
+        for name in table.intermediates
+        if (english := table.cell(model, name, target, ENGLISH)) and (others := table.cell(model, name, target))
+        if english.gain is not None and others.gain is not None
+    ]
+    if not pairs:
+        return None
+    with matplotlib.rc_context(STYLE | {"font.size": 10}):
+        figure = Figure(figsize=(3.3, 3.1), layout="constrained")
+        axes = figure.subplots()
+        axes.axhline(0, color=INK, linewidth=0.6)
+        axes.axvline(0, color=INK, linewidth=0.6)
+        axes.axline((0, 0), slope=1, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
+        clipped = np.clip(pairs, -extent, extent)
+        axes.plot(clipped[:, 0], clipped[:, 1], "o", color=COLORS[0], markersize=4.5, alpha=0.7, markeredgewidth=0)
+        axes.set(xlim=(-extent * 1.05, extent * 1.05), ylim=(-extent * 1.05, extent * 1.05), aspect="equal")
+        axes.set(xlabel="gain in English (points)", ylabel="gain in the others")
+        axes.set_title(model.name, loc="left", fontsize=10, fontweight="bold")
     return figure

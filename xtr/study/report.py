@@ -65,6 +65,7 @@ def write_report(
         svg = plots.to_svg(drawing.figure)
         svgs[drawing.name] = plots.inline(svg, drawing.figure, drawing.text)
         files[f"figures/{drawing.name}.svg"] = plots.on_white(svg)
+        drawing.figure.set_layout_engine("none")  # it is laid out now, which takes as long as drawing it
         files[f"figures/{drawing.name}.png"] = to_png(drawing.figure, _DPI)
     tables = latex.tables(whole)
     files |= {f"tables/{name}.tex": text for name, text in tables.items()}

@@ -129,7 +129,7 @@ def parts_of_gain(parts: Sequence[tuple[Model, Mapping[str, float], Estimate]]) 
     """
     names = list(parts[0][1])
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6.6, 1.3 + 0.42 * len(parts)), layout="constrained")
+        figure = Figure(figsize=(5.4, 1.3 + 0.42 * len(parts)), layout="constrained")
         axes = figure.subplots()
         axes.axvline(0, color=INK, linewidth=0.9)
         for y, (_, points, whole) in enumerate(parts):
@@ -148,14 +148,23 @@ def parts_of_gain(parts: Sequence[tuple[Model, Mapping[str, float], Estimate]]) 
         axes.set_xlabel("points of the gain on the average of all targets")
         handles = [matplotlib.patches.Patch(color=COLORS[place]) for place in range(len(names))]
         whole = matplotlib.lines.Line2D([], [], color=INK, marker="d", markersize=5)
-        figure.legend([*handles, whole], [*names, "whole gain"], loc="outside upper left", ncols=4, fontsize=9)
+        figure.legend(
+            [*handles, whole],
+            [*names, "whole gain"],
+            loc="outside upper left",
+            ncols=4,
+            fontsize=9,
+            columnspacing=1,
+            handlelength=1.4,
+        )
     return figure
 
 
-def score_by_layer(curves: Mapping[str, Mapping[int, float]], fixed: int | None) -> Figure:
+def score_by_layer(title: str, curves: Mapping[str, Mapping[int, float]], fixed: int | None) -> Figure:
     """Retrieval score by layer, a line an intermediate task.
 
     Args:
+      title: stands above it.
       curves: intermediate -> layer -> score in per cent.
       fixed: the layer that counts; None where it is not known.
     """
@@ -166,8 +175,8 @@ def score_by_layer(curves: Mapping[str, Mapping[int, float]], fixed: int | None)
         if fixed is not None:
             axes.axvline(fixed, color=INK, linewidth=1, linestyle=(0, (4, 3)))
             axes.annotate(
-                "layer that counts", (fixed, 1), (4, -2), xycoords=("data", "axes fraction"),
-                textcoords="offset points", rotation=90, va="top", fontsize=8, color=INK,
+                "counts", (fixed, 1), (0, 2), xycoords=("data", "axes fraction"), textcoords="offset points",
+                ha="center", va="bottom", fontsize=9, color=INK,
             )  # fmt: skip
         for place, name in enumerate(trained):
             _curve(axes, curves[name], COLORS[place % len(COLORS)], name, 1.5)
@@ -177,6 +186,7 @@ def score_by_layer(curves: Mapping[str, Mapping[int, float]], fixed: int | None)
         axes.set(xlabel="encoder layer (0: embeddings)", ylabel="zero-shot score (%)")
         axes.set_ylim(bottom=0)
         axes.grid(axis="y", color=INK, alpha=0.12)
+        figure.suptitle(title, x=0.02, ha="left", fontsize=11, fontweight="bold")
         figure.legend(loc="outside lower left", ncols=3, fontsize=9, columnspacing=1.2)
     return figure
 

@@ -1,5 +1,6 @@
 """The report's sections and their order, made from a transfer table, its rows and what is known of their origin."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
@@ -21,11 +22,12 @@ from xtr.study.document import (
 from xtr.study.layers import by_layer
 from xtr.study.scaling import Scaling, headline
 from xtr.study.spent import Spent
-from xtr.study.transfer import AVERAGE, AVERAGES, NONE, POOLED, RETRIEVAL, SIGNIFICANCE, Model, TransferTable
+from xtr.study.transfer import AVERAGE, AVERAGES, NONE, POOLED, RETRIEVAL, SIGNIFICANCE, TransferTable
 from xtr.study.words import MARKS, answer, heading, incomplete
 
 Provenance = Mapping[str, str | Sequence[str]]
 
+_MOST_LINES = 20  # of a table that stands open
 _MOST_ROWS = 40  # of a figure with one row a (target, intermediate), before it is folded
 
 
@@ -93,29 +95,34 @@ def _answers(table: TransferTable, answers: Sequence[Scaling]) -> list[Answer]:
             figure = scale_plots.gain_by_size([one], _families(table), limits)
             what = f"{one.family}: zero-shot gain of {one.intermediate} on {one.target} by number of parameters"
             drawing = Drawing(f"gain-by-size-{slug(one.family)}", f"Gain by model size · {one.family}", figure, what)
+        elif len(table.models) == 1:
+            drawing = _one_size(table, one)
         found.append(Answer(one.family, one.verdict, one.sentence, one.power.sentence, drawing))
     return found
 
 
+def _one_size(table: TransferTable, one: Scaling) -> Drawing:
+    """The gains of the intermediate tasks, where there is one model."""
+    (model,) = table.models
+    cells = [(name, table.cell(model, name, one.target)) for name in grids.intermediates_of(table)]
+    gains = [(name, cell.gain) for name, cell in cells if cell is not None and cell.gain is not None]
+    text = f"{model.name}: zero-shot gain on {one.target} of each intermediate task"
+    return Drawing("gain-by-intermediate", "Gain by intermediate task", scale_plots.one_size(gains), text)
+
+
 def _opening(table: TransferTable, answers: Sequence[Scaling]) -> list[Block]:
-    """Below the answers: how to read the figure, or where there is none the gains at the one size; then each model."""
+    """Below the answers: how to read the figures of several sizes; then each model."""
     blocks: list[Block] = []
     opening = headline(answers)
     if any(one.slope for one in opening):
         blocks.append(
             Prose(
                 [
-                    f"Whiskers: {table.confidence:.0%} interval of each size. Band: the fitted line's, pointwise. All"
-                    " families have the same axis of gains; they are never pooled."
+                    f"Whiskers: {table.confidence:.0%} interval of each size. Band: the fitted line's, pointwise."
+                    + " All families have the same axis of gains; they are never pooled." * (len(opening) > 1)
                 ]
             )
         )
-    elif len(table.models) == 1 and opening:
-        (one,) = opening
-        cells = [(name, table.cell(table.models[0], name, one.target)) for name in grids.intermediates_of(table)]
-        gains = [(name, cell.gain) for name, cell in cells if cell is not None and cell.gain is not None]
-        text = f"{table.models[0].name}: zero-shot gain on {one.target} of each intermediate task"
-        blocks.append(Drawing("gain-by-intermediate", "Gain by intermediate task", scale_plots.one_size(gains), text))
     sentences = answer(table)
     blocks.append(Fold("Model by model", f"{len(sentences)} models", [Prose(sentences, bullets=True)]) if
                   len(sentences) > 2 else Prose(sentences))  # fmt: skip
@@ -146,6 +153,10 @@ def _scale(table: TransferTable, answers: Sequence[Scaling]) -> Section | None:
             text = f"{name}: zero-shot gain on {whole} by number of parameters"
             panels.append(Drawing(f"gain-by-size-of-{slug(name)}", name, figure, text))
         blocks.append(Beside(panels))
+        if len(families) > 1:
+            names = [plots.COLOR_NAMES[place % len(plots.COLOR_NAMES)] for place in range(len(families))]
+            colors = ", ".join(map("{} {}".format, families, names))
+            blocks.append(Prose([f"Each intermediate task on {whole}. Colours: {colors}."]))
     for family in families:
         lines = [(heading(c), found[family, pooled, c]) for c in columns if (family, pooled, c) in found]
         if not lines:
@@ -172,16 +183,23 @@ def _scale(table: TransferTable, answers: Sequence[Scaling]) -> Section | None:
         " parameters. Of many pairs some will look like a trend by chance: the verdict of the mean of intermediates on"
         " the whole average is the one that was to be reached."
     )
-    legend = ""
-    if len(families) > 1:
-        names = [plots.COLOR_NAMES[place % len(plots.COLOR_NAMES)] for place in range(len(families))]
-        legend = " Colours: " + ", ".join(map("{} {}".format, families, names)) + "."
-    return Section("scale", "Gain by model size", blocks, note + legend * (len(each) > 1))
+    return Section("scale", "Gain by model size", blocks, note)
 
 
 def _best_of(table: TransferTable) -> Section | None:
     grid = grids.best_of(table)
-    return Section("best-of", grid.title, [grid]) if grid else None
+    return Section("best-of", grid.title, _short_or_folded(grid)) if grid else None
+
+
+def _short_or_folded(grid: Grid) -> list[Block]:
+    """A table; of a long one the lines of means, and all of it folded."""
+    short = [line for line in grid.lines if line.mean]
+    if len(grid.lines) <= _MOST_LINES:
+        return [grid]
+    if not short:
+        return [Fold(grid.title, f"{len(grid.lines)} lines", [grid])]
+    whole = dataclasses.replace(grid, name=f"{grid.name}-all", title="All of it", note="")
+    return [dataclasses.replace(grid, lines=short), Fold("All of it", f"{len(grid.lines)} lines", [whole])]
 
 
 def _gains(table: TransferTable) -> Section | None:
@@ -194,21 +212,19 @@ def _gains(table: TransferTable) -> Section | None:
         f" {MARKS}. Bold: * or, of means, the interval excludes 0."
     )
     blocks: list[Block] = [Beside(maps)] if len(grids.columns_of(table)) < 7 else list(maps)
-    figures = []
-    for model in table.models:
-        rows = len(table.targets) * (len(table.intermediates) - 1)
-        figure = plots.gains_with_intervals(table, model)
-        title = f"Gains with their intervals · {model.name}"
-        if figure is not None:
-            figures.append((Drawing(f"intervals-{slug(model.name)}", title, figure, title), rows))
-    note_of_figures = Prose(["Filled: differs from 0 after Holm's correction (averages are always filled)."])
-    drawings = [drawing for drawing, _ in figures]
-    if drawings and (len(drawings) > 2 or figures[0][1] > _MOST_ROWS):
-        blocks.append(
-            Fold("Gains with their intervals", _count(drawings, "figure"), [Beside(drawings), note_of_figures])
-        )
-    elif drawings:
-        blocks += [Beside(drawings), note_of_figures]
+    drawings = []
+    if len(grids.columns_of(table)) * len(table.intermediates) <= _MOST_ROWS:
+        for model in table.models:
+            if (figure := plots.gains_with_intervals(table, model)) is not None:
+                title = f"Gains with their intervals · {model.name}"
+                drawings.append(Drawing(f"intervals-{slug(model.name)}", title, figure, title))
+    if drawings:
+        inner = [
+            Beside(drawings),
+            Prose(["Filled: differs from 0 after Holm's correction (averages are always filled)."]),
+        ]
+        title = "Gains with their intervals"
+        blocks += inner if len(drawings) < 3 else [Fold(title, _count(drawings, "figure"), inner)]
     return Section("gains", "Zero-shot gains", blocks, note)
 
 
@@ -224,12 +240,12 @@ def _transfer(table: TransferTable) -> Section:
     )
     if any(cell.score.seeds == 1 for cell in table.cells):
         note += " With 1 seed an interval is over examples only: another training seed may give another result."
-    return Section("transfer", "Transfer table", _open_or_folded(found, table.models), note)
+    return Section("transfer", "Transfer table", _open_or_folded(found), note)
 
 
-def _open_or_folded(found: Sequence[Grid], models: Sequence[Model]) -> list[Block]:
+def _open_or_folded(found: Sequence[Grid]) -> list[Block]:
     """Tables of one or two models as they are, of more each folded."""
-    if len(models) < 3:
+    if len(found) < 3:
         return list(found)
     return [Fold(grid.title, f"{len(grid.lines)} lines", [grid]) for grid in found]
 
@@ -251,7 +267,7 @@ def _layers(table: TransferTable, rows: pd.DataFrame) -> Section | None:
     drawings = []
     for one in found:
         title = f"{one.target} by layer · {one.model}"
-        figure = scale_plots.score_by_layer(one.curves, one.fixed)
+        figure = scale_plots.score_by_layer(f"{one.model} · {one.target}", one.curves, one.fixed)
         drawings.append(Drawing(f"layers-{slug(one.model)}-{slug(one.target)}", title, figure, title))
     summary, *whole = grids.by_layers(found, "layers")
     note = (
@@ -259,7 +275,7 @@ def _layers(table: TransferTable, rows: pd.DataFrame) -> Section | None:
         " training moves what retrieval reads between layers. Means over languages but English and over seeds."
     )
     fold = Fold("Every layer's score", _count(whole, "table"), whole)
-    return Section("layers", "Retrieval by layer", [Beside(drawings), summary, fold], note)
+    return Section("layers", "Retrieval by layer", [Beside(drawings), *_short_or_folded(summary), fold], note)
 
 
 def _split(table: TransferTable) -> Section | None:
@@ -284,23 +300,27 @@ def _split(table: TransferTable) -> Section | None:
 
 
 def _english(table: TransferTable) -> Section | None:
-    blocks: list[Block] = []
-    drawings, found = [], []
-    rows = len(table.targets) * len(table.intermediates)
-    for model in table.models:
-        if (figure := plots.english_gap(table, model)) is not None:
-            title = f"English against the other languages · {model.name}"
-            drawings.append(Drawing(f"english-{slug(model.name)}", title, figure, title))
-        if grid := grids.english_gap(table, model):
-            found.append(grid)
+    found = [grid for model in table.models if (grid := grids.english_gap(table, model))]
     if not found:
         return None
-    if len(drawings) > 2 or rows > _MOST_ROWS:
-        blocks.append(Fold("Scores, figure by figure", _count(drawings, "figure"), [Beside(drawings)]))
-    else:
-        blocks.append(Beside(drawings))
-    note = "English minus the mean of the others, in points, and below it how the intermediate changes that gap."
-    return Section("english", "English against the other languages", [*blocks, *_open_or_folded(found, found)], note)
+    many = len(table.targets) * len(table.intermediates) > _MOST_ROWS or len(table.models) > 2
+    drawings = []
+    for model in table.models:
+        figure = (
+            plots.english_gains(table, model, 2 * grids.extent_of(table)) if many else plots.english_gap(table, model)
+        )
+        if figure is not None:
+            title = f"English against the other languages · {model.name}"
+            drawings.append(Drawing(f"english-{slug(model.name)}", title, figure, title))
+    note = (
+        "Tables: English minus the mean of the others, in points, and below it how the intermediate changes that gap."
+    )
+    if many:
+        note = (
+            "Figures: a point is one intermediate task on one target; above the broken line the other languages gain"
+            f" more than English. {note}"
+        )
+    return Section("english", "English against the other languages", [Beside(drawings), *_open_or_folded(found)], note)
 
 
 def _published(table: TransferTable, rows: pd.DataFrame) -> Section | None:
