@@ -129,6 +129,10 @@ class ContributionKey(NamedTuple):
     metric: str
 
 
+def _table(rows: Iterable[ResultRow]) -> pd.DataFrame:
+    return pd.DataFrame([dataclasses.asdict(row) for row in rows], columns=list(COLUMNS)).astype(_DTYPES)
+
+
 class ResultStore:
     """Rows and predictions below one directory. One writer at a time; readers never see half a file."""
 
@@ -138,11 +142,16 @@ class ResultStore:
 
     def append(self, rows: Iterable[ResultRow]) -> None:
         """Adds rows. A row with the key (`KEY`) of an older one replaces it."""
-        new = pd.DataFrame([dataclasses.asdict(row) for row in rows], columns=list(COLUMNS)).astype(_DTYPES)
-        if new.empty:
-            return
-        table = pd.concat([self.read(), new], ignore_index=True).drop_duplicates(list(KEY), keep="last")
-        rundir.write_atomic(self.path, table.to_parquet(index=False))
+        new = _table(rows)
+        if not new.empty:
+            self._write(pd.concat([self.read(), new], ignore_index=True))
+
+    def replace(self, rows: Iterable[ResultRow]) -> None:
+        """Writes these rows in the place of all that are there."""
+        self._write(_table(rows))
+
+    def _write(self, table: pd.DataFrame) -> None:
+        rundir.write_atomic(self.path, table.drop_duplicates(list(KEY), keep="last").to_parquet(index=False))
 
     def read(self) -> pd.DataFrame:
         """All rows, oldest first, with the columns of `ResultRow`; empty when nothing was written yet."""

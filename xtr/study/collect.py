@@ -73,7 +73,7 @@ def collect(spec: StudySpec, jobs: Sequence[Job], cells: Sequence[Cell]) -> Coll
     if not rows:
         raise UserError(f"study {spec.name} has no finished evaluation yet: `xtr study run` first.")
     store = ResultStore(Path(spec.study_dir) / "results")
-    store.append(rows)
+    store.replace(rows)  # an earlier plan's rows stay with their stages
 
     def contributions(key: ContributionKey) -> Mapping[str, float]:
         return ResultStore(directories[key.run_id]).contributions(key)

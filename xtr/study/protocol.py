@@ -148,4 +148,3 @@ def check_signed(job: Job) -> None:
             f"{path}: the rows of {job.stage.name} were made otherwise than this study makes them: "
             f"{'; '.join(changes)}. Remove that folder and `xtr study run` again."
         )
-    rundir.is_done(job.directory, rundir.identity(job.run))

@@ -212,6 +212,7 @@ class _Pass:
         with self.heart.keeping(ours, lambda: _doing(job)), rundir.guarded(job.directory, ours.check):
             try:
                 (job.directory / rundir.DONE).unlink(missing_ok=True)  # of a checkpoint that was pruned
+                _at_home(job)
                 protocol.sign(job, self.me.runner)
                 return call(job.run, texts)
             except (Preempted, lease.LeaseLost):
@@ -248,6 +249,14 @@ class _Pass:
         while lost := [job for job in self.waiting if job.stage.parent in self.failed]:
             for job in lost:
                 self.fail(job, f"its parent {job.stage.parent.name} failed")
+
+
+def _at_home(job: Job) -> None:
+    """Lets a stage go on in a study's directory that was moved: what its run was told of other directories is another
+    path now, and the address says that it is the same run."""
+    known, facts = job.directory / rundir.IDENTITY, rundir.identity(job.run)
+    if known.exists() and json.loads(known.read_text()) != json.loads(json.dumps(facts)):
+        rundir.write_atomic(known, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
 
 
 def _doing(job: Job) -> str:
