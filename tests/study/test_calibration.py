@@ -7,7 +7,7 @@ import scipy.stats
 from xtr.cli import main
 from xtr.errors import UserError
 from xtr.study import transfer
-from xtr.study.calibration import Coverage, Familywise, Verdicts, settings
+from xtr.study.calibration import Coverage, Familywise, SlopeCoverage, Verdicts, settings
 from xtr.study.simulate import Design, simulate
 
 
@@ -22,6 +22,11 @@ def within(share, truth, trials, chance=1e-4):
 def test_intervals_hold_the_truth_as_often_as_they_say(metric, sd, seeds):
     line = Coverage(metric, sd, languages=2, seeds=seeds, examples=150).measure(200, seed=1)
     assert within(line["coverage"], 95, 200) and line["mean half-width"] > 0
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_the_slope_holds_the_truth_as_often_as_it_says(seeds):
+    assert within(SlopeCoverage(0.5, seeds).measure(150, seed=1)["coverage"], 95, 150)
 
 
 @pytest.mark.slow
@@ -74,7 +79,8 @@ def test_the_command_prints_a_table_or_json(capsys):
     lines = json.loads(capsys.readouterr().out)
     assert main.run([*arguments, "--json", "--workers", "2"]) == 0
     assert json.loads(capsys.readouterr().out) == lines
-    assert len(lines) == 18 and {line["metric"] for line in lines} == {"accuracy", "graded", "span F1"}
+    assert len(lines) == 21
+    assert {line["metric"] for line in lines} == {"accuracy", "graded", "span F1", "slope over 5 sizes"}
     assert main.run(arguments) == 0
     assert "mean half-width" in capsys.readouterr().out
 

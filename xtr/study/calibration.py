@@ -15,9 +15,20 @@ import numpy as np
 from xtr.errors import UserError
 from xtr.evaluate.metrics import value_of_mean
 from xtr.study import transfer
-from xtr.study.scaling import ABSENT, GROWS, PERSISTS, SHRINKS, UNDERPOWERED, VANISHES, VERDICTS, headline, scalings
-from xtr.study.simulate import Design, simulate
-from xtr.study.statistics import estimate, example_draws, holm
+from xtr.study.scaling import (
+    ABSENT,
+    GROWS,
+    PERSISTS,
+    SHRINKS,
+    UNDERPOWERED,
+    VANISHES,
+    VERDICTS,
+    headline,
+    scalings,
+    slope_coefficients,
+)
+from xtr.study.simulate import MT5_SIZES, Design, simulate
+from xtr.study.statistics import combine, estimate, example_draws, holm, sample
 
 TABLES = ("coverage", "familywise", "verdicts")
 SEEDS = (3, 5, 10)
@@ -80,6 +91,43 @@ class Coverage:
 
 
 _TRUE_GAIN = 3.0
+
+
+@dataclass(frozen=True)
+class SlopeCoverage:
+    """One setting of `coverage`: the slope of the gain over mT5's sizes, one language, contributions 0..100.
+
+    Attributes:
+      seed_sd: of a run's effect on its gain, in points.
+      seeds, examples: how many; all sizes see the same examples, which differ in how much they gain.
+    """
+
+    seed_sd: float
+    seeds: int
+    examples: int = 200
+
+    def measure(self, studies: int, seed: int) -> dict:
+        rng = np.random.default_rng([seed, self.seeds, round(10 * self.seed_sd)])
+        sizes_M = np.log10([parameters for _, parameters in MT5_SIZES])
+        weights_M = slope_coefficients(sizes_M)
+        held = widths = 0.0
+        for _ in range(studies):
+            gains_N = rng.normal(_TRUE_GAIN, 10, self.examples)
+            run_MS1 = rng.normal(0, self.seed_sd, (len(sizes_M), self.seeds, 1))
+            own_M1N = rng.normal(0, 10, (len(sizes_M), 1, self.examples))  # examples that this size gains by
+            noise_MSN = rng.normal(0, 15, (len(sizes_M), self.seeds, self.examples))
+            values_MSN = gains_N + run_MS1 + own_M1N + noise_MSN
+            draws = example_draws(values_MSN.reshape(-1, self.examples), _RESAMPLES, rng)
+            draws_MRS = np.moveaxis(draws.reshape(_RESAMPLES, len(sizes_M), self.seeds), 1, 0)
+            pairs = zip(values_MSN, draws_MRS, strict=True)
+            samples = [sample(values_SN.mean(1), draws_RS, self.examples) for values_SN, draws_RS in pairs]
+            slope = combine(samples, weights_M)
+            held += slope.low <= 0 <= slope.high
+            widths += slope.half_width
+        return {
+            **{"metric": "slope over 5 sizes", "seed sd": self.seed_sd, "languages": 1, "seeds": self.seeds},
+            **{"studies": studies, "coverage": 100 * held / studies, "mean half-width": widths / studies},
+        }
 
 
 @dataclass(frozen=True)
@@ -172,7 +220,7 @@ class Verdicts:
         }
 
 
-Setting = Coverage | Familywise | Verdicts
+Setting = Coverage | SlopeCoverage | Familywise | Verdicts
 
 
 def settings(table: str, seeds: Sequence[int] = SEEDS) -> list[Setting]:
@@ -190,7 +238,7 @@ def settings(table: str, seeds: Sequence[int] = SEEDS) -> list[Setting]:
             for languages in (1, 4)
             for sd in (0.0, 0.5, 2.0)
             for s in seeds
-        ]
+        ] + [SlopeCoverage(sd, s) for sd in (0.0, 0.5, 2.0) for s in seeds]
     if table == "familywise":
         return [
             Familywise(sd, unstable, s) for sd, unstable in ((0.5, False), (2.0, False), (0.5, True)) for s in seeds

@@ -168,7 +168,7 @@ def scaling(
     slope = contrast = None
     band: tuple[BandPoint, ...] = ()
     if len(set(sizes_M)) > 1:
-        slope = combine(samples, _slope_coefficients(sizes_M), confidence)
+        slope = combine(samples, slope_coefficients(sizes_M), confidence)
         ends_M = np.zeros(len(gains))
         ends_M[-1], ends_M[0] = 1, -1
         contrast = combine(samples, ends_M, confidence)
@@ -199,10 +199,11 @@ def line_coefficients(sizes_M: np.ndarray, place: float) -> np.ndarray:
       sizes_M: log10(parameters) of the sizes, not all equal.
       place: log10(parameters).
     """
-    return 1 / len(sizes_M) + (place - np.mean(sizes_M)) * _slope_coefficients(sizes_M)
+    return 1 / len(sizes_M) + (place - np.mean(sizes_M)) * slope_coefficients(sizes_M)
 
 
-def _slope_coefficients(sizes_M: np.ndarray) -> np.ndarray:
+def slope_coefficients(sizes_M: np.ndarray) -> np.ndarray:
+    """The weight of each size's gain in the slope of the least-squares line: [M]; argument as `line_coefficients`."""
     centred_M = sizes_M - np.mean(sizes_M)
     return centred_M / (centred_M**2).sum()
 
