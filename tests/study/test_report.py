@@ -10,8 +10,9 @@ from rich.console import Console
 from xtr.export.figures import to_png
 from xtr.study import plots, transfer
 from xtr.study.report import print_table, write_report
+from xtr.study.scaling import headline, scalings
 from xtr.study.transfer import AVERAGE, POOLED
-from xtr.study.words import answer
+from xtr.study.words import answer, marks
 
 PROVENANCE = {
     "title": "A study of <nothing>",
@@ -20,7 +21,7 @@ PROVENANCE = {
     "code": "xtr & friends",
     "configuration": "\n".join(f"LINE_{i} = {i}" for i in range(20)),
 }
-VOID = {"meta", "br", "img", "link", "use", "path", "rect"}
+VOID = {"meta", "br", "img", "link"}
 
 
 class Checker(HTMLParser):
@@ -28,14 +29,23 @@ class Checker(HTMLParser):
 
     def __init__(self):
         super().__init__()
-        self.open, self.text = [], []
+        self.open, self.text, self.ids, self.links = [], [], [], []
 
     def handle_starttag(self, tag, attributes):
         if tag not in VOID:
             self.open.append(tag)
         for name, value in attributes:
-            assert name not in ("src", "srcset") and not (name == "href" and tag in ("link", "a")), (tag, value)
+            assert name not in ("src", "srcset"), (tag, value)
+            if name in ("href", "xlink:href"):
+                assert value.startswith("#"), (tag, value)
+                self.links.append(value[1:])
+            self.ids += [value] * (name == "id")
             assert not re.search(r"url\(\s*['\"]?http", value or ""), value
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in VOID:
+            self.open.pop()
 
     def handle_endtag(self, tag):
         if tag not in VOID:
@@ -49,6 +59,7 @@ def check(path):
     checker = Checker()
     checker.feed(path.read_bytes().decode())
     assert not checker.open
+    assert len(set(checker.ids)) == len(checker.ids) and set(checker.links) <= set(checker.ids)
     return re.sub(r"\s+", " ", " ".join(checker.text))
 
 
@@ -77,8 +88,11 @@ def test_the_report_says_what_the_table_holds(build, tmp_path):
         assert cell.gain is None or f"[{cell.gain.low:+.1f}, {cell.gain.high:+.1f}]" in text
     assert "Nothing: every expected cell has its results." in text
     assert "xnli · test · accuracy" in text and "tatoeba · test · accuracy/layer_1" in text
+    assert path == tmp_path / "study" / "report" / "report.html"
     source = path.read_text()
-    assert "prefers-color-scheme: dark" in source and source.count("<svg") == 2 and "#010203" not in source
+    assert "prefers-color-scheme: dark" in source and "#010203" not in source and "<script" not in source
+    drawn = {p.stem for p in path.parent.glob("figures/*.svg")}
+    assert drawn == {p.stem for p in path.parent.glob("figures/*.png")} and source.count("<svg") == len(drawn)
     frame = pd.read_csv(path.parent / "transfer.csv")
     assert len(frame) == len(table.cells)
     assert frame["gain"].notna().tolist() == [cell.gain is not None for cell in table.cells]
@@ -105,16 +119,26 @@ def test_scores_at_chance_are_marked(build, tmp_path):
     assert text.count("not above chance") > plain.count("not above chance")
 
 
+def test_what_an_earlier_report_left_is_taken_away(build, tmp_path):
+    table, rows = build()
+    report = tmp_path / "report"
+    (report / "tables").mkdir(parents=True)
+    for name in ("tables/languages-gone.tex", "languages-gone.md"):
+        (report / name).write_text("old")
+    write_report(tmp_path, table, rows, {})
+    assert not (report / "tables" / "languages-gone.tex").exists() and not (report / "languages-gone.md").exists()
+
+
 def test_several_models_one_target_and_no_gain(build, recipe, tmp_path):
     models = (("mt5-small", 300_176_768), ("mt5-base", 582_401_280))
     table, rows = build(recipe(models=models, examples=40, seeds=(0, 1)))
     text = check(write_report(tmp_path / "models", table, rows, {}))
-    assert "Gain by model size · mt5" in text and "Transfer table · mt5-base" in text
+    assert "mt5: the mean of intermediates on each target" in text and "mt5-base (582M parameters)" in text
     assert [sentence.split(":")[0] for sentence in answer(table)] == ["mt5-small", "mt5-base"]
     xnli = {"xnli": ("en", "de")}
     alone, rows = build(recipe(intermediates={}, expected=xnli, examples=20), xnli)
     text = check(write_report(tmp_path / "alone", alone, rows, {}))
-    assert "no gain can be computed yet" in text and "Gains with their intervals" not in text
+    assert "no gain can be computed yet" in text and "Zero-shot gains" not in text
     assert plots.gains_with_intervals(alone, alone.models[0]) is None
 
 
@@ -132,14 +156,19 @@ def test_the_terminal_table(build):
     text = console.file.getvalue()
     (model,) = table.models
     cell = table.cell(model, "mnli", "xnli")
-    assert f"{cell.gain.value:+.1f}*†" in text and f"[{cell.score.low:.1f}, {cell.score.high:.1f}]" in text
+    assert marks(cell).endswith("†") and f"{cell.gain.value:+.1f}{marks(cell)}" in text
+    assert f"[{cell.score.low:.1f}, {cell.score.high:.1f}]" in text
     assert "without" in text and "mean of intermediates" in text and "Holm" in text
+    (opening,) = headline(scalings(table, mixed=False))
+    assert " ".join(text.split()).startswith(opening.sentence)
 
 
 def test_figures(build):
     table, _ = build()
     (model,) = table.models
     assert to_png(plots.gain_heat_map(table, model)).startswith(b"\x89PNG")
-    svg = plots.to_svg(plots.english_gap(table, model), 'a "title"')
-    assert svg.startswith("<svg") and "currentColor" in svg and "a &quot;title&quot;" in svg and "xquad" in svg
-    assert plots.gain_by_size(table, "mt5") is None
+    figure = plots.english_gap(table, model)
+    svg = plots.to_svg(figure)
+    inline = plots.inline(svg, figure, 'a "title"')
+    assert inline.startswith("<svg") and "currentColor" in inline and "a &quot;title&quot;" in inline
+    assert "xquad" in inline and 'fill="white"' in plots.on_white(svg) and 'fill="white"' not in inline

@@ -83,6 +83,7 @@ td small { color: var(--quiet); white-space: nowrap; font-size: .8rem; }
 td.text { white-space: nowrap; }
 td.long { white-space: normal; text-align: left; min-width: 15em; }
 .head { display: inline-block; max-width: 8em; overflow-wrap: break-word; }
+.head.left { display: block; text-align: left; }
 .mean { font-style: italic; }
 .score, .gain, .chance { display: block; white-space: nowrap; }
 .gain.up { color: var(--up-ink); } .gain.down { color: var(--down-ink); }

@@ -102,9 +102,12 @@ def _fact(value: str) -> str:
 
 
 def _grid(grid: Grid) -> str:
-    columns = [
-        f'<span class="head{" mean" * (column in grid.means)}">{page.text(column)}</span>' for column in grid.columns
-    ]
+    columns = []
+    for place, column in enumerate(grid.columns):
+        entries = [line.entries[place] for line in grid.lines]
+        left = any(entry is not None and len(entry.text) > _WORDS for entry in entries)
+        classes = "head" + " mean" * (column in grid.means) + " left" * left
+        columns.append(f'<span class="{classes}">{page.text(column)}</span>')
     lines = []
     for line in grid.lines:
         heading = page.text(line.heading)

@@ -161,20 +161,31 @@ def english_gap(table: TransferTable, model: Model) -> Figure | None:
     return figure
 
 
-def english_gains(table: TransferTable, model: Model, extent: float) -> Figure | None:
-    """Gain in English against the gain in the other languages, a point a (target, intermediate); on the line both are
-    the same. None where nothing has English.
-
-    Args:
-      extent: of both axes, in points either way, so that models can be compared.
-    """
-    pairs = [
+def _gain_pairs(table: TransferTable, model: Model) -> list[tuple[float, float]]:
+    """(gain in English, mean gain of the others) for each target and intermediate."""
+    return [
         (english.gain.value, others.gain.value)
         for target in table.targets
         for name in table.intermediates
         if (english := table.cell(model, name, target, ENGLISH)) and (others := table.cell(model, name, target))
         if english.gain is not None and others.gain is not None
     ]
+
+
+def english_extent(table: TransferTable) -> float:
+    """The range of gains, either way, that holds all but the 2 % largest; for `english_gains` of all models."""
+    pairs = [pair for model in table.models for pair in _gain_pairs(table, model)]
+    return max(2.0, 1.1 * float(np.percentile(np.abs(pairs), 98))) if pairs else 2.0
+
+
+def english_gains(table: TransferTable, model: Model, extent: float) -> Figure | None:
+    """Gain in English against the gain in the other languages, a point a (target, intermediate); on the line both are
+    the same. None where nothing has English.
+
+    Args:
+      extent: of both axes, from `english_extent`; what lies beyond is drawn at the edge.
+    """
+    pairs = _gain_pairs(table, model)
     if not pairs:
         return None
     with matplotlib.rc_context(STYLE | {"font.size": 10}):

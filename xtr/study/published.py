@@ -147,7 +147,7 @@ def compared(table: TransferTable, rows: pd.DataFrame) -> list[Compared]:
     Args:
       rows: results with the columns of `ResultRow`.
     """
-    rows = main_split(rows[rows["target"].isin(table.targets) & ~rows["language"].map(is_mean)])
+    rows = main_split(rows[rows["target"].isin(table.targets) & ~rows["language"].map(is_mean).astype(bool)])
     found = []
     for model in table.models:
         known = published_name(model.name, model.parameters)

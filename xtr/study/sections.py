@@ -304,11 +304,9 @@ def _english(table: TransferTable) -> Section | None:
     if not found:
         return None
     many = len(table.targets) * len(table.intermediates) > _MOST_ROWS or len(table.models) > 2
-    drawings = []
+    drawings, extent = [], plots.english_extent(table)
     for model in table.models:
-        figure = (
-            plots.english_gains(table, model, 2 * grids.extent_of(table)) if many else plots.english_gap(table, model)
-        )
+        figure = plots.english_gains(table, model, extent) if many else plots.english_gap(table, model)
         if figure is not None:
             title = f"English against the other languages · {model.name}"
             drawings.append(Drawing(f"english-{slug(model.name)}", title, figure, title))
