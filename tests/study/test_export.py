@@ -6,6 +6,7 @@ from xtr.errors import DataError
 from xtr.evaluate.results import sample_order
 from xtr.study import transfer
 from xtr.study.export import export_tensorboard
+from xtr.study.scaling import headline, scalings
 
 
 @pytest.fixture
@@ -86,3 +87,23 @@ def test_exporting_again_replaces_only_its_own_files(study, tmp_path):
 
     export_tensorboard(tmp_path, table, store, {}, read_predictions=nothing)
     assert sorted(path.parent for path in logdir.glob("**/*.study")) == before and other.exists()
+
+
+def test_several_sizes_show_the_verdict_and_gain_by_size(make_study, recipe, expected, tmp_path, start_board):
+    models = (("mt5-small", 300_176_768), ("mt5-base", 582_401_280))
+    store = make_study(recipe(models=models, examples=40, seeds=(0, 1)))
+    table = transfer.build(store.read(), store.contributions, expected, resamples=100)
+    board = start_board(export_tensorboard(tmp_path, table, store, {}, samples=1))
+    board.wait_for_runs(2 + 2 * 3 * 3 * 2 + 1)
+    (opening,) = headline(scalings(table, mixed=False))
+    text = board.ask("text/text", run=".", tag="answer")[0]["text"]
+    assert opening.verdict in text and "<strong>mt5: " in text
+    assert opening.slope.text(signed=True) in board.ask("text/text", run=".", tag="gain by model size")[0]["text"]
+    assert "gain by model size" in board.ask("images/tags")["."]
+    tag = f"scale/{opening.target}/gain/{opening.intermediate}"
+    points = board.ask("scalars/scalars", run="scale-mt5", tag=tag)
+    assert [point[1] for point in points] == [parameters for _, parameters in models]
+    assert [point[2] for point in points] == pytest.approx([size.gain.value for size in opening.gains], abs=1e-4)
+    for name, number in (("slope", opening.slope), ("largest_minus_smallest", opening.contrast)):
+        tag = f"scale/{opening.target}/{name}_low/{opening.intermediate}"
+        assert board.ask("scalars/scalars", run="scale-mt5", tag=tag)[0][2] == pytest.approx(number.low, abs=1e-3)
