@@ -98,7 +98,7 @@ def test_several_sizes_show_the_verdict_and_gain_by_size(make_study, recipe, exp
     (opening,) = headline(scalings(table, mixed=False))
     text = board.ask("text/text", run=".", tag="answer")[0]["text"]
     assert opening.verdict in text and "<strong>mt5: " in text
-    assert opening.slope.text(signed=True) in board.ask("text/text", run=".", tag="gain by model size")[0]["text"]
+    assert opening.slope.text(signed=True) in board.ask("text/text", run=".", tag="verdicts")[0]["text"]
     assert "gain by model size" in board.ask("images/tags")["."]
     tag = f"scale/{opening.target}/gain/{opening.intermediate}"
     points = board.ask("scalars/scalars", run="scale-mt5", tag=tag)

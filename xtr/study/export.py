@@ -72,7 +72,7 @@ def export_tensorboard(
         if trends := [one for one in opening if one.slope is not None]:
             figure = scale_plots.gain_by_size(trends, families, scale_plots.limits(trends))
             writer.image("gain by model size", to_png(figure))
-            writer.text("gain by model size", _verdicts(answers))
+            writer.text("verdicts", _verdicts(answers))
         if table.problems:
             writer.text("missing", "\n".join(f"* {problem}" for problem in table.problems))
         writer.text("provenance", _provenance(provenance))
