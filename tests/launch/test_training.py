@@ -27,7 +27,7 @@ mt5.MT5Config.mlp_dim = 32
 mt5.MT5Config.num_encoder_layers = 1
 mt5.MT5Config.num_decoder_layers = 1
 """
-STEPS, PERIOD = 30, 10
+STEPS, PERIOD = 120, 30  # enough that a preemption behind the first save comes before the end
 
 
 def arrays(folder: Path) -> dict[str, np.ndarray]:
