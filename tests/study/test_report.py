@@ -12,7 +12,7 @@ from xtr.study import plots, transfer
 from xtr.study.report import print_table, write_report
 from xtr.study.scaling import headline, scalings
 from xtr.study.transfer import AVERAGE, POOLED
-from xtr.study.words import answer, marks
+from xtr.study.words import answer, incomplete, marks
 
 PROVENANCE = {
     "title": "A study of <nothing>",
@@ -102,7 +102,12 @@ def test_the_report_says_what_the_table_holds(build, tmp_path):
 def test_what_is_missing_and_how_little_is_known_is_said(build, recipe, tmp_path):
     skip = [("mnli", "xnli", "sw"), ("squad_v1", "tatoeba", None)]
     table, rows = build(recipe(seeds=(0,), examples=40, skip=skip))
-    text = check(write_report(tmp_path, table, rows, {}))
+    stages = {
+        "missing stages": ["mt5-small, squad_v1, tatoeba, seed 0: failed", "target.x failed on host: out of memory"]
+    }
+    text = check(write_report(tmp_path, table, rows, stages))
+    count = len(table.problems) + len(incomplete(table)) + 2
+    assert f"lacks something in {count} places" in text and "target.x failed on host: out of memory" in text
     assert "mt5-small, mnli -> xnli: no results in sw" in text
     assert "squad_v1, average: incomplete mean of 3 targets, without tatoeba" in text
     assert "With 1 seed an interval is over examples only" in text and "interval over examples only, 1 seed" in text

@@ -20,7 +20,7 @@ import pandas as pd
 from xtr import rundir
 from xtr.export.figures import to_png
 from xtr.study import latex, markdown, page, plots
-from xtr.study.document import Drawing, blocks_of
+from xtr.study.document import drawings
 from xtr.study.export import export_tensorboard
 from xtr.study.scaling import Scaling, scalings
 from xtr.study.sections import Provenance, document
@@ -50,7 +50,8 @@ def write_report(
       rows: the rows it was built from; layers of retrieval, published numbers and all metrics are read from them.
       provenance: what to say of the study's origin, in order: name -> text, or lines of text. `title` is the page's
         title; `notice` is shown on top of everything (what a reader must know first, such as that data or models are
-        generated); `protocol` (lines) is listed under "How it was measured".
+        generated); `protocol` (lines) is listed under "How it was measured"; `missing stages` (lines, or 'none') are
+        the first of what is missing.
       answers: from `scaling.scalings`; computed where they are not given.
       spent: from `spent.spent`; without it no cost is shown.
 
@@ -61,7 +62,7 @@ def write_report(
     whole = document(table, rows, provenance, scalings(table) if answers is None else answers, spent)
     svgs: dict[str, str] = {}
     files: dict[str, str | bytes] = {}
-    for drawing in (block for block in blocks_of(whole) if isinstance(block, Drawing)):
+    for drawing in drawings(whole):
         svg = plots.to_svg(drawing.figure)
         svgs[drawing.name] = plots.inline(svg, drawing.figure, drawing.text)
         files[f"figures/{drawing.name}.svg"] = plots.on_white(svg)

@@ -23,7 +23,7 @@ from xtr.study.layers import by_layer
 from xtr.study.scaling import Scaling, headline
 from xtr.study.spent import Spent
 from xtr.study.transfer import AVERAGE, AVERAGES, NONE, POOLED, RETRIEVAL, SIGNIFICANCE, TransferTable
-from xtr.study.words import MARKS, answer, heading, incomplete
+from xtr.study.words import MARKS, answer, heading, incomplete, selection
 
 Provenance = Mapping[str, str | Sequence[str]]
 
@@ -47,6 +47,7 @@ def document(
       answers: from `scaling.scalings`.
       spent: from `spent.spent`; without it no cost is shown.
     """
+    sentences = _lacking(table, provenance)
     sections = [
         _scale(table, answers),
         _best_of(table),
@@ -61,13 +62,13 @@ def document(
         _metrics(table, rows),
         _protocol(table, provenance),
         _origin(provenance),
-        _missing(table),
+        _missing(sentences),
     ]
     return Document(
         title=str(provenance.get("title", "Transfer of English intermediate training")),
         notice=joined(provenance.get("notice", "")),
         answers=_answers(table, answers),
-        opening=_opening(table, answers),
+        opening=_opening(table, answers, len(sentences)),
         sections=[section for section in sections if section],
     )
 
@@ -110,8 +111,8 @@ def _one_size(table: TransferTable, one: Scaling) -> Drawing:
     return Drawing("gain-by-intermediate", "Gain by intermediate task", scale_plots.one_size(gains), text)
 
 
-def _opening(table: TransferTable, answers: Sequence[Scaling]) -> list[Block]:
-    """Below the answers: how to read the figures of several sizes; then each model."""
+def _opening(table: TransferTable, answers: Sequence[Scaling], lacking: int) -> list[Block]:
+    """Below the answers: how to read the figures of several sizes; each model; whether something is missing."""
     blocks: list[Block] = []
     opening = headline(answers)
     if any(one.slope for one in opening):
@@ -124,8 +125,13 @@ def _opening(table: TransferTable, answers: Sequence[Scaling]) -> list[Block]:
             )
         )
     sentences = answer(table)
-    blocks.append(Fold("Model by model", f"{len(sentences)} models", [Prose(sentences, bullets=True)]) if
-                  len(sentences) > 2 else Prose(sentences))  # fmt: skip
+    if len(sentences) > 2:
+        blocks.append(Fold("Model by model", f"{len(sentences)} models", [Prose(sentences, bullets=True)]))
+    else:
+        blocks.append(Prose(sentences))
+    if lacking:
+        places = f"{lacking} place{'s' * (lacking != 1)}"
+        blocks.append(Prose([f"This report lacks something in {places}: its last section names each."]))
     return blocks
 
 
@@ -188,7 +194,10 @@ def _scale(table: TransferTable, answers: Sequence[Scaling]) -> Section | None:
 
 def _best_of(table: TransferTable) -> Section | None:
     grid = grids.best_of(table)
-    return Section("best-of", grid.title, _short_or_folded(grid)) if grid else None
+    if grid is None:
+        return None
+    said = [sentence for one, sentence in zip(table.best_of, selection(table), strict=True) if one.target in AVERAGES]
+    return Section("best-of", grid.title, [*([Prose(said, bullets=True)] if said else []), *_short_or_folded(grid)])
 
 
 def _short_or_folded(grid: Grid) -> list[Block]:
@@ -358,13 +367,22 @@ def _protocol(table: TransferTable, provenance: Provenance) -> Section:
     return Section("protocol", "How it was measured", [Prose(lines, bullets=True)])
 
 
+_STAGES = "missing stages"  # of the provenance: those without a result, and why
+
+
 def _origin(provenance: Provenance) -> Section | None:
-    shown = [(k, joined(v).strip("\n")) for k, v in provenance.items() if k not in ("title", "notice", "protocol")]
+    elsewhere = ("title", "notice", "protocol", _STAGES)
+    shown = [(k, joined(v).strip("\n")) for k, v in provenance.items() if k not in elsewhere]
     return Section("origin", "Where it comes from", [Facts(shown)]) if shown else None
 
 
-def _missing(table: TransferTable) -> Section:
-    sentences = [*table.problems, *incomplete(table)]
+def _lacking(table: TransferTable, provenance: Provenance) -> list[str]:
+    """What is not there, one sentence each: stages, then cells and parts of means."""
+    stages = provenance.get(_STAGES, "none")
+    return [*([] if stages == "none" else joined(stages).split("\n")), *table.problems, *incomplete(table)]
+
+
+def _missing(sentences: Sequence[str]) -> Section:
     if not sentences:
         return Section("missing", "What is missing", [Prose(["Nothing: every expected cell has its results."])])
     return Section("missing", "What is missing", [Prose(sentences, bullets=True)])
