@@ -79,7 +79,7 @@ th, td { padding: 7px 10px; text-align: right; vertical-align: top; border-botto
 tbody tr:last-child > * { border-bottom: 0; }
 thead th { color: var(--quiet); font-weight: 600; vertical-align: bottom; min-width: 5.2em; }
 th:first-child { text-align: left; position: sticky; left: 0; z-index: 1; background: var(--card); font-weight: 600; }
-td small { color: var(--quiet); white-space: nowrap; font-size: .8rem; }
+td small { color: var(--quiet); white-space: nowrap; font-size: .86em; }
 td.text { white-space: nowrap; }
 td.long { white-space: normal; text-align: left; min-width: 15em; }
 .head { display: inline-block; max-width: 8em; overflow-wrap: break-word; }
@@ -87,7 +87,7 @@ td.long { white-space: normal; text-align: left; min-width: 15em; }
 .mean { font-style: italic; }
 .score, .gain, .chance { display: block; white-space: nowrap; }
 .gain.up { color: var(--up-ink); } .gain.down { color: var(--down-ink); }
-.chance { font-size: .78rem; color: var(--quiet); }
+.chance { font-size: .84em; color: var(--quiet); }
 td.none { color: var(--quiet); text-align: center; }
 td.heat { text-align: center; border: 2px solid var(--card); border-radius: 6px; white-space: nowrap; }
 td.heat.up { background: color-mix(in srgb, var(--up) var(--share), var(--card)); }
@@ -135,8 +135,9 @@ pre { overflow: auto; max-height: 28em; font-size: .82rem; margin: 0; white-spac
   nav { display: none; }
   section { border: 0; padding: 0; margin: 0 0 18pt; }
   figure, tr, .answers > section { break-inside: avoid; } h2, h3 { break-after: avoid; }
-  .scroll { overflow: visible; background: none; } table { font-size: 7.5pt; } th, td { padding: 2pt 3pt; }
-  thead th { min-width: 0; } pre { max-height: none; white-space: pre-wrap; }
+  .scroll { overflow: visible; background: none; }
+  table, table:has(td.heat) { font-size: 7.5pt; } th, td { padding: 2pt 3pt; }
+  thead th, table:has(td.heat) thead th { min-width: 0; } pre { max-height: none; white-space: pre-wrap; }
   td.heat, .verdict { print-color-adjust: exact; }
 }
 </style>

@@ -57,7 +57,7 @@ def _blocks(blocks: Sequence[Block], figures: str, files: dict[str, str], skip: 
             case Prose(sentences):
                 parts += map(_text, sentences)
             case Facts(pairs):
-                parts.append("\n".join(f"* **{_text(name)}**: {_fact(value)}" for name, value in pairs))
+                parts.append("\n".join(f"* **{_text(name)}**:{_fact(value)}" for name, value in pairs))
             case Fold(title, small, inner, name) if name:
                 whole = [f"# {_text(title)}", f"{_text(small)}. [Back to the report](report.md)"]
                 files[f"{name}.md"] = "\n\n".join([*whole, *_blocks(inner, figures, files, title)]) + "\n"
@@ -76,7 +76,7 @@ def _image(drawing: Drawing, figures: str) -> str:
 def _fact(value: str) -> str:
     """One line as it is, several as a block of code within the item."""
     if "\n" not in value:
-        return _text(value)
+        return f" {_text(value)}"
     fence = "```"
     while fence in value:
         fence += "`"

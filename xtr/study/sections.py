@@ -182,8 +182,9 @@ def _scale(table: TransferTable, answers: Sequence[Scaling]) -> Section | None:
             for target in table.targets
             if name != POOLED and (family, name, target) in found
         ]
-        grid = grids.by_size(f"scaling-{slug(family)}-all", f"{family}: every pair", "intermediate → target", rest)
-        blocks.append(Fold(f"{family}: every intermediate on every target", f"{len(rest)} pairs", [grid]))
+        title = f"{family}: every intermediate on every target"
+        grid = grids.by_size(f"scaling-{slug(family)}-all", title, "intermediate → target", rest)
+        blocks.append(Fold(title, f"{len(rest)} pairs", [grid]))
     note = (
         f"Zero-shot gains in points, each with its {table.confidence:.0%} interval. Slope: points per tenfold"
         " parameters. Of many pairs some will look like a trend by chance: the verdict of the mean of intermediates on"
@@ -197,7 +198,10 @@ def _best_of(table: TransferTable) -> Section | None:
     if grid is None:
         return None
     said = [sentence for one, sentence in zip(table.best_of, selection(table), strict=True) if one.target in AVERAGES]
-    return Section("best-of", grid.title, [*([Prose(said, bullets=True)] if said else []), *_short_or_folded(grid)])
+    words: list[Block] = [Prose(said, bullets=True)] if said else []
+    if len(said) > 2:
+        words = [Fold("In words", f"{len(said)} models", words)]
+    return Section("best-of", grid.title, [*_short_or_folded(grid), *words])
 
 
 def _short_or_folded(grid: Grid) -> list[Block]:
