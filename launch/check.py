@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from typing import Any
 
+import xtr
 from xtr.doctor import OK, WARN, WRONG, Finding, check_bucket
 from xtr.errors import UserError
 from xtr.launch import machines
@@ -24,6 +25,9 @@ def names(spec: RunSpec) -> list[Finding]:
     found = [Finding(OK, _size(spec))]
     if spec.backend == "local":
         return found
+    if spec.wheel and f"xtr-{xtr.__version__}-" not in spec.wheel:
+        what = f"{spec.wheel} is not xtr {xtr.__version__}, by which the configuration was checked"
+        found.append(Finding(WARN, what, "`python -m build --wheel` writes that"))
     found += check_bucket(spec.bucket) + _region(spec)
     return found + (_tpu_vm(spec) if spec.backend == "tpu_vm" else _gke(spec))
 

@@ -29,9 +29,14 @@ class Collected:
 
 
 def collect(
-    paths: Sequence[Path], names: Sequence[str], search_paths: Sequence[str], shipped: Path, folder: str
+    paths: Sequence[Path],
+    names: Sequence[str],
+    search_paths: Sequence[str],
+    shipped: Path,
+    folder: str,
+    more: Sequence[Path] = (),
 ) -> Collected:
-    """Gathers gin files: those named, all in the user's search paths, and what they include.
+    """Gathers gin files: those named, all in the user's search paths, what they include, and `more`.
 
     Args:
       paths: where the named files were found.
@@ -39,6 +44,7 @@ def collect(
       search_paths: the user's own folders.
       shipped: the folder of xtr's own files, which are on the other machine already.
       folder: where the files will be there, relative to the job's working folder.
+      more: files that the run itself will look for, as a study does for its stages.
     """
     shipped = shipped.resolve()
     roots = [Path.cwd().resolve(), *(Path(path).resolve() for path in search_paths)]
@@ -46,7 +52,7 @@ def collect(
     def is_shipped(path: Path) -> bool:
         return path.resolve().is_relative_to(shipped)
 
-    waiting = [path.resolve() for path in paths]
+    waiting = [path.resolve() for path in (*paths, *more)]
     for root in roots[1:]:
         waiting += sorted(path.resolve() for path in root.rglob("*.gin"))
     own: dict[Path, str] = {}

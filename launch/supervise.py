@@ -157,15 +157,18 @@ def _lock(plan: Plan, record: Record, again: bool) -> None:
 
 
 def _supervise(plan: Plan, record: Record, clock: Clock, first: Sequence[Action]) -> int:
-    for action in first:
-        done = execute(action)
-        if done.code != 0:
+    try:
+        for action in first:
+            done = execute(action)
+            if done.code != 0:
+                place = record.spec.place(record.spec.job_dir)
+                raise UserError(f"the job's files cannot be brought to {place}: {done.why}")
+    except BaseException as error:  # ctrl-C among them; nothing is created yet
+        if not record.state.live:
             execute(plan.unlock)
             record.state = dataclasses.replace(record.state, outcome=Outcome.REFUSED)
-            record.note(f"upload failed: {done.why}")
-            raise UserError(
-                f"the job's files cannot be brought to {record.spec.place(record.spec.job_dir)}: {done.why}"
-            )
+        record.note(f"not started: {error or type(error).__name__}")
+        raise
     return _Machine(plan, record, policy_of(record), clock).run(watch.Began())
 
 
@@ -229,15 +232,15 @@ class _Machine:
         if isinstance(command, watch.Attach):
             return self.attach(command)
         if isinstance(command, watch.Stop):
-            self.all(self.plan.stop(round(command.seconds)), command.seconds + 300)
+            follow(self.plan.stop(round(command.seconds)), _tell, self.interrupts, command.seconds + 300)
             return watch.Stopped()
         done = self.all(self.plan.delete)
         gone = done.code != 0 and self.plan.describe is not None and self.describe().seen is Seen.ABSENT
         return watch.Deleted(done.code == 0 or gone, done.why)
 
-    def all(self, runs: tuple[Run, ...], limit: float = 900.0) -> Result:
+    def all(self, runs: tuple[Run, ...]) -> Result:
         for run in runs:
-            done = execute(run, limit)
+            done = execute(run)
             if done.code != 0:
                 return done
         return Result(0)

@@ -154,6 +154,35 @@ def test_own_task_modules_come_along(tmp_path, monkeypatch):
         spec_of("--gin.MODEL_DIR=runs/a", "--gin.VOCABULARY_PATH=v", "--gin.TASK_MODULES=('other.py',)")
 
 
+def test_files_of_a_studys_stages_come_along(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.gin").write_text("include 'models/mt5/micro.gin'\n")
+    study = "include 'studies/demo.gin'\nstudy.models = {'tiny': '%s'}\n"
+    words = [
+        "--gin.STUDY_DIR=s",
+        "--gin.DATA_DIR=d",
+        "--gin.CACHE_DIR=c",
+        "--gin.VOCABULARY_PATH=v",
+        "--gin.VOCAB_SIZE=512",
+    ]
+    (tmp_path / "study.gin").write_text(study % "tiny.gin")
+    assert run(["launch", "study", "--gin_file=study.gin", *words, *BACKENDS["tpu_vm"], "--dry_run"]) == 0
+    assert "gs://my-bucket/jobs/study-s/gin/tiny.gin" in capsys.readouterr().out
+    (tmp_path / "study.gin").write_text(study % (tmp_path / "tiny.gin"))
+    with pytest.raises(UserError, match="the study names .*tiny.gin, which no other machine has"):
+        run(["launch", "study", "--gin_file=study.gin", *words, *BACKENDS["tpu_vm"], "--dry_run"])
+
+
+def test_a_run_of_another_number_of_processes_is_refused(monkeypatch):
+    from xtr.parallel import distributed
+
+    monkeypatch.setenv("XTR_EXPECT_PROCESSES", "1")
+    assert distributed.initialize() == (0, 1)
+    monkeypatch.setenv("XTR_EXPECT_PROCESSES", "64")
+    with pytest.raises(UserError, match="The run has 1 processes, but was launched for 64"):
+        distributed.initialize()
+
+
 def test_a_record_gives_the_job_back(tmp_path, monkeypatch):
     from xtr.launch.record import Record, load
 

@@ -226,6 +226,41 @@ def test_missing_gcloud_is_a_users_mistake(cloud, monkeypatch, job, start):
         start(job())
 
 
+def test_an_image_runs_in_the_place_of_a_wheel(cloud, capsys, job, start):
+    cloud.xtr('echo "in the image: $*"; touch made\n')
+    image = f"example.com/xtr@sha256:{'0' * 64}"
+    code, _ = start(job(wheel="", image=image))
+    assert code == 0 and (cloud.bucket / "f" / "made").exists()
+    assert "in the image: train --gin_file=models/mt5/small.gin" in capsys.readouterr().out
+    called = (cloud.root / "docker.txt").read_text()
+    assert f"{image} xtr train" in called and "--privileged --network=host" in called
+    assert not (cloud.root / "uv.txt").exists()
+
+
+def test_machines_of_several_slices_are_numbered_through(cloud, job, start):
+    """By what their metadata server says of each: the slice, and the machine in it."""
+    cloud.cue(machines=4, slices=2)
+    code, _ = start(job(slices=2, keep=True))
+    assert code == 0
+    folders = cloud.root.glob("vm/1/*/xtr-launch/jobs/job/process-*")
+    assert sorted((path.parts[-5], path.name) for path in folders) == [(str(k), f"process-{k}") for k in range(4)]
+
+
+def test_a_second_interrupt_does_not_wait_for_a_run_that_does_not_stop(cloud, job, start):
+    cloud.xtr('trap "" TERM\ntouch up\nfor _ in $(seq 600); do sleep 0.1; done\n')
+
+    def interrupt():
+        while not (cloud.bucket / "f" / "up").exists():
+            time.sleep(0.05)
+        for _ in range(2):
+            time.sleep(1.0)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    code, found = start(job())
+    assert code == 42 and found.state.outcome == "stopped" and left_nothing(cloud)
+
+
 # ------------------------------------------------------------------------------------------------------------- others
 
 

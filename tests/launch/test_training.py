@@ -1,6 +1,5 @@
-"""A real training on the fake cloud: two machines, joined by JAX, one preemption, and the bits of a run left alone."""
+"""A real training on the fake cloud: two machines, joined by JAX, preemptions, and the bits of a run left alone."""
 
-import os
 import socket
 import sys
 from pathlib import Path
@@ -44,10 +43,11 @@ def free_port() -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("grace", [30, 0], ids=["with time to save", "without notice"])
-def test_a_preempted_training_ends_with_the_bits_of_one_left_alone(cloud, tmp_path, monkeypatch, capsys, grace):
+def test_preempted_trainings_end_with_the_bits_of_one_left_alone(cloud, tmp_path, monkeypatch, capsys):
+    """The first with time to save in, the second without notice."""
     world = write_world(tmp_path / "world", seed=0, sizes=SIZES)
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count=1")
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     cloud.xtr(f'exec {sys.executable} -m xtr.cli.main "$@"\n')
     Path("tiny.gin").write_text(MODEL)
     words = [
@@ -55,22 +55,23 @@ def test_a_preempted_training_ends_with_the_bits_of_one_left_alone(cloud, tmp_pa
         *(f"--gin.VOCABULARY_PATH={world.vocabulary_path}", f"--gin.DATA_DIR={world.directory}"),
         *(f"--gin.CACHE_DIR={tmp_path / 'cache'}", f"--gin.VOCAB_SIZE={-(-world.vocabulary_size // 128) * 128}"),
         *(f"--gin.TRAIN_STEPS={STEPS}", f"--gin.SAVE_PERIOD={PERIOD}", "--gin.BATCH_SIZE=8", "--gin.DROPOUT_RATE=0.1"),
-        *("--gin.TASK_FEATURE_LENGTHS={'inputs': 64, 'targets': 32}", "--gin.MODEL_DIR=runs/a", "--name=job"),
-        *("--gin.EVAL_PERIOD=0", "--poll_seconds=0.2", "--retries=0"),
+        *("--gin.TASK_FEATURE_LENGTHS={'inputs': 64, 'targets': 32}", "--gin.EVAL_PERIOD=0"),
+        *("--poll_seconds=0.2", "--retries=0"),
     ]
-    assert run([*words, "--backend=local", "--processes=2"]) == 0
-    alone = arrays(Path("runs/a"))
+    assert run([*words, "--backend=local", "--processes=2", "--gin.MODEL_DIR=runs/alone"]) == 0
+    alone = arrays(Path("runs/alone"))
 
-    rule = {"when": f"buckets/my-bucket/f/runs/a/checkpoints/{PERIOD}", "grace": grace}
-    cloud.cue(machines=2, port=free_port(), preempt={"1": rule}, capacity_after=[0, 2])
-    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    (Path(os.environ["XTR_STATE_DIR"]) / "jobs" / "job.json").unlink()
-    capsys.readouterr()
-    cluster = ["--backend=tpu_vm", "--zone=us-central2-b", "--bucket=gs://my-bucket/f", "--accelerator=v4-16"]
-    assert run([*words, *cluster, "--wheel=xtr-1.0-py3-none-any.whl", "--spot"]) == 0
-    found = record.load("job").state
-    assert found.preemptions >= 1 and found.crashes == 0 and cloud.state()["created"] == 2
-    assert f"{STEPS} steps done" in capsys.readouterr().out
-    there = arrays(cloud.bucket / "f" / "runs" / "a")
-    assert there.keys() == alone.keys()
-    assert all(np.array_equal(there[name], alone[name]) for name in alone)
+    saved = "buckets/my-bucket/f/runs/{}/checkpoints/" + str(PERIOD)
+    rules = {"1": {"when": saved.format("told"), "grace": 30}, "3": {"when": saved.format("lost"), "grace": 0}}
+    cloud.cue(machines=2, port=free_port(), preempt=rules, capacity_after=[0, 2, 0, 2])
+    cluster = ["--backend=tpu_vm", "--zone=us-central2-b", "--bucket=gs://my-bucket/f", "--accelerator=v4-16", "--spot"]
+    for number, name in enumerate(("told", "lost"), 1):
+        capsys.readouterr()
+        own = [f"--gin.MODEL_DIR=runs/{name}", f"--name={name}", "--wheel=xtr-1.0-py3-none-any.whl"]
+        assert run([*words, *cluster, *own]) == 0
+        found = record.load(name).state
+        assert found.preemptions >= 1 and found.crashes == 0 and cloud.state()["created"] == 2 * number
+        assert f"{STEPS} steps done" in capsys.readouterr().out
+        there = arrays(cloud.bucket / "f" / "runs" / name)
+        assert there.keys() == alone.keys()
+        assert all(np.array_equal(there[array], alone[array]) for array in alone)

@@ -6,11 +6,11 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from xtr import config
+from xtr import config, rundir
 from xtr.cli import tables
 from xtr.errors import UserError
 
@@ -121,6 +121,7 @@ def build_spec(arguments: argparse.Namespace) -> Any:
         arguments.search_paths,
         config.shipped_gin_dir(),
         f"jobs/{name}/gin",
+        _stage_files(run, arguments.search_paths) if arguments.action == "study" else (),
     )
     overrides, modules = [loaded.overrides_gin()], _task_modules(run)
     if modules:
@@ -152,6 +153,26 @@ def build_spec(arguments: argparse.Namespace) -> Any:
         },
     )
     return spec
+
+
+def _stage_files(run: Any, search_paths: Sequence[str]) -> list[Path]:
+    """The gin files that a study names for its stages. UserError for one that no other machine has by that name."""
+
+    def names(value: Any) -> list[str]:
+        if isinstance(value, Mapping):
+            return [name for each in value.values() for name in names(each)]
+        if isinstance(value, list | tuple):
+            return [name for each in value for name in names(each)]
+        return [value] if isinstance(value, str) and value.endswith(".gin") else []
+
+    found = {name: config.find_gin_file(name, search_paths) for name in names(rundir.plain(run))}
+    for name, path in found.items():
+        if os.path.isabs(name) and not path.resolve().is_relative_to(config.shipped_gin_dir().resolve()):
+            raise UserError(
+                f"the study names {name}, which no other machine has: name it relative to this folder or to one of "
+                "--gin_search_paths."
+            )
+    return list(found.values())
 
 
 def _task_modules(run: Any) -> list[str]:
