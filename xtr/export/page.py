@@ -89,7 +89,8 @@ td.long { white-space: normal; text-align: left; min-width: 15em; }
 .gain.up { color: var(--up-ink); } .gain.down { color: var(--down-ink); }
 .chance { font-size: .84em; color: var(--quiet); }
 td.none { color: var(--quiet); text-align: center; }
-td.heat { text-align: center; border: 2px solid var(--card); border-radius: 6px; white-space: nowrap; }
+td.heat { text-align: center; vertical-align: middle; white-space: nowrap; }
+td.heat { border: 2px solid var(--card); border-radius: 6px; }
 td.heat.up { background: color-mix(in srgb, var(--up) var(--share), var(--card)); }
 td.heat.down { background: color-mix(in srgb, var(--down) var(--share), var(--card)); }
 td.heat.strong { font-weight: 700; }

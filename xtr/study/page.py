@@ -126,7 +126,8 @@ def _entry(entry: Entry | None) -> str:
         classes = f"heat {'up' if entry.share >= 0 else 'down'}{' strong' * entry.strong}"
         text = f"{number(entry.gain, signed=True)}{page.text(entry.marks)}"
         behind = page.text(entry.gain.text(signed=True))
-        return f'<td class="{classes}" title="{behind}" style="--share:{8 + 62 * abs(entry.share):.0f}%">{text}</td>'
+        color = 8 + 62 * abs(entry.share) if float(number(entry.gain, signed=True)) else 0  # +0.0 has no side
+        return f'<td class="{classes}" title="{behind}" style="--share:{color:.0f}%">{text}</td>'
     parts = []
     if entry.score is not None:
         mark = "‡" * entry.incomplete
