@@ -263,7 +263,7 @@ def test_of_two_runners_one_is_killed_and_the_other_ends_the_study(undisturbed, 
         return bool(mine) and bool(list(directory.glob("stages/target.*/checkpoints/[123]")))
 
     try:
-        wait_for(in_a_target, killed)
+        wait_for(in_a_target, killed, 600)
     finally:
         killed.send_signal(signal.SIGKILL)
         killed.communicate()

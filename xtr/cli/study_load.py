@@ -80,19 +80,21 @@ def load(spec: StudySpec, arguments: argparse.Namespace, *, tokenise: bool) -> L
         stages that read it are not known.
     """
     from xtr.data.cache import Writer, ensure_cached
-    from xtr.data.vocabulary import vocabulary_file, vocabulary_sha256
     from xtr.parallel.distributed import first_alone
 
     spec = absolute(spec, data_needed=tokenise)
     gin, configure = GinFiles(arguments.search_paths), configurer(arguments.search_paths)
     found, digests, absent = {}, {}, {}
+    digest = functools.cache(_vocabulary_digest)
     for (model, form), names in planning.mixtures(spec, configure, gin).items():
         try:
             if not spec.vocabulary(model):
                 raise UserError(f"no vocabulary_path for model {model}.")
-            digests[model] = vocabulary_sha256(vocabulary_file(spec.vocabulary(model)))[:16]
+            if (known := digest(spec.vocabulary(model))) is None:
+                raise UserError(f"the vocabulary {spec.vocabulary(model)} cannot be read.")
+            digests[model] = known
             if not spec.data_dir:
-                rundir.data_dir(None)
+                rundir.data_dir(None)  # says what to do
             cached = functools.partial(
                 ensure_cached,
                 names,
@@ -118,7 +120,7 @@ def load(spec: StudySpec, arguments: argparse.Namespace, *, tokenise: bool) -> L
         tasks = found[model, form].get(mixture)
         return tasks and [f"{task.rate:g} {Path(task.directory).name}" for task in tasks]
 
-    prepared, cells = planning.prepare(spec, configure, gin, fingerprints)
+    prepared, cells = planning.prepare(spec, configure, gin, fingerprints, look_inside=tokenise)
     data = {
         f"{model}.{task.name}": Path(task.directory).name
         for (model, _), mixtures in found.items()
@@ -126,3 +128,13 @@ def load(spec: StudySpec, arguments: argparse.Namespace, *, tokenise: bool) -> L
         for task in tasks
     }
     return Loaded(spec, prepared, cells, configure, protocol.facts(spec, prepared, data, digests), tuple(absent))
+
+
+def _vocabulary_digest(path: str) -> str | None:
+    """The digest of a vocabulary's file; None where it cannot be read."""
+    from xtr.data.vocabulary import vocabulary_file, vocabulary_sha256
+
+    try:
+        return vocabulary_sha256(vocabulary_file(path))[:16]
+    except (OSError, UserError):
+        return None

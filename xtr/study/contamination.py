@@ -25,15 +25,18 @@ def _json(path: str) -> dict:
     return found if isinstance(found, dict) else {}
 
 
-def contaminated(checkpoint: str | os.PathLike | None) -> str | None:
+def contaminated(checkpoint: str | os.PathLike | None, look_inside: bool = True) -> str | None:
     """'mT0' or 'BLOOMZ' where a checkpoint is one, or was trained from one; None where nothing says so.
 
     Looks at the path, at the name that a Hugging Face `config.json` carries, and at the initial checkpoints of the xtr
-    runs that led to it.
+    runs that led to it. Without `look_inside` at the path alone, which needs no checkpoint.
     """
     seen = set()
     while checkpoint and (path := os.fspath(checkpoint).rstrip("/")) not in seen:
         seen.add(path)
+        if not look_inside:
+            found = _NAME.search(path)
+            return found and _MODELS[found.group(1).lower()]
         names = [path, str(_json(f"{path}/config.json").get("_name_or_path", ""))]
         for name in names:
             if found := _NAME.search(name):
@@ -43,13 +46,13 @@ def contaminated(checkpoint: str | os.PathLike | None) -> str | None:
     return None
 
 
-def refuse_contaminated(checkpoints: dict[str, str], allowed: bool) -> list[str]:
+def refuse_contaminated(checkpoints: dict[str, str], allowed: bool, look_inside: bool = True) -> list[str]:
     """Checks the checkpoints {model: path} that a study starts from; returns a sentence about each contaminated one.
 
     Raises:
       UserError: a checkpoint is contaminated and the study does not allow it.
     """
-    found = {model: kind for model, path in checkpoints.items() if (kind := contaminated(path))}
+    found = {model: kind for model, path in checkpoints.items() if (kind := contaminated(path, look_inside))}
     if found and not allowed:
         starts = (f"{model} starts from {checkpoints[model]}, which is {kind}" for model, kind in found.items())
         raise UserError(

@@ -146,7 +146,7 @@ def mixtures(spec: StudySpec, configure: Configure, gin: GinFiles) -> dict[tuple
 
 
 def prepare(
-    spec: StudySpec, configure: Configure, gin: GinFiles, fingerprints: Fingerprints
+    spec: StudySpec, configure: Configure, gin: GinFiles, fingerprints: Fingerprints, look_inside: bool = True
 ) -> tuple[list[Job], list[Cell]]:
     """Plans a study and gives every stage its content address.
 
@@ -159,8 +159,10 @@ def prepare(
       gin: what gin files there are, and what they set.
       fingerprints: of the data of each mixture. Where these are not here, the address of a stage and of those after
         it is not known.
+      look_inside: whether the initial checkpoints are read to see that none was trained on the targets; else their
+        paths alone are looked at.
     """
-    refuse_contaminated(spec.initial_checkpoints(), spec.allow_contaminated)
+    refuse_contaminated(spec.initial_checkpoints(), spec.allow_contaminated, look_inside)
     stages, cells = plan(spec, gin)
     recipes = _Recipes(spec, configure)
     jobs: dict[Stage, Job] = {}

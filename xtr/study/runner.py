@@ -134,9 +134,8 @@ class _Pass:
         if self.several:
             workers = 1  # all processes must come to the same stages in the same order
         while self.waiting or self.running:
-            if from_first(preemption.requested):
-                self.stopped = self.stopped or Preempted("no stage was begun any more; run it again to go on")
-            if not self.stopped:
+            stopping = self.stopped or from_first(preemption.requested)
+            if not stopping:
                 self.give_up_children()
                 self.begin(pool, workers)
             if self.running:
@@ -145,8 +144,8 @@ class _Pass:
                 )
                 for future in done:
                     self.settle(self.running.pop(future), future.exception())
-            elif self.stopped:
-                raise self.stopped
+            elif stopping:  # what a stage said when it stopped tells more
+                raise self.stopped or Preempted("no stage was begun any more; run it again to go on")
             elif self.waiting:
                 time.sleep(self.poll if self.several else min(0.2, self.poll))
         if self.stopped:
