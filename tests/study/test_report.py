@@ -8,9 +8,10 @@ import pytest
 from rich.console import Console
 
 from xtr.export.figures import to_png
-from xtr.study import plots, transfer
+from xtr.study import plots, scale_plots, transfer
 from xtr.study.report import print_table, write_report
 from xtr.study.scaling import headline, scalings
+from xtr.study.statistics import Estimate
 from xtr.study.transfer import AVERAGE, POOLED
 from xtr.study.words import answer, incomplete, marks
 
@@ -177,3 +178,9 @@ def test_figures(build):
     inline = plots.inline(svg, figure, 'a "title"')
     assert inline.startswith("<svg") and "currentColor" in inline and "a &quot;title&quot;" in inline
     assert "xquad" in inline and 'fill="white"' in plots.on_white(svg) and 'fill="white"' not in inline
+
+
+def test_a_gain_of_rounding_errors_does_not_fill_its_figure():
+    tiny = Estimate(1e-15, -1e-15, 3e-15, 0.95, 1e-15, 3, 100)
+    low, high = scale_plots.one_size([("mnli", tiny)]).axes[0].get_xlim()
+    assert low <= -1 and high >= 1

@@ -66,7 +66,7 @@ section {
 .note, .quiet { color: var(--quiet); font-size: .86rem; }
 .note { margin: 12px 0 0; max-width: 70em; }
 header > ul { color: var(--quiet); font-size: .9rem; }
-:is(.part, details, .beside, .note, figure) + .part, .part + :is(details, .beside) { margin-top: 18px; }
+:is(.part, details, .beside, .note, figure) + .part, :is(.part, .beside) + :is(details, .beside) { margin-top: 18px; }
 .scroll {
   overflow-x: auto; margin: 0 -4px;
   background:

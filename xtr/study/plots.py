@@ -104,8 +104,15 @@ def gains_with_intervals(table: TransferTable, model: Model) -> Figure | None:
                 y += 1
         _rows(axes, ticks_labels, y)
         axes.set_xlabel("gain over no intermediate task (points)")
+        show_a_point(axes)
         axes.set_title(model.name, loc="left", fontsize=11, fontweight="bold")
     return figure
+
+
+def show_a_point(axes) -> None:
+    """Widens the axis of gains to a point either way at least, so that nothing looks like much."""
+    low, high = axes.get_xlim()
+    axes.set_xlim(min(low, -1.0), max(high, 1.0))
 
 
 def _rows(axes, ticks_labels: Sequence[tuple[float, str, str]], end: float) -> None:

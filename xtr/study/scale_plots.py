@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from xtr.export.figures import INK, STYLE
-from xtr.study.plots import COLORS
+from xtr.study.plots import COLORS, show_a_point
 from xtr.study.scaling import Scaling
 from xtr.study.statistics import Estimate
 from xtr.study.transfer import NONE, Model
@@ -32,10 +32,10 @@ def short_name(model: Model) -> str:
 
 
 def limits(answers: Sequence[Scaling]) -> tuple[float, float]:
-    """A range of gains that holds all whiskers and 0, to be shared by figures that are compared."""
+    """A range of gains that holds all whiskers and half a point either way, to be shared by figures compared."""
     ends = [end for one in answers for size in one.gains for end in (size.gain.low, size.gain.high)]
     ends += [end for one in answers for point in one.band for end in (point.low, point.high)]
-    low, high = min(0.0, *ends), max(0.0, *ends)
+    low, high = min(-0.5, *ends), max(0.5, *ends)
     return low - 0.06 * (high - low), high + 0.06 * (high - low)
 
 
@@ -118,6 +118,7 @@ def one_size(gains: Sequence[tuple[str, Estimate]]) -> Figure:
         axes.spines["left"].set_visible(False)
         axes.grid(axis="x", color=INK, alpha=0.12)
         axes.set_xlabel("zero-shot gain (points)")
+        show_a_point(axes)
     return figure
 
 
@@ -145,7 +146,9 @@ def parts_of_gain(parts: Sequence[tuple[Model, Mapping[str, float], Estimate]]) 
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         axes.grid(axis="x", color=INK, alpha=0.12)
+        axes.set_axisbelow(True)
         axes.set_xlabel("points of the gain on the average of all targets")
+        show_a_point(axes)
         handles = [matplotlib.patches.Patch(color=COLORS[place]) for place in range(len(names))]
         whole = matplotlib.lines.Line2D([], [], color=INK, marker="d", markersize=5)
         figure.legend(
