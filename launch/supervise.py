@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -15,6 +16,7 @@ from xtr.launch.plan import Observation, Plan, Seen
 from xtr.launch.record import Record, held, load, names
 from xtr.launch.watch import Outcome, Policy, State
 
+GLANCE = 60.0  # seconds between two looks at machines while a run goes on; two alike count
 # What Google Cloud says of a request that no second try mends.
 _REFUSALS = ("invalid_argument", "permission_denied", "invalid argument", "forbidden", "unrecognized arguments")
 
@@ -261,8 +263,31 @@ class _Machine:
             print(line, flush=True)
 
         runs = self.plan.attach(command.attempt, self.record.seen)
-        codes, late = follow(runs, show, self.interrupts, command.limit)
+        with self.glances() as lost:
+            codes, late = follow(runs, show, lambda: self.interrupts() or lost.is_set(), command.limit)
         return watch.Ended(codes, late)
+
+    @contextlib.contextmanager
+    def glances(self) -> Iterator[threading.Event]:
+        """Looks at the machines beside the log, which may hang when they are gone: the event says that they are."""
+        lost, over = threading.Event(), threading.Event()
+
+        def look() -> None:
+            last = Seen.READY
+            while not over.wait(GLANCE):
+                with contextlib.suppress(Exception):  # it is looked again
+                    now = observe(self.plan).seen
+                    if now is last and now not in (Seen.READY, Seen.WAITING):
+                        return lost.set()
+                    last = now
+
+        thread = threading.Thread(target=look, daemon=True)
+        if self.plan.describe is not None:
+            thread.start()
+        try:
+            yield lost
+        finally:
+            over.set()
 
     def finish(self, command: watch.Finish) -> int:
         state: State = self.record.state

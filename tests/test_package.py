@@ -105,6 +105,17 @@ walk(importlib.resources.files("xtr.gin"))
     assert sorted(found) == [path.as_posix() for path in source_files(".gin")]
 
 
+def test_installed_wheel_holds_what_launching_reads(installed, tmp_path):
+    code = """
+import importlib.resources
+from xtr.launch import recipes
+print(*(path.name for path in recipes.shipped()))
+assert importlib.resources.files("xtr.launch").joinpath("templates", "start.sh").is_file()
+"""
+    found = run_installed(code, installed, tmp_path).split()
+    assert found == sorted(path.name for path in (ROOT / "launch" / "recipes").glob("*.md"))
+
+
 def test_gin_folder_does_not_shadow_gin_config():
     """In a checkout too, where the current folder comes first on the path."""
     assert not (ROOT / "gin" / "__init__.py").exists()

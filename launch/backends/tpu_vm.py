@@ -13,6 +13,8 @@ from xtr.launch.backends import bucket
 from xtr.launch.plan import Observation, Plan, Seen
 from xtr.launch.spec import RunSpec
 
+# A machine that is gone does not say so: without these a connection to it may last for hours.
+_ALIVE = tuple(f"--ssh-flag=-o{o}" for o in ("ServerAliveInterval=30", "ServerAliveCountMax=4", "ConnectTimeout=30"))
 _STATES = {
     "CREATING": Seen.WAITING,
     "ACCEPTED": Seen.WAITING,
@@ -85,12 +87,12 @@ def plan(spec: RunSpec) -> Plan:
 
     def ssh(command: str) -> Run:
         """On every machine. `command` is read by a shell there: names are of letters that mean nothing to one."""
-        through = ("--tunnel-through-iap",) if spec.internal_ips else ()
+        through = (*_ALIVE, *(("--tunnel-through-iap",) if spec.internal_ips else ()))
         if topology.slices == 1:
             return Run(
                 tpus(
                     *("tpu-vm", "ssh", spec.name, "--worker=all", f"--command={command}", *through, *where, "--quiet"),
-                    alpha=bool(through),
+                    alpha=spec.internal_ips,
                 )
             )
         every = ("--node=all", "--worker=all", f"--batch-size={spec.processes}")

@@ -74,8 +74,10 @@ mount_bucket() {
     retry sudo apt-get -o DPkg::Lock::Timeout=300 -q -y install gcsfuse
   fi
   mkdir -p "$home/bucket"
-  # Hosts must see each other's files at once, so nothing is remembered of them.
-  mountpoint -q "$home/bucket" || gcsfuse --implicit-dirs --metadata-cache-ttl-secs=0 "$BUCKET" "$home/bucket"
+  # Hosts must see each other's files at once, so nothing is remembered of them. Root mounts for all: containers too.
+  mountpoint -q "$home/bucket" ||
+    sudo gcsfuse -o allow_other --uid "$(id -u)" --gid "$(id -g)" --implicit-dirs --metadata-cache-ttl-secs=0 \
+      "$BUCKET" "$home/bucket"
   mkdir -p "$work"
 }
 

@@ -51,6 +51,14 @@ def test_a_preempted_job_gets_new_machines_and_goes_on(cloud, grace, job, start)
     assert left_nothing(cloud)
 
 
+def test_machines_that_vanish_without_ending_the_connection_are_missed(cloud, monkeypatch, job, start):
+    monkeypatch.setattr(supervise, "GLANCE", 0.2)
+    cloud.cue(machines=1, hang=True, preempt={"1": {"when": "buckets/my-bucket/f/up"}})
+    cloud.xtr(once_then(f"touch up; {LONG}"))
+    code, found = start(job(retries=0))
+    assert code == 0 and found.state.preemptions == 1 and cloud.state()["created"] == 2 and left_nothing(cloud)
+
+
 def test_a_crash_is_started_again_on_the_same_machines(cloud, job, start):
     cloud.cue(machines=2)
     cloud.xtr(once_then("exit 1"))

@@ -113,6 +113,30 @@ def test_a_dry_run_of_this_machine_does_what_it_prints(cloud, job):
     assert not Path("runs/a/JOB").exists()
 
 
+RECORDER = """#!/usr/bin/env bash
+{ printf '%s\\0' "${0##*/}" "$@"; printf '\\1\\0'; cat; printf '\\2\\0'; } >>"$RECORD"
+"""
+
+
+@pytest.mark.parametrize("backend, accelerator", EVERY)
+@pytest.mark.parametrize("how", ["spot", "reserved"])
+def test_a_shell_reads_a_dry_run_as_the_commands_of_the_plan(backend, accelerator, how, job, tmp_path):
+    """Word for word and input for input, on every slice."""
+    for program in ("gcloud", "kubectl"):
+        (tmp_path / program).write_text(RECORDER)
+        (tmp_path / program).chmod(0o755)
+    more = {"max_hours": 2.0, "service_account": "me"} if how == "spot" else {"reservation": "mine"}
+    plan = backends.plan(job(backend, accelerator=accelerator, provisioning=how, **more))
+    env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "RECORD": str(tmp_path / "record")}
+    subprocess.run(["bash", "-e", "-c", plan.dry_run()], env=env, stdin=subprocess.DEVNULL, check=True)
+    calls = []
+    for call in (tmp_path / "record").read_text().split("\2\0")[:-1]:
+        words, _, stdin = call.partition("\1\0")
+        calls.append(Run(tuple(words.split("\0")[:-1]), stdin))
+    planned = (plan.lock, *plan.upload, *plan.create, plan.describe, *plan.attach(1, 0), *plan.delete, plan.unlock)
+    assert calls == list(planned)
+
+
 HOSTILE = 'it\'s "quoted" $(touch pwned) `touch pwned` ${HOME} \\n \\ EOF\nEOF\nEOF_\n\t*?[a] <b> é 人 \n'
 
 

@@ -78,7 +78,7 @@ def _add_job(parser: argparse.ArgumentParser) -> None:
     add("--dry_run", action="store_true", help="print the commands, files and inputs, and do nothing")
     add(
         "--check", nargs="?", const="fit", choices=("names", "fit"), default=None,
-        help="only check: names, bucket and quota; with 'fit' (default) also that the job fits, and what it takes",
+        help="only check: names, bucket, what zone or cluster offer; with 'fit' (default) also what it takes",
     )  # fmt: skip
     add("--price_per_chip_hour", type=float, default=None, help="of --check: what a chip costs, in any currency")
 
