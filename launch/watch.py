@@ -211,6 +211,12 @@ def backoff(policy: Policy, fails: int) -> float:
     return min(policy.poll * 2 ** min(max(fails - 1, 0), 16), max(600.0, policy.poll))
 
 
+def patience(policy: Policy, waited: float) -> float:
+    """A pause while capacity is awaited: a tenth of the wait so far, between one and four times `poll`. Machines that
+    are there cost, so it stays short."""
+    return min(max(policy.poll, waited / 10), 4 * policy.poll)
+
+
 def step(state: State, event: Event, now: float, policy: Policy) -> tuple[State, Command]:
     """What a job becomes by an event, and what is to be done next.
 
@@ -290,7 +296,7 @@ def _observed(state: State, what: Observation, now: float, policy: Policy) -> tu
         return dataclasses.replace(state, again=True, fails=0), Delete(policy.poll)
     if what.seen is Seen.ABSENT:
         return state, Create(backoff(policy, state.fails) if state.fails else 0.0)
-    return state, Describe(policy.poll)
+    return state, Describe(patience(policy, now - since))
 
 
 def _ready(state: State, what: Observation, now: float, policy: Policy) -> tuple[State, Command]:

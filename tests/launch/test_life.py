@@ -94,6 +94,23 @@ def test_capacity_that_never_comes_ends_the_job(cloud, job, start):
     assert code == 1 and found.state.outcome == "no capacity" and found.state.attempt == 0 and left_nothing(cloud)
 
 
+def test_a_day_of_waiting_is_a_day_of_the_clock(cloud, job):
+    """And not one of the test's: the clock is the job's own."""
+    clock = supervise.Clock(now=lambda: clock.time)
+    clock.time, pauses = 0.0, []
+
+    def sleep(seconds, interrupted):
+        pauses.append(seconds)
+        clock.time += seconds
+
+    clock.sleep = sleep
+    cloud.cue(capacity_after=["never"])
+    assert supervise.launch(record.Record(job(wait_hours=24), os.getcwd(), 1800.0), clock) == 1
+    found = record.load("job").state
+    assert found.outcome == "no capacity" and 24 * 3600 < clock.time < 27 * 3600
+    assert pauses[0] == 1800.0 and max(pauses) == 7200.0 and left_nothing(cloud)
+
+
 def test_a_request_that_failed_for_want_of_capacity_is_made_anew(cloud, job, start):
     cloud.cue(capacity_after=["fail", "fail", 0])
     code, found = start(job())

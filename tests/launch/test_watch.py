@@ -270,3 +270,8 @@ def test_every_job_ends_and_deletes_what_it_created(data, keep, retries):
 def test_pauses_grow_to_a_bound(fails):
     assert watch.backoff(POLICY, fails) <= 600.0
     assert watch.backoff(POLICY, fails) <= watch.backoff(POLICY, fails + 1)
+
+
+def test_looks_become_rarer_while_capacity_is_awaited():
+    pauses = [watch.patience(POLICY, waited) for waited in (0.0, 100.0, 250.0, 1e6)]
+    assert pauses == [10.0, 10.0, 25.0, 40.0]
