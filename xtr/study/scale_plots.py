@@ -1,5 +1,6 @@
 """Figures of the scale question: gain against parameters, what a gain is made of, retrieval by layer."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import matplotlib
@@ -76,7 +77,7 @@ def gain_of_intermediate(answers: Sequence[Scaling], families: Sequence[str], ga
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: parameters_text(value)))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_ylim(gains)
-        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         axes.grid(axis="y", color=INK, alpha=0.12)
         axes.set_title(answers[0].intermediate, loc="left", fontsize=10, fontweight="bold")
     return figure
@@ -173,7 +174,7 @@ def score_by_layer(title: str, curves: Mapping[str, Mapping[int, float]], fixed:
     """
     trained = [name for name in curves if name != NONE]
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.4, 3.1), layout="constrained")
+        figure = Figure(figsize=(5.4, 2.9 + 0.18 * math.ceil(len(curves) / 3)), layout="constrained")
         axes = figure.subplots()
         if fixed is not None:
             axes.axvline(fixed, color=INK, linewidth=1, linestyle=(0, (4, 3)))
