@@ -172,15 +172,16 @@ def slug(name: str) -> str:
     return "".join(c if c.isalnum() or c in "-_" else "-" for c in name)
 
 
-def blocks_of(document: Document) -> list[Block]:
-    """Every block that is no container, in order; the answers' figures first."""
-    found: list[Block] = [answer.drawing for answer in document.answers if answer.drawing]
-
-    def walk(blocks: Sequence[Block]) -> None:
-        for block in blocks:
-            walk(block.blocks) if isinstance(block, Fold | Beside) else found.append(block)
-
-    walk(document.opening)
-    for section in document.sections:
-        walk(section.blocks)
+def leaves(blocks: Sequence[Block]) -> list[Block]:
+    """The blocks without those that only hold others, whose own are in their place."""
+    found = []
+    for block in blocks:
+        found += leaves(block.blocks) if isinstance(block, Fold | Beside) else [block]
     return found
+
+
+def drawings(document: Document) -> list[Drawing]:
+    """Every figure, the answers' first."""
+    rest = leaves([*document.opening, *(block for section in document.sections for block in section.blocks)])
+    found = [*(answer.drawing for answer in document.answers), *rest]
+    return [block for block in found if isinstance(block, Drawing)]
