@@ -57,9 +57,7 @@ def test_a_clear_truth_gets_its_verdict():
 @pytest.mark.parametrize("setting", settings("verdicts", (5,)), ids=str)
 def test_verdicts_of_adequate_studies_are_right(setting):
     line = setting.measure(200, seed=0)
-    # Without any gain two tests err independently, each in half of their 5 %: docs/statistics.md.
-    least = 90 if setting.truth == "absent" else 95
-    assert line["adequate"] > 100 and line["right"] >= least
+    assert line["adequate"] > 100 and line["right"] >= 95
 
 
 def test_the_simulated_truth_is_what_the_table_estimates():

@@ -6,6 +6,7 @@ rests on: the code, the vocabulary, the names of the data files. As long as thes
 files are, nothing here starts TensorFlow.
 """
 
+import functools
 import hashlib
 import importlib.machinery
 import json
@@ -279,7 +280,13 @@ def verify(tasks: Iterable[CachedTask]) -> dict[str, dict[Path, str]]:
 
 def _warn_skipped(name: str, skipped: dict[str, str]) -> None:
     if skipped:
-        _log.warning("%s goes without some of its tasks. %s", name, by_reason(skipped))
+        _warn_once(f"{name} goes without some of its tasks. {by_reason(skipped)}")
+
+
+@functools.cache
+def _warn_once(text: str) -> None:
+    """A study asks for the same mixtures for each of its models."""
+    _log.warning("%s", text)
 
 
 def _run_writer(request: dict) -> dict:
