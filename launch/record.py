@@ -102,7 +102,7 @@ def load(name: str) -> Record:
         spec = facts["spec"]
         spec["topology"] = parse(*spec["topology"]) if spec["topology"] else None
         spec["files"] = tuple(File(**file) for file in spec["files"])
-        spec |= {field: tuple(spec[field]) for field in ("gin_files", "search_paths")}
+        spec |= {field: tuple(spec[field]) for field in ("gin_files", "search_paths", "options")}
         state = facts["state"] | {"outcome": Outcome(facts["state"]["outcome"])}
         return Record(**facts | {"spec": RunSpec(**spec), "state": State(**state)})
     except (ValueError, KeyError, TypeError) as error:

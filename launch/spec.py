@@ -36,6 +36,7 @@ class RunSpec:
       gin_files: what --gin_file gets on the other side: shipped names, and 'jobs/NAME/gin/...' of `files`.
       search_paths: what --gin_search_paths gets there.
       files: the gin files, below 'gin/', and overrides.gin.
+      options: further words of the command: '--stage=NAME' of a study.
       backend: 'local', 'tpu_vm' or 'gke'.
       topology: the slices; None for 'local'.
       local_processes: processes of 'local', on CPUs where there are several.
@@ -65,6 +66,7 @@ class RunSpec:
     gin_files: tuple[str, ...] = ()
     search_paths: tuple[str, ...] = ()
     files: tuple[File, ...] = ()
+    options: tuple[str, ...] = ()
     topology: Topology | None = None
     local_processes: int = 1
     bucket: str = "."
@@ -211,7 +213,7 @@ class RunSpec:
         gin = [f"--gin_file={name}" for name in self.gin_files]
         if self.search_paths:
             gin.append(f"--gin_search_paths={','.join(self.search_paths)}")
-        return ("xtr", *COMMANDS[self.command], *gin)
+        return ("xtr", *COMMANDS[self.command], *self.options, *gin)
 
 
 def _one_of(what: str, value: str, known) -> None:

@@ -30,7 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser, parser_class: type[argparse.A
     for name, text in _HELP.items():
         action = actions.add_parser(name, help=text)
         gin_arguments(action)
-        _add_job(action)
+        add_job(action)
+        add_job_alone(action)
+        if name == "study":
+            action.add_argument("--stage", action="append", default=[], metavar="NAME", help="only this stage")
     for name, text in (
         ("status", "what there is of all jobs, or of one"),
         ("logs", "the log of process 0"),
@@ -48,10 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser, parser_class: type[argparse.A
     verify.add_argument("--update", action="store_true", help="write what came out into the files")
 
 
-def _add_job(parser: argparse.ArgumentParser) -> None:
+def add_job(parser: argparse.ArgumentParser) -> None:
+    """Adds what says where a job runs, and how long."""
     add = parser.add_argument
     add("--backend", default="local", metavar="BACKEND", help="local, tpu_vm or gke (default: %(default)s)")
-    add("--name", help="of the job and of what is created for it (default: from the run directory)")
     add("--accelerator", default="", metavar="TYPE", help="v5litepod-256, v6e:8x8, v5p-64, tpu7x:4x4x4")
     add("--slices", type=int, default=1, help="equal slices, joined by the data centre's network")
     add("--processes", type=int, default=1, help="of --backend=local: processes on this machine's CPUs")
@@ -75,12 +78,29 @@ def _add_job(parser: argparse.ArgumentParser) -> None:
     add("--wait_hours", type=float, default=24.0, help="for capacity, each time (%(default)g)")
     add("--poll_seconds", type=float, default=30.0, help="between two looks at machines (%(default)g)")
     add("--keep", action="store_true", help="leave the machines there at the end")
+
+
+def add_job_alone(parser: argparse.ArgumentParser) -> None:
+    """Adds what goes with one job by itself."""
+    add = parser.add_argument
+    add("--name", help="of the job and of what is created for it (default: from the run directory)")
     add("--dry_run", action="store_true", help="print the commands, files and inputs, and do nothing")
     add(
         "--check", nargs="?", const="fit", choices=("names", "fit"), default=None,
         help="only check: names, bucket, what zone or cluster offer; with 'fit' (default) also what it takes",
     )  # fmt: skip
     add("--price_per_chip_hour", type=float, default=None, help="of --check: what a chip costs, in any currency")
+
+
+def job_options(arguments: argparse.Namespace) -> list[str]:
+    """The words that say what `add_job` was told, where that differs from its defaults."""
+    parser = argparse.ArgumentParser(add_help=False)
+    add_job(parser)
+    words = []
+    for action in parser._actions:
+        if (value := getattr(arguments, action.dest)) != action.default:
+            words.append(action.option_strings[0] + ("" if action.nargs == 0 else f"={value}"))
+    return words
 
 
 # ---------------------------------------------------------------------------------------------------- the job's spec
@@ -114,6 +134,9 @@ def build_spec(arguments: argparse.Namespace) -> Any:
     run = config.build(entry)
     run_dir = _run_dir(arguments.action, run)
     name = _name(arguments, run_dir)
+    stages = getattr(arguments, "stage", [])
+    if stages:  # several jobs may run in a study's directory, each its stages
+        run_dir = f"{run_dir}/launched/{name}"
     bucket = arguments.bucket or ("." if arguments.backend == "local" else "")
     found = collect(
         [config.find_gin_file(file, arguments.search_paths) for file in arguments.gin_file],
@@ -140,6 +163,7 @@ def build_spec(arguments: argparse.Namespace) -> Any:
         gin_files=(*found.names, f"jobs/{name}/overrides.gin"),
         search_paths=found.search_paths,
         files=tuple(files),
+        options=tuple(f"--stage={stage}" for stage in stages),
         topology=parse(arguments.accelerator, arguments.slices) if arguments.accelerator else None,
         local_processes=arguments.processes,
         bucket=bucket,

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from xtr import preemption, rundir
-from xtr.cli import study_state
+from xtr.cli import study_launch, study_state
 from xtr.cli.study_load import Loaded, load
 from xtr.errors import Preempted, UserError
 from xtr.study import lease, protocol, runner
@@ -47,17 +47,17 @@ def run(spec: StudySpec, texts: Mapping[str, str], arguments: argparse.Namespace
     for name, why in outcome.failed.items():
         console.print(f"  failed: {name}: {why}", style="red", soft_wrap=True, markup=False)
     if not only and any(job.entry == "evaluate" and job.done for job in jobs):
-        _report(study)
+        write_report(study)
     return 1 if outcome.failed else 0
 
 
 def report(spec: StudySpec, texts: Mapping[str, str], arguments: argparse.Namespace) -> int:
     """Writes the report from the stages that are done."""
-    _report(load(spec, arguments, tokenise=True))
+    write_report(load(spec, arguments, tokenise=True))
     return 0
 
 
-def _report(study: Loaded) -> None:
+def write_report(study: Loaded) -> None:
     """Prints the transfer table and writes the report's folder and the TensorBoard directory."""
     from xtr.study import collect as collecting
     from xtr.study import report as reporting
@@ -92,6 +92,7 @@ def _report(study: Loaded) -> None:
 
 ACTIONS: Mapping[str, Callable[[StudySpec, Mapping[str, str], argparse.Namespace], int]] = {
     "run": run,
+    "launch": study_launch.run,
     "report": report,
     "status": study_state.status,
     "retry": study_state.retry,

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable
 
-from xtr.cli import study_simulate
+from xtr.cli import launch, study_simulate
 
 WATCH_SECONDS = 5.0
 
@@ -23,6 +23,10 @@ def add(actions: argparse._SubParsersAction, gin_arguments: Callable[[argparse.A
         "--stage", action="append", default=[], metavar="NAME", help="only this stage; may be repeated. No report then"
     )
     run.add_argument("--workers", type=int, metavar="N", help="stages at a time on this machine (default: the study's)")
+
+    handing = action("launch", "hand stages that are ready over to other machines, as jobs of `xtr launch`")
+    launch.add_job(handing)
+    handing.add_argument("--at_a_time", type=int, metavar="N", help="jobs at once (default: the study's workers)")
 
     status = action("status", "what is done, who runs what, what failed and why, how long the rest takes")
     status.add_argument("--watch", action="store_true", help=f"again every {WATCH_SECONDS:g} s until nothing is left")
