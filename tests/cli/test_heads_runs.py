@@ -146,7 +146,7 @@ def test_retrieval_reads_the_states_below_a_head(places, trained, family, tmp_pa
         rows = pd.read_parquet(where / "results.parquet").sort_values(["language", "metric"])
         assert set(rows["language"]) == {"qaa", "qab", "qac", "mean 3/3"}
         assert {"accuracy", "accuracy/layer_0", "accuracy/layer_2"} <= set(rows["metric"])
-        values.append(rows["value"].tolist())
+        values.append((rows["value"].tolist(), set(rows["parameters"])))
     assert values[0] == values[-1]
 
 

@@ -290,7 +290,8 @@ def _predict(
         "row": {
             "family": run.model.family,
             "model": run.model_name or run.model.family,
-            "parameters": spec.count(run.model.param_specs()),
+            # A head is the task's; the network is one for all targets.
+            "parameters": spec.count(getattr(run.model, "body", run.model).param_specs()),
             "stage": run.stage,
             "intermediate": run.intermediate,
             "seed": run.random_seed,

@@ -35,7 +35,7 @@ class ResultRow:
       run_id: the run that was evaluated; also the folder of its predictions.
       family: model family, e.g. "mt5".
       model: model name, e.g. "mt5-small".
-      parameters: number of parameters.
+      parameters: of the network, without a head.
       stage: which stage of the study the evaluated checkpoint comes from.
       intermediate: intermediate task or mixture, "none" for none.
       target: name of the evaluated group, e.g. "xnli".
