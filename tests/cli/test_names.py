@@ -89,7 +89,7 @@ UNKNOWN = [
     (("data", "download", "squad_v", "--data_dir=."), "'squad_v'", "squad_v2"),
     (("data", "verfy"), "'verfy'", "verify"),
     (("study", "--gin.study.stage_overrides={'pretrian': {}}"), "'pretrian'", "pretrain"),
-    (("study", "--gin.study.intermediates={'none': (), 'x': ('intermediate/mnl.gin',)}"), "mnl.gin", "mnli.gin"),
+    (("study", "--gin.study.intermediates={'none': (), 'nli': ('intermediate/mnl.gin',)}"), "mnl.gin", "mnli.gin"),
 ]
 
 
