@@ -15,11 +15,11 @@ The decision rule (`verdict_of`), with "largest" the gain at the largest size:
     largest not > 0, no smaller size > 0                 absent           where the study is adequate
     everything else                                      underpowered
 
-A number is > 0 where its interval is; the smaller sizes are tested together (Holm) at half the level, so that the two
-tests that find a gain where there is none do so in 5 % of studies together. Where a size has one seed, or there is one
-size, the verdict is underpowered. A study is adequate where both the gain at the largest size and the change
-along the fitted line from the smallest to the largest are known to within `width` points either way. The former is
-judged by the noise of all sizes together: with few seeds one size's own interval may be narrow by luck, and studies
+A number is > 0 where its interval is; the smaller sizes are tested together (Holm) at a fifth of the level, so that the
+two tests that find a gain where there is none do so in less than 5 % of studies together. Where a size has one seed, or
+there is one size, the verdict is underpowered. A study is adequate where both the gain at the largest size and the
+change along the fitted line from the smallest to the largest are known to within `width` points either way. The former
+is judged by the noise of all sizes together: with few seeds one size's own interval may be narrow by luck, and studies
 picked for that are wrong more often. Where its own is wider than twice `width`, a gain is not taken for none.
 """
 
@@ -226,8 +226,8 @@ def verdict_of(gains: Sequence[Estimate], slope: Estimate | None, adequate: bool
             return GROWS if slope.value > 0 else SHRINKS
         return PERSISTS if adequate else UNDERPOWERED
     smaller = gains[:-1]
-    # At half the level: where no size has a gain, the largest one's interval errs in the other half.
-    clear = holm([gain.p_value for gain in smaller]) < (1 - largest.confidence) / 2
+    # At a fifth of the level: where no size has a gain, the largest one's interval errs in half of it already.
+    clear = holm([gain.p_value for gain in smaller]) < (1 - largest.confidence) / 5
     gained = any(c and gain.value > 0 for c, gain in zip(clear, smaller, strict=True))
     if gained and largest.high < 0:
         return VANISHES
