@@ -193,12 +193,11 @@ attach() {
     wait "$tail" || true # it ends with the process, once it has shown all
   elif [ "$number" = 0 ]; then
     tail --lines="+$((seen + 1))" "$place/attempt-$attempt.log"
-  else
-    if [ "$code" != 0 ] && [ "$code" != 42 ]; then
-      tail --lines=20 "$place/attempt-$attempt.log" | sed "/^xtr-launch: /d; s/^/[process $number] /"
-    fi
-    echo "xtr-launch: process $number ended $code"
+  elif [ "$code" != 0 ] && [ "$code" != 42 ]; then
+    tail --lines=20 "$place/attempt-$attempt.log" | sed "/^xtr-launch: /d; s/^/[process $number] /"
   fi
+  # Also where process 0's log ends with this: what a broken connection said may have been counted as lines of the log.
+  echo "xtr-launch: process $number ended $code"
   exit "$code"
 }
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,8 +47,14 @@ class Cloud:
         return json.loads(path.read_text()) if path.exists() else {}
 
 
+@pytest.fixture(autouse=True)
+def own_programs(monkeypatch):
+    """This environment's python3 and shellcheck come first on PATH, whether the environment is activated or not."""
+    monkeypatch.setenv("PATH", os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])))
+
+
 @pytest.fixture
-def cloud(tmp_path, monkeypatch):
+def cloud(tmp_path, monkeypatch, own_programs):
     """A cloud without anything but the bucket my-bucket; the working folder is empty but for a wheel."""
     found = Cloud(tmp_path / "cloud")
     work = tmp_path / "work"
@@ -59,7 +66,7 @@ def cloud(tmp_path, monkeypatch):
     (found.root / "bin" / "xtr").symlink_to(found.root / "xtr")
     monkeypatch.setenv("FAKE_CLOUD", str(found.root))
     monkeypatch.setenv("XTR_STATE_DIR", str(tmp_path / "state"))
-    monkeypatch.setenv("PATH", f"{FAKES}{os.pathsep}{found.root / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PATH", os.pathsep.join(map(str, (FAKES, found.root / "bin", os.environ["PATH"]))))
     for name in ("XTR_COORDINATOR", "XTR_NUM_PROCESSES", "XTR_PROCESS_ID", "TPU_WORKER_ID", "MEGASCALE_SLICE_ID"):
         monkeypatch.delenv(name, raising=False)
     yield found
