@@ -69,6 +69,7 @@ def cloud(tmp_path, monkeypatch, own_programs):
     monkeypatch.setenv("PATH", os.pathsep.join(map(str, (FAKES, found.root / "bin", os.environ["PATH"]))))
     for name in ("XTR_COORDINATOR", "XTR_NUM_PROCESSES", "XTR_PROCESS_ID", "TPU_WORKER_ID", "MEGASCALE_SLICE_ID"):
         monkeypatch.delenv(name, raising=False)
+        os.unsetenv(name)  # libtpu, once loaded in this process, sets its own behind os.environ's back
     yield found
     for pid in found.root.glob("vm/*/*/xtr-launch/jobs/*/process-*/pid"):
         with contextlib.suppress(ProcessLookupError, ValueError, IndexError):
