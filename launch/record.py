@@ -6,7 +6,6 @@ import fcntl
 import json
 import os
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from xtr.errors import DataError, UserError, did_you_mean
 from xtr.launch.spec import File, RunSpec
 from xtr.launch.watch import Outcome, State
 from xtr.parallel.topology import parse
-from xtr.rundir import write_atomic
+from xtr.rundir import utc_now, write_atomic
 
 _MOST_EVENTS = 1000
 
@@ -59,7 +58,7 @@ class Record:
 
     def note(self, text: str) -> None:
         """Adds an event, and saves."""
-        self.events = [*self.events, {"time": _now(), "what": text}][-_MOST_EVENTS:]
+        self.events = [*self.events, {"time": utc_now(), "what": text}][-_MOST_EVENTS:]
         self.save()
 
     def save(self) -> None:
@@ -74,10 +73,6 @@ class Record:
             "events": self.events,
         }
         write_atomic(self.path, json.dumps(facts, indent=1) + "\n")
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def _plain(spec: RunSpec) -> dict[str, Any]:

@@ -49,6 +49,20 @@ def oracles() -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_mt5() -> str:
+    """Gin of an mT5 that compiles in a second or two."""
+    return """
+include 'models/mt5/micro.gin'
+mt5.MT5Config.emb_dim = 16
+mt5.MT5Config.num_heads = 2
+mt5.MT5Config.head_dim = 8
+mt5.MT5Config.mlp_dim = 32
+mt5.MT5Config.num_encoder_layers = 1
+mt5.MT5Config.num_decoder_layers = 1
+"""
+
+
+@pytest.fixture(scope="session")
 def small_vocabularies(tmp_path_factory) -> dict[str, Path]:
     """A small vocabulary of each kind, by kind, each in a folder and under the name that Hugging Face gives it."""
     import io

@@ -22,6 +22,8 @@ from collections.abc import Callable, Sequence
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
+from xtr.parallel.accelerators import on_tpu
+
 OK, WARN, WRONG = "ok", "warn", "wrong"
 GB = 1e9
 _SKEW_SECONDS = 5.0
@@ -151,11 +153,6 @@ def check_jax() -> list[Finding]:
 
 
 # ----------------------------------------------------------------------------------------------------------- devices
-
-
-def on_tpu() -> bool:
-    """Whether the machine has TPU chips, by its device files."""
-    return bool(glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*"))
 
 
 def check_environment(environment: dict[str, str] | None = None) -> list[Finding]:

@@ -29,6 +29,11 @@ def requested() -> bool:
     return _requested.is_set()
 
 
+def wait(seconds: float) -> bool:
+    """Waits so long, or until this process is asked to stop: whether it was."""
+    return _requested.wait(seconds)
+
+
 def hear() -> None:
     """Says that another process of the run was asked to stop."""
     _heard.set()

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -107,6 +108,12 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "")
     return out
 
 
+def utc_now() -> str:
+    """The time, as files of runs hold it: '2026-01-31T12:00:00Z'."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+@functools.cache  # a process runs the code that it began with
 def git_revision() -> str | None:
     """The revision of the source checkout that xtr runs from, with '+' where it holds uncommitted changes."""
     root = Path(__file__).resolve().parent.parent
@@ -141,7 +148,7 @@ def environment() -> dict[str, Any]:
         "git_revision": git_revision(),
         "command": sys.argv,
         "devices": {"kind": devices[0].device_kind, "count": len(devices), "processes": jax.process_count()},
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "started": utc_now(),
     }
 
 

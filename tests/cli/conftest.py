@@ -37,16 +37,6 @@ study.stage_overrides = {{
 }}
 """
 
-MODEL = """
-include 'models/mt5/micro.gin'
-mt5.MT5Config.emb_dim = 16
-mt5.MT5Config.num_heads = 2
-mt5.MT5Config.head_dim = 8
-mt5.MT5Config.mlp_dim = 32
-mt5.MT5Config.num_encoder_layers = 1
-mt5.MT5Config.num_decoder_layers = 1
-"""
-
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory) -> WorldSummary:
@@ -59,10 +49,10 @@ def cache_dir(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def study_arguments(world, cache_dir, tmp_path_factory):
+def study_arguments(world, cache_dir, tmp_path_factory, tiny_mt5):
     """A function: study directory -> the command line of a tiny study in it."""
     folder = tmp_path_factory.mktemp("gin")
-    (folder / "tiny.gin").write_text(MODEL)
+    (folder / "tiny.gin").write_text(tiny_mt5)
     (folder / "study.gin").write_text(STUDY.format(model=folder / "tiny.gin"))
 
     def arguments(study_dir: Path, action: str = "run") -> list[str]:

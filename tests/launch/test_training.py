@@ -17,15 +17,6 @@ SIZES = WorldSizes(
     mnli_train=60, mnli_dev=20, xnli_dev=12, xnli_test=24, squad_train=60, squad_dev=12, xquad=12, tatoeba=16,
     monolingual=60, bilingual=60, vocabulary=500,
 )  # fmt: skip
-MODEL = """
-include 'models/mt5/micro.gin'
-mt5.MT5Config.emb_dim = 16
-mt5.MT5Config.num_heads = 2
-mt5.MT5Config.head_dim = 8
-mt5.MT5Config.mlp_dim = 32
-mt5.MT5Config.num_encoder_layers = 1
-mt5.MT5Config.num_decoder_layers = 1
-"""
 STEPS, PERIOD = 120, 30  # enough that a preemption behind the first save comes before the end
 
 
@@ -43,13 +34,13 @@ def free_port() -> int:
 
 
 @pytest.mark.slow
-def test_preempted_trainings_end_with_the_bits_of_one_left_alone(cloud, tmp_path, monkeypatch, capsys):
+def test_preempted_trainings_end_with_the_bits_of_one_left_alone(cloud, tmp_path, monkeypatch, capsys, tiny_mt5):
     """The first with time to save in, the second without notice."""
     world = write_world(tmp_path / "world", seed=0, sizes=SIZES)
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count=1")
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     cloud.xtr(f'exec {sys.executable} -m xtr.cli.main "$@"\n')
-    Path("tiny.gin").write_text(MODEL)
+    Path("tiny.gin").write_text(tiny_mt5)
     words = [
         *("launch", "train", "--gin_file=tiny.gin", "--gin_file=runs/finetune.gin", "--gin_file=intermediate/mnli.gin"),
         *(f"--gin.VOCABULARY_PATH={world.vocabulary_path}", f"--gin.DATA_DIR={world.directory}"),

@@ -25,16 +25,6 @@ bert.BertConfig.num_layers = 1
 bert.BertConfig.mlp_dim = 32
 """
 MODELS = {
-    "seq2seq": """
-include 'models/mt5/micro.gin'
-VOCAB_SIZE = 640
-mt5.MT5Config.emb_dim = 16
-mt5.MT5Config.num_heads = 2
-mt5.MT5Config.head_dim = 8
-mt5.MT5Config.mlp_dim = 32
-mt5.MT5Config.num_encoder_layers = 1
-mt5.MT5Config.num_decoder_layers = 1
-""",
     "classify": _BERT,
     "multitask": _BERT,
 }
@@ -120,8 +110,9 @@ class World:
 
 
 @pytest.fixture(scope="session")
-def make_world(tmp_path_factory, small_vocabularies):
+def make_world(tmp_path_factory, small_vocabularies, tiny_mt5):
     """A function: objective -> its world."""
+    models = MODELS | {"seq2seq": f"{tiny_mt5}VOCAB_SIZE = 640\n"}
     made: dict[str, World] = {}
 
     def make(objective: str) -> World:
@@ -130,7 +121,7 @@ def make_world(tmp_path_factory, small_vocabularies):
             folder = tmp_path_factory.mktemp(objective)
             for what in rates:
                 write_task(folder / f"{what}-0123456789ab", what)
-            (folder / "model.gin").write_text(MODELS[objective])
+            (folder / "model.gin").write_text(models[objective])
             (folder / "vocabulary").symlink_to(small_vocabularies[kind])
             tasks = {str(folder / f"{what}-0123456789ab"): rate for what, rate in rates.items()}
             made[objective] = World(folder, tasks, common)

@@ -57,10 +57,14 @@ def is_step_directory(path: str | os.PathLike) -> bool:
     return not storage.is_remote(path) or storage.is_file(storage.join(path, _COMMITTED))
 
 
+def steps_found(directory: str | os.PathLike) -> list[int]:
+    """The steps that a checkpoint directory has folders of, whole or not, ascending."""
+    return sorted(int(name) for name in storage.list_directory(directory) if name.isdecimal())
+
+
 def committed_steps(directory: str | os.PathLike) -> list[int]:
     """The steps of a checkpoint directory that are complete, ascending; [] where there is no such directory."""
-    names = [name for name in storage.list_directory(directory) if name.isdecimal()]
-    return sorted(int(name) for name in names if is_step_directory(storage.join(directory, name)))
+    return [step for step in steps_found(directory) if is_step_directory(storage.join(directory, str(step)))]
 
 
 def open_source(step_directory: str) -> source.Source:

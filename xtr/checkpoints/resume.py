@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from xtr import storage
 from xtr.checkpoints.index import DamagedCheckpoint
-from xtr.checkpoints.manager import is_step_directory, read_state
+from xtr.checkpoints.manager import is_step_directory, read_state, steps_found
 from xtr.parallel import distributed
 from xtr.progress import note
 
@@ -18,11 +18,6 @@ class Resumed(NamedTuple):
     step: int
     state: Any
     extras: dict[str, Any]
-
-
-def steps_found(directory: str | os.PathLike) -> list[int]:
-    """The steps that a checkpoint directory has folders of, whole or not, ascending."""
-    return sorted(int(name) for name in storage.list_directory(directory) if name.isdecimal())
 
 
 def resume(directory: str | os.PathLike, abstract_state: Any) -> Resumed | None:

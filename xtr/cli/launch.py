@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -113,11 +114,15 @@ def _run_dir(command: str, run: Any) -> str:
     return str(getattr(run, _DIRECTORIES[command]))
 
 
+def job_name(prefix: str, text: str, length: int = 40) -> str:
+    """A job's name made of any text: its letters and digits, behind a prefix, no longer than `length`."""
+    return "-".join([prefix, *re.findall("[a-z0-9]+", text.lower())])[:length].rstrip("-")
+
+
 def _name(arguments: argparse.Namespace, run_dir: str) -> str:
     if arguments.name:
         return arguments.name
-    words = "".join(c if c.isascii() and c.isalnum() else "-" for c in Path(run_dir).name.lower())
-    return f"{arguments.action}-{'-'.join(filter(None, words.split('-')))}"[:40].rstrip("-")
+    return job_name(arguments.action, Path(run_dir).name)
 
 
 def build_spec(arguments: argparse.Namespace) -> Any:

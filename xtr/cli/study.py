@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -68,9 +67,8 @@ def write_report(study: Loaded) -> None:
     spec, jobs = study.spec, study.jobs
     place, me = Path(spec.study_dir) / runner.LEASES / "report", lease.this_runner()
     while (ours := lease.acquire(place, me)) is None:  # another runner writes it
-        if preemption.requested():
+        if preemption.wait(0.5):
             raise Preempted("another runner writes the report")
-        time.sleep(0.5)
     with lease.Heart() as heart, heart.keeping(ours, lambda: "writing the report"):
         found = collecting.collect(spec, jobs, study.cells)
         problems = [*found.missing, *collecting.failures(jobs)]

@@ -1,7 +1,6 @@
 """`xtr study launch`: each stage that is ready as a job of `xtr launch`, watched by a launcher of its own."""
 
 import argparse
-import re
 import subprocess
 import sys
 import time
@@ -31,8 +30,8 @@ class Launches:
     """
 
     def __init__(self, study: str, options: Sequence[str], logs: Path):
-        words = "-".join(re.findall(r"[a-z0-9]+", study.lower()))
-        self.prefix, self.options, self.logs = f"study-{words}"[:23].rstrip("-"), list(options), logs
+        self.prefix = launch.job_name("study", study, 23)  # a hyphen and the digest make 40
+        self.options, self.logs = list(options), logs
         self.begun: dict[str, subprocess.Popen] = {}
 
     def submit(self, stage_name: str, argv: Sequence[str]) -> str:

@@ -3,7 +3,6 @@
 import argparse
 import json
 import sys
-import time
 from collections.abc import Mapping, Sequence
 
 from xtr import preemption
@@ -28,17 +27,10 @@ def status(spec: StudySpec, texts: Mapping[str, str], arguments: argparse.Namesp
             _print(study, found, left, arguments.all)
         if not arguments.watch or all(each.state in ("done", "failed", "blocked", "unknown") for each in found):
             return 0
-        _sleep(WATCH_SECONDS)
+        if preemption.wait(WATCH_SECONDS):
+            raise Preempted("stopped watching; the study goes on")
         if not arguments.json:
             print("\033[H\033[2J" if sys.stdout.isatty() else "", end="\n", flush=True)
-
-
-def _sleep(seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if preemption.requested():
-            raise Preempted("stopped watching; the study goes on")
-        time.sleep(0.1)
 
 
 def _counts(found: Sequence[states.StageState]) -> dict[str, int]:

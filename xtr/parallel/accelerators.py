@@ -8,6 +8,7 @@ jax-ml/scaling-book (tpus.md) gives them where it does; NVIDIA's data sheets, de
 """
 
 import dataclasses
+import glob
 from typing import Any
 
 GiB = 2**30
@@ -154,6 +155,11 @@ GPUS = (
 CPU = Accelerator("cpu", "cpu", ("cpu",), chips_per_host=1)
 
 ACCELERATORS = (*TPUS, *GPUS, CPU)
+
+
+def on_tpu() -> bool:
+    """Whether this machine has TPU chips, by its device files: no library is asked."""
+    return bool(glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*"))
 
 
 def of_device(device: Any) -> Accelerator | None:

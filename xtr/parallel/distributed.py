@@ -1,7 +1,6 @@
 """Several processes of one run: start-up, the same call on TPU pods, GPU clusters and CPU processes; and agreement."""
 
 import contextlib
-import glob
 import importlib.util
 import itertools
 import os
@@ -20,7 +19,7 @@ from jax.experimental import multihost_utils
 
 from xtr import preemption
 from xtr.errors import UserError
-from xtr.parallel import watchdog
+from xtr.parallel import accelerators, watchdog
 
 T = TypeVar("T")
 
@@ -46,7 +45,7 @@ def _on_tpu() -> bool:
     return (
         ("tpu" in platforms or not platforms)
         and importlib.util.find_spec("libtpu") is not None
-        and bool(glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*"))
+        and accelerators.on_tpu()
     )
 
 

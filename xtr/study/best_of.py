@@ -8,7 +8,7 @@ Axes: R resamples, S seeds, K distinct runs.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import comb
 
 import numpy as np
@@ -188,11 +188,7 @@ def _best_of(model: Model, target: str, parts: list, confidence: float) -> BestO
         candidates=chances.candidates,
         intermediates=chances.names,
         chosen={name: float(share) for name, share in zip(chances.names, shares, strict=True) if share},
-        gain=_plain(estimate(*gain, examples, confidence)),
-        control=_plain(estimate(*control, examples, confidence)),
-        difference=_plain(estimate(*difference, examples, confidence)),
+        gain=replace(estimate(*gain, examples, confidence), sample=None),
+        control=replace(estimate(*control, examples, confidence), sample=None),
+        difference=replace(estimate(*difference, examples, confidence), sample=None),
     )
-
-
-def _plain(number: Estimate) -> Estimate:
-    return Estimate(**{name: getattr(number, name) for name in number.__dataclass_fields__ if name != "sample"})

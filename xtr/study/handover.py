@@ -6,7 +6,6 @@ must share, keep two of them off one stage. What is done is read from that direc
 
 import dataclasses
 import json
-import time
 from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
 
@@ -105,7 +104,7 @@ def hand_over(
                     rundir.write_atomic(record, json.dumps(live, indent=1) + "\n")
                     handed.submitted += 1
                     on_submit(name, live[name])
-            _wait(poll)
+            preemption.wait(poll)
     handed.done = sum(state.state == "done" for state in found.values())
     for name, state in found.items():
         if state.state in ("failed", "blocked"):
@@ -143,8 +142,3 @@ def _judge(
         if attempts[name] >= LOST_AFTER:
             handed.failed[name] = f"{attempts[name]} jobs ended ({state}) without a result; the last was {job}"
 
-
-def _wait(seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and not preemption.requested():
-        time.sleep(min(0.1, seconds))

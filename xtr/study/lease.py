@@ -17,7 +17,6 @@ import json
 import os
 import socket
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -178,8 +177,7 @@ def acquire(place: str | os.PathLike, holder: Holder, expiry: float = EXPIRY) ->
         (place / str(number)).mkdir()
     except FileExistsError:  # another was quicker
         return None
-    since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    lease = Lease(place, number, dataclasses.replace(holder, since=since))
+    lease = Lease(place, number, dataclasses.replace(holder, since=rundir.utc_now()))
     lease.beat()
     return lease
 

@@ -6,7 +6,6 @@ it is listed, and the report shows the list. Each stage's `stage.json` says the 
 """
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -74,7 +73,7 @@ def settle(study_dir: str | Path, now: Mapping[str, Any]) -> None:
     merged = json.loads(json.dumps(_merged(kept, now)))
     code = _code()
     if all({name: run[name] for name in code} != code for run in kept["code"]):
-        merged["code"] = [*kept["code"], code | {"since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}]
+        merged["code"] = [*kept["code"], code | {"since": rundir.utc_now()}]
     if merged != read(study_dir):
         rundir.write_atomic(Path(study_dir) / FILE, json.dumps(merged, indent=1, ensure_ascii=False) + "\n")
 

@@ -273,7 +273,7 @@ def _write_failure(job: Job, error: Exception) -> None:
         "error": f"{type(error).__name__}: {error}",
         "host": me.host,
         "pid": str(me.pid),
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "time": rundir.utc_now(),
         "traceback": "".join(traceback.format_exception(error)),
     }
     rundir.write_atomic(job.directory / FAILED, json.dumps(detail, indent=1) + "\n")

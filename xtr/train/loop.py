@@ -14,8 +14,8 @@ import numpy as np
 
 from xtr import rundir
 from xtr.checkpoints import load
-from xtr.checkpoints.manager import CheckpointManager
-from xtr.checkpoints.resume import resume, steps_found
+from xtr.checkpoints.manager import CheckpointManager, steps_found
+from xtr.checkpoints.resume import resume
 from xtr.data.cache import ensure_cached
 from xtr.data.lengths import AUTO
 from xtr.data.pipeline import train_batches
