@@ -111,6 +111,24 @@ def test_of_many_that_take_over_at_once_one_wins(tmp_path):
         assert len(won) == 1
 
 
+@pytest.mark.parametrize("released", [False, True], ids=["first", "given back"])
+def test_who_comes_between_the_look_and_the_taking_keeps_the_lease(tmp_path, monkeypatch, released):
+    place, listed, others = tmp_path / "stage", lease._newest, []
+    if released:
+        lease.acquire(place, elsewhere()).release()
+
+    def overtaken(place):
+        number = listed(place)
+        if not others:
+            others.append(None)  # its own listing is not overtaken
+            others[0] = lease.acquire(place, elsewhere())
+        return number
+
+    monkeypatch.setattr(lease, "_newest", overtaken)
+    assert lease.acquire(place, lease.this_runner()) is None
+    others[0].check()
+
+
 def test_a_heart_keeps_leases_alive_and_gives_them_back(tmp_path):
     with lease.Heart(SHORT / 10) as heart:
         ours = lease.acquire(tmp_path / "stage", elsewhere(), SHORT)

@@ -118,8 +118,10 @@ def _newest(place: Path) -> int:
 
 def look(place: str | os.PathLike, expiry: float = EXPIRY) -> Held | None:
     """The lease of a place, whether it still counts or not; None where nobody holds one."""
-    place = Path(place)
-    number = _newest(place)
+    return _held(Path(place), _newest(Path(place)), expiry)
+
+
+def _held(place: Path, number: int, expiry: float) -> Held | None:
     folder = place / str(number)
     if not number or (folder / _RELEASED).exists():
         return None
@@ -168,16 +170,16 @@ def acquire(place: str | os.PathLike, holder: Holder, expiry: float = EXPIRY) ->
     """Takes the lease of a place; None where another holds it. What the lease guards may have been done meanwhile: look
     after taking it."""
     place = Path(place)
-    held = look(place, expiry)
+    judged = _newest(place)  # read once: a lease that comes later has the number that is tried for here
+    held = _held(place, judged, expiry)
     if held and held.alive:
         return None
     place.mkdir(parents=True, exist_ok=True)
-    number = held.number + 1 if held else _newest(place) + 1
     try:
-        (place / str(number)).mkdir()
+        (place / str(judged + 1)).mkdir()
     except FileExistsError:  # another was quicker
         return None
-    lease = Lease(place, number, dataclasses.replace(holder, since=rundir.utc_now()))
+    lease = Lease(place, judged + 1, dataclasses.replace(holder, since=rundir.utc_now()))
     lease.beat()
     return lease
 
