@@ -12,7 +12,7 @@ from xtr.errors import UserError
 from xtr.launch import backends, watch
 from xtr.launch.actions import Action, Run, shell
 from xtr.launch.execute import Result, execute, follow
-from xtr.launch.plan import Observation, Plan, Seen
+from xtr.launch.plan import LOG, Observation, Plan, Seen
 from xtr.launch.record import Record, held, load, names
 from xtr.launch.watch import Outcome, Policy, State
 
@@ -251,16 +251,16 @@ class _Machine:
         return observe(self.plan)
 
     def attach(self, command: watch.Attach) -> watch.Event:
-        # A backend that restarts runs by itself shows a log from its beginning each time.
-        skip = self.record.seen if self.plan.restarts else 0
+        # A backend that restarts runs by itself shows a log, and nothing else, from its beginning each time.
+        skip, mark = (self.record.seen, "") if self.plan.restarts else (0, LOG)
 
         def show(line: str) -> None:
             nonlocal skip
             if skip:
                 skip -= 1
                 return
-            self.record.seen += 1
-            print(line, flush=True)
+            self.record.seen += line.startswith(mark)
+            print(line.removeprefix(mark), flush=True)
 
         runs = self.plan.attach(command.attempt, self.record.seen)
         with self.glances() as lost:

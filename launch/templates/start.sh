@@ -164,7 +164,8 @@ run() {
 # ------------------------------------------------------------------------------------------------------------ attach
 
 attach() {
-  local seen=$1 code tail=''
+  # The log is told from what the connection itself says, so that the launcher counts its lines alone.
+  local seen=$1 code tail='' as_log="/^xtr-launch: process [0-9]* ended/d; s/^/[process $number] /"
   mkdir -p "$place"
   if ! running && [ ! -e "$place/attempt-$attempt.exit" ] && mkdir "$place/attempt-$attempt.started" 2>/dev/null; then
     touch "$place/attempt-$attempt.log"
@@ -177,7 +178,8 @@ attach() {
   running || true
   touch "$place/attempt-$attempt.log"
   if [ "$number" = 0 ] && [ -n "$pid" ]; then
-    tail --follow=name --lines="+$((seen + 1))" --pid="$pid" --sleep-interval=0.2 "$place/attempt-$attempt.log" &
+    tail --follow=name --lines="+$((seen + 1))" --pid="$pid" --sleep-interval=0.2 "$place/attempt-$attempt.log" |
+      sed --unbuffered "$as_log" &
     tail=$!
     trap 'kill "$tail" 2>/dev/null || true' EXIT
   fi
@@ -192,11 +194,10 @@ attach() {
   if [ -n "$tail" ]; then
     wait "$tail" || true # it ends with the process, once it has shown all
   elif [ "$number" = 0 ]; then
-    tail --lines="+$((seen + 1))" "$place/attempt-$attempt.log"
+    tail --lines="+$((seen + 1))" "$place/attempt-$attempt.log" | sed "$as_log"
   elif [ "$code" != 0 ] && [ "$code" != 42 ]; then
-    tail --lines=20 "$place/attempt-$attempt.log" | sed "/^xtr-launch: /d; s/^/[process $number] /"
+    tail --lines=20 "$place/attempt-$attempt.log" | sed "$as_log"
   fi
-  # Also where process 0's log ends with this: what a broken connection said may have been counted as lines of the log.
   echo "xtr-launch: process $number ended $code"
   exit "$code"
 }

@@ -117,6 +117,26 @@ def test_a_plan_needs_neither_data_nor_vocabulary(study_arguments, capsys):
     assert "assumed: VOCABULARY_PATH" in said.out and "not here: " in said.err
 
 
+def test_targets_that_are_trained_alike_share_the_training(study_arguments, capsys):
+    also = "{'xquad': 'targets/xquad.gin', 'mlqa': 'targets/mlqa.gin'}"
+    arguments = [study_arguments("")[2], "--json", "--gin.VOCAB_SIZE=512", f"--gin.study.targets={also}"]
+    plain = "--gin.study.overlaps=None"
+
+    def planned(*more):
+        assert run(["study", "plan", *arguments, plain, *more]) == 0
+        return {stage["stage"]: stage for stage in json.loads(capsys.readouterr().out)["stages"]}
+
+    found = planned()
+    for end in ("none", "nli"):
+        for seed in (0, 1):
+            scored = [found[f"evaluate.tiny.{end}.{target}.seed{seed}"] for target in ("xquad", "mlqa")]
+            assert [one["parent"] for one in scored] == [f"target.tiny.{end}.xquad.seed{seed}"] * 2
+    assert not any(name.startswith("target.") and "mlqa" in name for name in found)
+    # One step more for one of them, and each has its own.
+    apart = planned("--gin.study.stage_overrides={'target.mlqa': {'TRAIN_STEPS': 5}}", "--gin.study.pretrain=()")
+    assert apart["evaluate.tiny.nli.mlqa.seed1"]["parent"] == "target.tiny.nli.mlqa.seed1"
+
+
 def test_another_protocol_or_other_data_is_refused(undisturbed, study_arguments, cache_dir, tmp_path, capsys):
     kept = json.loads((undisturbed / "protocol.json").read_text())
     assert kept["protocol"]["evaluations"]["tiny.tatoeba"]["embedding_layer"] == -1

@@ -80,12 +80,17 @@ def test_a_users_mistake_is_never_tried_again(cloud, job, start):
     assert code == 2 and found.state.attempt == 1 and len(cloud.calls("create")) == 1 and left_nothing(cloud)
 
 
-def test_a_broken_connection_is_taken_up_again_without_a_second_start(cloud, job, start):
+def test_a_broken_connection_is_taken_up_again_without_a_second_start(cloud, job, start, capsys):
     cloud.cue(machines=2, ssh_errors=["255", "255", "1"])
-    cloud.xtr('echo x >> "starts-$FAKE_MACHINE"\n')
+    cloud.xtr('echo x >> "starts-$FAKE_MACHINE"\nfor i in 1 2 3 4 5; do echo "step $i of $FAKE_MACHINE"; done\n')
     code, found = start(job(retries=0))
     assert code == 0 and found.state.crashes == 0 and found.state.attempt == 1
     assert (cloud.bucket / "f" / "starts-0").read_text() == "x\n"
+    # What the connection said was shown, too, and was not taken for lines of the log.
+    shown = capsys.readouterr().out.splitlines()
+    assert [line for line in shown if line.startswith("step")] == [f"step {i} of 0" for i in range(1, 6)]
+    assert "ssh: connect to host 10.0.0.1 port 22: Connection timed out" in shown
+    assert not any("ended" in line for line in shown)
 
 
 def test_capacity_that_never_comes_ends_the_job(cloud, job, start):

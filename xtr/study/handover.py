@@ -141,4 +141,3 @@ def _judge(
         attempts[name] = attempts.get(name, 0) + 1
         if attempts[name] >= LOST_AFTER:
             handed.failed[name] = f"{attempts[name]} jobs ended ({state}) without a result; the last was {job}"
-

@@ -116,20 +116,30 @@ class _Recipes:
 
     def __init__(self, spec: StudySpec, configure: Configure):
         self.spec, self.configure = spec, configure
-        self.built: dict[Any, Any] = {}
+        self.built: dict[Any, tuple[Any, str]] = {}
 
     def run(self, stage: Stage) -> Any:
         """The run of a stage, without its places."""
-        entry, place, source = _places(stage)
-        overrides = stage_overrides(self.spec, stage) | {place: ".", source: "."}
-        seed = overrides["RANDOM_SEED"]
+        return dataclasses.replace(self._built(stage)[0], random_seed=self._overrides(stage)["RANDOM_SEED"])
+
+    def text(self, stage: Stage) -> str:
+        """All of that run but the seed: the same for stages that do the same."""
+        return self._built(stage)[1]
+
+    def _overrides(self, stage: Stage) -> dict[str, object]:
+        _, place, source = _places(stage)
+        return stage_overrides(self.spec, stage) | {place: ".", source: "."}
+
+    def _built(self, stage: Stage) -> tuple[Any, str]:
+        overrides, entry = self._overrides(stage), _places(stage)[0]
         key = (entry, stage.gin_files, repr(sorted((overrides | {"RANDOM_SEED": 0}).items())))
         if key not in self.built:
             try:
-                self.built[key], _ = self.configure(entry, stage.gin_files, overrides)
+                run, _ = self.configure(entry, stage.gin_files, overrides)
             except UserError as error:
                 raise UserError(f"stage {stage.name}: {error}") from error
-        return dataclasses.replace(self.built[key], random_seed=seed)
+            self.built[key] = run, repr(dataclasses.replace(run, random_seed=0))
+        return self.built[key]
 
 
 def mixtures(spec: StudySpec, configure: Configure, gin: GinFiles) -> dict[tuple[str, str], list[str]]:
@@ -152,6 +162,7 @@ def prepare(
 
     A stage's address is a digest of what it computes: its operative settings, its data's fingerprints, its parent's
     address. So an intermediate checkpoint is shared by all targets, and a changed setting changes all that follows.
+    Targets that are trained alike (XQuAD and MLQA on SQuAD) share that training, too, under the first one's name.
 
     Args:
       spec: the study.
@@ -163,12 +174,23 @@ def prepare(
         paths alone are looked at.
     """
     refuse_contaminated(spec.initial_checkpoints(), spec.allow_contaminated, look_inside)
-    stages, cells = plan(spec, gin)
     recipes = _Recipes(spec, configure)
+    stages, cells = _shared(*plan(spec, gin), recipes)
     jobs: dict[Stage, Job] = {}
     for stage in stages:
         jobs[stage] = _job(spec, stage, jobs, recipes, fingerprints)
     return list(jobs.values()), cells
+
+
+def _shared(stages: Sequence[Stage], cells: Sequence[Cell], recipes: _Recipes) -> tuple[list[Stage], list[Cell]]:
+    """The stages and cells with one training stage in the place of several that differ in name alone."""
+    first: dict[Any, Stage] = {}
+    kept: dict[Stage, Stage] = {}
+    for stage in stages:
+        now = dataclasses.replace(stage, parent=stage.parent and kept[stage.parent])
+        alike = (stage.kind, stage.model, stage.seed, now.parent, recipes.text(stage))
+        kept[stage] = first.setdefault(stage.name if stage.kind == "evaluate" else alike, now)
+    return list(first.values()), [dataclasses.replace(cell, evaluation=kept[cell.evaluation]) for cell in cells]
 
 
 def _job(

@@ -18,9 +18,11 @@ The decision rule (`verdict_of`), with "largest" the gain at the largest size:
 A number is > 0 where its interval is; the smaller sizes are tested together (Holm) at a fifth of the level, so that the
 two tests that find a gain where there is none do so in less than 5 % of studies together. Where a size has one seed, or
 there is one size, the verdict is underpowered. A study is adequate where both the gain at the largest size and the
-change along the fitted line from the smallest to the largest are known to within `width` points either way. The former
-is judged by the noise of all sizes together: with few seeds one size's own interval may be narrow by luck, and studies
-picked for that are wrong more often. Where its own is wider than twice `width`, a gain is not taken for none.
+change along the fitted line from the smallest to the largest are known to within `width` points either way, and where a
+smaller size's gain of 2.5 times `width` would be seen in their test: with 3 seeds it often is not, and a gain that
+vanished looks like one that never was. Single sizes are judged by the noise of all sizes together: with few seeds one
+size's own interval may be narrow by luck, and studies picked for that are wrong more often. Where the largest size's
+own is wider than twice `width`, a gain is not taken for none.
 """
 
 import dataclasses
@@ -32,13 +34,14 @@ import numpy as np
 from scipy.special import nctdtrinc, ndtri
 
 from xtr.study.mixed_model import MixedModel, fit
-from xtr.study.statistics import Estimate, combine, holm
+from xtr.study.statistics import Estimate, combine, holm, quantile
 from xtr.study.transfer import AVERAGE, AVERAGES, ENGLISH, NONE, POOLED, Model, TransferTable
 
 PERSISTS, GROWS, SHRINKS, VANISHES, ABSENT = "persists", "grows", "shrinks", "vanishes", "absent"
 UNDERPOWERED = "underpowered"
 VERDICTS = (PERSISTS, GROWS, SHRINKS, VANISHES, ABSENT, UNDERPOWERED)
 WIDTH = 1.0  # points: what a verdict may leave open either way
+_SMALLER_WIDTHS = 2.5  # times the width: a gain of a smaller size that an adequate study sees
 _BAND_POINTS = 25
 _DETECTED = 0.95  # share of studies in which a detectable effect is found
 
@@ -67,17 +70,25 @@ class Power:
 
     Attributes:
       half_width: of the interval of the gain at the largest size, in points, by the noise of all sizes together.
+      smaller_gain: the least gain, in points, that the test of the smaller sizes takes for one, by the same noise; None
+        with fewer than 2 sizes.
       detectable_gain: gain at the largest size that is found in 95 % of such studies, in points.
       detectable_slope: the same of the slope, in points per tenfold parameters; None with fewer than 2 sizes.
-      adequate: whether a verdict may rest on what is not seen; see the module's docstring.
+      lacks: what keeps a verdict from resting on what is not seen, in words; see the module's docstring.
       sentence: the same in words.
     """
 
     half_width: float
+    smaller_gain: float | None
     detectable_gain: float
     detectable_slope: float | None
-    adequate: bool
+    lacks: tuple[str, ...]
     sentence: str
+
+    @property
+    def adequate(self) -> bool:
+        """Whether a verdict may rest on what is not seen."""
+        return not self.lacks
 
 
 @dataclass(frozen=True)
@@ -189,7 +200,7 @@ def scaling(
         mixed=None,
         power=power,
         verdict=verdict,
-        sentence=_sentence(family, intermediate, target, gains, slope, verdict, width),
+        sentence=_sentence(family, intermediate, target, gains, slope, verdict, power),
     )
 
 
@@ -226,8 +237,7 @@ def verdict_of(gains: Sequence[Estimate], slope: Estimate | None, adequate: bool
             return GROWS if slope.value > 0 else SHRINKS
         return PERSISTS if adequate else UNDERPOWERED
     smaller = gains[:-1]
-    # At a fifth of the level: where no size has a gain, the largest one's interval errs in half of it already.
-    clear = holm([gain.p_value for gain in smaller]) < (1 - largest.confidence) / 5
+    clear = holm([gain.p_value for gain in smaller]) < _smaller_level(largest.confidence)
     gained = any(c and gain.value > 0 for c, gain in zip(clear, smaller, strict=True))
     if gained and largest.high < 0:
         return VANISHES
@@ -236,43 +246,59 @@ def verdict_of(gains: Sequence[Estimate], slope: Estimate | None, adequate: bool
     return VANISHES if gained else ABSENT
 
 
+def _smaller_level(confidence: float) -> float:
+    """The level at which smaller sizes are tested: where no size has a gain, the largest one's interval errs in half of
+    the whole level already."""
+    return (1 - confidence) / 5
+
+
 def power_of(gains: Sequence[SizeGain], slope: Estimate | None, width: float = WIDTH) -> Power:
     """What the data can tell; arguments as in `scaling`."""
-    largest = _usual(gains)
-    decades = math.log10(gains[-1].model.parameters / gains[0].model.parameters)
-    change = slope.half_width * decades if slope else math.inf
-    lone = [one.model.name for one in gains if one.gain.seeds < 2]
-    adequate = not lone and slope is not None and largest.half_width <= width and change <= width
+    found = [one.gain for one in gains]
+    confidence = found[-1].confidence
+    largest = _by_all_sizes(found, found[-1], confidence)
+    first, last = gains[0].model, gains[-1].model
+    known = f"The gain of {last.name} is known to within {largest.half_width:.1f} points either way"
     detectable = detectable_effect(largest)
-    steepness = detectable_effect(slope) if slope else None
-    known = f"The gain of {gains[-1].model.name} is known to within {largest.half_width:.1f} points either way"
     if slope is None:
         sentence = f"{known}; with one size nothing can be said of growth."
-    elif lone:
+        return Power(largest.half_width, None, detectable, None, ("there is one size",), sentence)
+    steepness = detectable_effect(slope)
+    if lone := [one.model.name for one in gains if one.gain.seeds < 2]:
         sentence = f"{known}, but {', '.join(lone)} has 1 seed: another training may give another result."
-    else:
-        sentence = (
-            f"{known}, the change from {gains[0].model.name} to {gains[-1].model.name} to within {change:.1f}: "
-            + ("enough for a verdict." if adequate else f"not enough for a verdict (at most {width:g} each).")
-            + f" 95 of 100 such studies find a gain of {detectable:.1f} at the largest size and a slope of"
-            f" {steepness:.1f} per tenfold parameters."
-        )
-    return Power(largest.half_width, detectable, steepness, adequate, sentence)
+        return Power(largest.half_width, None, detectable, steepness, ("some sizes have one seed",), sentence)
+    change = slope.half_width * math.log10(last.parameters / first.parameters)
+    strict = 1 - _smaller_level(confidence) / (len(found) - 1)
+    smaller = max(_by_all_sizes(found, gain, strict).half_width for gain in found[:-1])
+    facts = (
+        (largest.half_width, width, f"the gain of {last.name} is known to within {{}} points"),
+        (change, width, f"the change from {first.name} to {last.name} is known to within {{}} points"),
+        (smaller, _SMALLER_WIDTHS * width, "a smaller size's gain is seen from {} points on"),
+    )
+    lacks = tuple(f"{text.format(f'{value:.1f}')}, not {most:g}" for value, most, text in facts if value > most)
+    sentence = (
+        f"{known}, the change from {first.name} to {last.name} to within {change:.1f}, and a smaller size's gain is "
+        f"seen from {smaller:.1f} on: {'not ' if lacks else ''}enough for every verdict (at most {width:g}, {width:g} "
+        f"and {_SMALLER_WIDTHS * width:g}). 95 of 100 such studies find a gain of {detectable:.1f} at the largest size "
+        f"and a slope of {steepness:.1f} per tenfold parameters."
+    )
+    return Power(largest.half_width, smaller, detectable, steepness, lacks, sentence)
 
 
-def _usual(gains: Sequence[SizeGain]) -> Estimate:
-    """The gain at the largest size with the standard error that the noise of all sizes gives it."""
-    largest = gains[-1].gain
-    if largest.standard_error == 0:
-        return largest
-    per_seed = np.mean([one.gain.standard_error**2 * one.gain.seeds for one in gains])
-    scale = math.sqrt(per_seed / largest.seeds) / largest.standard_error
-    half = largest.half_width * scale
+def _by_all_sizes(gains: Sequence[Estimate], one: Estimate, confidence: float) -> Estimate:
+    """One size's gain with the standard error that the noise of all sizes gives it."""
+    per_seed = np.mean([gain.standard_error**2 * gain.seeds for gain in gains])
+    of_seeds = np.mean([gain.standard_error**2 * gain.seeds * gain.seed_share for gain in gains])
+    share = float(of_seeds / per_seed) if per_seed else 0.0
+    error = math.sqrt(per_seed / one.seeds)
+    half = error * quantile(confidence, share, one.degrees)
     return dataclasses.replace(
-        largest,
-        low=largest.value - half,
-        high=largest.value + half,
-        standard_error=largest.standard_error * scale,
+        one,
+        low=one.value - half,
+        high=one.value + half,
+        confidence=confidence,
+        standard_error=error,
+        seed_share=share,
         sample=None,
     )
 
@@ -302,7 +328,7 @@ def bent(gains: Sequence[SizeGain], confidence: float = 0.95) -> tuple[str, ...]
     return tuple(one.model.name for one, p in zip(gains, holm(away), strict=True) if p < 1 - confidence)
 
 
-def _sentence(family, intermediate, target, gains, slope, verdict, width) -> str:
+def _sentence(family, intermediate, target, gains, slope, verdict, power) -> str:
     """The answer in one sentence."""
     largest = gains[-1].gain
     who = "English intermediate training" if intermediate == POOLED else intermediate
@@ -314,10 +340,8 @@ def _sentence(family, intermediate, target, gains, slope, verdict, width) -> str
     trend = f"{slope.text(signed=True)} per tenfold parameters ({len(gains)} sizes)"
     facts = f"{gain}, {trend}"
     if verdict == UNDERPOWERED:
-        few = min(one.gain.seeds for one in gains) < 2
-        why = (
-            "some sizes have one seed" if few else f"the gain or its change is not known to within ±{width:.1f} points"
-        )
+        alone = f"the gain of {size} by itself is known to within {largest.half_width:.1f} points"
+        why = (*power.lacks, alone)[0]
         sentence = f"{family}: underpowered: whether {what} persists with scale cannot be told, since {why}: {facts}"
     elif verdict == ABSENT:
         harm = "and the largest model loses by it" if largest.high < 0 else "at the largest size or any other"
