@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 from xtr.launch.actions import Action, Run, script
 
-
 LOG = "[process 0] "  # before each line of process 0's log, as `start.sh attach` shows it
 
 
