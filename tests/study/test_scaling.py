@@ -175,7 +175,7 @@ def test_the_opening_answer_has_a_mixed_model_beside_it(table):
     assert (opening.intermediate, opening.target) == (POOLED, AVERAGE)
     assert all(one.mixed is None for one in others)
     assert opening.mixed.low < opening.mixed.slope < opening.mixed.high < 0
-    assert "5 sizes leave 3 degrees of freedom" in opening.mixed.note
+    assert "degrees of freedom about the line: 3" in opening.mixed.note
     assert opening.mixed.slope == pytest.approx(opening.slope.value, abs=0.5)
 
 

@@ -154,6 +154,12 @@ def test_mean_over_languages():
     assert (unequal.low, unequal.high, unequal.p_value) == (50, 50, 0)
 
 
+def test_what_floating_point_leaves_of_no_gain_is_no_gain():
+    a_SN = np.random.default_rng(0).uniform(0, 100, (3, 40))
+    same = crossed_bootstrap(a_SN, (a_SN / 3) * 3 + 1e-13)
+    assert (same.value, same.low, same.high, same.p_value) == (0, 0, 0, 1)
+
+
 def test_wrong_input_is_refused():
     good = np.zeros((2, 3))
     for bad in (np.zeros(3), np.zeros((2, 0)), np.full((2, 3), np.nan)):

@@ -56,7 +56,6 @@ def fit(lines: Sequence[tuple[float, str, str, float]], confidence: float = 0.95
     sizes = frame["size"].nunique()
     note = (
         f"gain by language on log10(parameters), random intercept and slope of each of {frame['target'].nunique()}"
-        f" targets, random intercept of each language in its target; {sizes} sizes leave {sizes - 2} degrees of freedom"
-        " about the line"
+        f" targets, random intercept of each language in its target; degrees of freedom about the line: {sizes - 2}"
     )
     return MixedModel(float(found.params["size"]), float(low), float(high), note)

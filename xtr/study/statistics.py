@@ -33,6 +33,7 @@ _CHUNK_ENTRIES = 2_000_000  # resample counts held at once: 16 MB
 _WELCH_HALF = 0.05  # the p-value at which Welch's and Fisher's answers weigh the same
 _LOG_CHI2 = np.linspace(-32, 7, 240)  # where the chi-square density is integrated, log scale
 _CHI2 = np.exp(_LOG_CHI2)
+_ROUNDING = 1e-9  # points; what is smaller is what floating point left of 0
 _SHARES = np.linspace(1e-3, 1, 129) ** 3  # nodes of an interpolation, denser where the quantile is steep
 
 
@@ -251,6 +252,8 @@ def combine(samples: Sequence[Sample], coefficients: Sequence[float], confidence
     draws_R = sum(c * s.draws_R for s, c in weighted) if weighted else np.zeros(1)
     of_examples = np.var(draws_R) - sum(c**2 * s.interaction for s, c in weighted)
     variance = of_seeds + max(float(of_examples), 0.0)
+    if abs(value) < _ROUNDING and variance < _ROUNDING**2:
+        value = variance = 0.0
     share = float(of_seeds / variance) if variance > 0 else 0.0
     degrees = float(of_seeds**2 / spread) if spread > 0 else math.inf
     error = math.sqrt(variance)
