@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xtr.study import transfer
-from xtr.study.best_of import development_scores, rank_weights
+from xtr.study.best_of import WHOLE, development_scores, rank_weights
 from xtr.study.simulate import Design, simulate
 from xtr.study.words import selection
 
@@ -40,7 +40,7 @@ def test_the_best_of_two_is_the_mean_over_all_choices_of_two():
     study = simulate(DESIGN, (2.0,), seed=1)
     table = build(study)
     best = {one.target: one for one in table.best_of}
-    assert set(best) == {"xnli", "xcopa", "average"}  # Tatoeba is not trained on: nothing to choose by
+    assert set(best) == {"xnli", "xcopa", WHOLE}  # Tatoeba is not trained on: nothing to choose by
     rows = study.rows[(study.rows["target"] == "xcopa")]
     test = rows.groupby(["intermediate", "seed"])["value"].mean()
     dev = study.development[study.development["target"] == "xcopa"].set_index(["intermediate", "seed"])["value"]
@@ -51,8 +51,8 @@ def test_the_best_of_two_is_the_mean_over_all_choices_of_two():
     assert best["xcopa"].gain.value == pytest.approx(naive, abs=0.8)
     assert best["xcopa"].difference.value == pytest.approx(best["xcopa"].gain.value - best["xcopa"].control.value)
     mean = np.mean([best[target].difference.value for target in ("xnli", "xcopa")])
-    assert best["average"].difference.value == pytest.approx(mean)
-    assert sum(best["average"].chosen.values()) == pytest.approx(1)
+    assert best[WHOLE].difference.value == pytest.approx(mean)
+    assert sum(best[WHOLE].chosen.values()) == pytest.approx(1)
     assert best["xnli"].difference.seeds == 6
 
 
@@ -81,15 +81,22 @@ def test_few_seeds_or_a_missing_run_make_no_comparison():
     study = simulate(DESIGN, (2.0,), seed=1)
     few = study.__class__(study.rows[study.rows["seed"] < 3], study.development, study.contributions, study.languages)
     assert build(few).best_of == ()
+    assert build(few).no_best_of == {"mt5-small": "it needs 4 seeds; there are 3"}
+    assert "no results on English development data" in build(study, development=None).no_best_of["mt5-small"]
     lost = study.development[study.development["run_id"] != "mt5-small.mnli.xnli.seed2"]
     assert {one.target for one in build(study, development=lost).best_of} == {"xcopa"}
+    assert build(study, development=lost).no_best_of == {}
+    one = study.development[study.development["intermediate"].isin(["none", "mnli"])]
+    assert "it needs 2 intermediate tasks" in build(study, development=one).no_best_of["mt5-small"]
+    lost = study.development[study.development["seed"] + study.development["intermediate"].eq("qqp") != 1]
+    assert "every intermediate task and seed" in build(study, development=lost).no_best_of["mt5-small"]
 
 
 def test_a_real_gain_is_more_than_selection_and_no_gain_is_not():
     helped = build(simulate(DESIGN, (6.0,), seed=2))
     idle = build(simulate(DESIGN, (0.0,), seed=2))
-    (good,) = (one for one in helped.best_of if one.target == "average")
-    (none,) = (one for one in idle.best_of if one.target == "average")
+    (good,) = (one for one in helped.best_of if one.target == WHOLE)
+    (none,) = (one for one in idle.best_of if one.target == WHOLE)
     assert good.difference.low > 0 and not none.difference.excludes(0)
     assert none.gain.value > 0 and none.control.value > 0  # both are maxima
     sentence = selection(helped)[-1]

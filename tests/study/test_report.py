@@ -9,6 +9,7 @@ from rich.console import Console
 
 from xtr.export.figures import to_png
 from xtr.study import plots, scale_plots, transfer
+from xtr.study.grids import entry
 from xtr.study.report import print_table, write_report
 from xtr.study.scaling import headline, scalings
 from xtr.study.statistics import Estimate
@@ -112,7 +113,44 @@ def test_what_is_missing_and_how_little_is_known_is_said(build, recipe, tmp_path
     assert "mt5-small, mnli -> xnli: no results in sw" in text
     assert "squad_v1, average: incomplete mean of 3 targets, without tatoeba" in text
     assert "With 1 seed an interval is over examples only" in text and "interval over examples only, 1 seed" in text
-    assert "average of 3 targets (incomplete: tatoeba)" in answer(table)[0]
+    assert "average of 3 targets (incomplete: without tatoeba after squad_v1)" in answer(table)[0]
+
+
+def test_sentences_count_what_was_averaged(make_study, recipe, expected):
+    skip = [(None, "xquad", None), ("squad_v1", None, None)]
+    gains = {name: dict.fromkeys(expected, 3.0) for name in ("mnli", "qqp", "squad_v1")}
+    store = make_study(recipe(intermediates=gains, seeds=(0, 1), examples=40, skip=skip))
+    planned = {"mt5-small": {(name, target) for name in ("none", *gains) for target in expected}}
+    table = transfer.build(store.read(), store.contributions, expected, resamples=100, planned=planned)
+    (sentence,) = answer(table)
+    assert "(mean of 2 of 3 tasks)" in sentence and "average of 2 of 3 targets" in sentence
+    assert "(incomplete: without xquad, squad_v1)" in sentence
+    assert any("mnli, average: incomplete mean of 3 targets, without xquad" in one for one in incomplete(table))
+    (cell,) = (c for c in table.cells if (c.intermediate, c.target) == ("mnli", AVERAGE))
+    assert entry(cell).incomplete
+
+
+def test_why_there_is_no_best_of_several_is_said(build, tmp_path):
+    table, rows = build()
+    text = check(write_report(tmp_path, table, rows, {}))
+    assert "The best of several against the best of as many seeds" in text
+    assert "No comparison for mt5-small: there are no results on English development data" in text
+
+
+def test_what_is_not_zero_shot_is_said_beside_the_gains(build, tmp_path):
+    table, rows = build()
+    note = "mnli is trained in de, on data of xnli: after it these languages are not zero-shot there."
+    text = check(write_report(tmp_path, dataclasses.replace(table, notes=(note,)), rows, {}))
+    assert text.count(note) == 2  # gains, transfer table
+
+
+def test_sizes_of_different_results_are_said_to_be_compared_over_the_same(build, recipe, tmp_path):
+    models = (("mt5-small", 300_176_768), ("mt5-base", 582_401_280))
+    table, rows = build(recipe(models=models, examples=40, seeds=(0, 1)))
+    note = "Sizes are compared over the targets and intermediate tasks that all of a family have"
+    assert note not in check(write_report(tmp_path / "even", table, rows, {}))
+    uneven = dataclasses.replace(table, compared=table.cells)
+    assert note in check(write_report(tmp_path / "uneven", uneven, rows, {}))
 
 
 def test_scores_at_chance_are_marked(build, tmp_path):

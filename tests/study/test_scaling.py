@@ -201,3 +201,98 @@ def test_without_gains_there_is_nothing_to_answer(table):
 def test_the_rule_in_the_documentation_names_every_verdict():
     for verdict in VERDICTS:
         assert verdict in scaling_module.__doc__
+
+
+# Sizes that do not have the same results.
+
+PAIRS = {(name, target) for name in ("none", "mnli", "squad_v1") for target in ("xnli", "tydiqa", "tatoeba")}
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return simulate(Design(sizes=MT5_SIZES[:3], seeds=3, examples=60), (6, 5, 4), seed=3)
+
+
+def table_without(study, *places):
+    """The table of a study without the rows of (model, intermediate, target, language), None for any."""
+    rows = study.rows
+    for place in places:
+        match = np.ones(len(rows), bool)
+        for column, wanted in zip(("model", "intermediate", "target", "language"), place, strict=True):
+            match &= True if wanted is None else (rows[column] == wanted).to_numpy()
+        rows = rows[~match]
+    planned = {name: PAIRS for name, _ in MT5_SIZES[:3]}
+    return transfer.build(rows, study.load, study.languages, resamples=100, planned=planned)
+
+
+def gains_of(table, name, target):
+    (one,) = (x for x in scalings(table, mixed=False) if (x.intermediate, x.target) == (name, target))
+    return {size.model.name: size.gain.value for size in one.gains}, one.sentence
+
+
+def test_sizes_are_compared_over_the_targets_that_all_have(whole):
+    full = table_without(whole)
+    table = table_without(whole, ("mt5-large", None, "tydiqa", None))
+    assert full.compared == () and " of 3 targets" not in gains_of(full, POOLED, AVERAGE)[1]
+    found, sentence = gains_of(table, POOLED, AVERAGE)
+    for model in full.models:  # as if nobody had TyDiQA
+        each = [full.cell(model, POOLED, target).gain.value for target in ("xnli", "tatoeba")]
+        assert found[model.name] == pytest.approx(np.mean(each))
+    assert ", over the 2 of 3 targets that all sizes have (without tydiqa)" in sentence
+    # The table itself shows what each model has, and that the largest model's mean is incomplete.
+    cells = [table.cell(model, POOLED, AVERAGE) for model in table.models]
+    assert [cell.missing for cell in cells] == [(), (), ("tydiqa",)]
+    assert cells[0].gain.value == full.cell(full.models[0], POOLED, AVERAGE).gain.value
+    # What concerns TyDiQA alone is compared over the sizes that have it.
+    for name in ("mnli", POOLED):
+        found, _ = gains_of(table, name, "tydiqa")
+        assert found == pytest.approx({m.name: full.cell(m, name, "tydiqa").gain.value for m in full.models[:2]})
+
+
+def test_sizes_are_compared_over_the_intermediates_that_all_have(whole):
+    full = table_without(whole)
+    table = table_without(whole, ("mt5-small", "squad_v1", None, None))
+    found, sentence = gains_of(table, POOLED, AVERAGE)
+    assert found == pytest.approx({m.name: full.cell(m, "mnli", AVERAGE).gain.value for m in full.models})
+    assert "over the 1 of 2 intermediate tasks that all sizes have (without squad_v1)" in sentence
+    found, sentence = gains_of(table, POOLED, "xnli")
+    assert found == pytest.approx({m.name: full.cell(m, "mnli", "xnli").gain.value for m in full.models})
+    found, sentence = gains_of(table, "squad_v1", AVERAGE)  # over the sizes that have it, with all its targets
+    assert found == pytest.approx({m.name: full.cell(m, "squad_v1", AVERAGE).gain.value for m in full.models[1:]})
+    assert " of 3 targets" not in sentence
+
+
+def test_one_pair_that_one_size_lacks_is_left_out_of_all(whole):
+    full = table_without(whole)
+    table = table_without(whole, ("mt5-base", "squad_v1", "xnli", None))
+    found, sentence = gains_of(table, POOLED, AVERAGE)
+    for model in full.models:
+        mnli = full.cell(model, "mnli", AVERAGE).gain.value
+        squad = np.mean([full.cell(model, "squad_v1", target).gain.value for target in ("tydiqa", "tatoeba")])
+        assert found[model.name] == pytest.approx((mnli + squad) / 2)
+    assert ", without xnli after squad_v1" in sentence
+
+
+def test_languages_that_one_size_lacks_are_left_out_of_all(whole):
+    full = table_without(whole)
+    table = table_without(whole, ("mt5-large", "mnli", "xnli", "sw"))
+    found, sentence = gains_of(table, "mnli", "xnli")
+    assert found == pytest.approx({m.name: full.cell(m, "mnli", "xnli", "de").gain.value for m in full.models})
+    assert "over the 1 of 2 languages that all sizes have (without sw)" in sentence
+
+
+def test_what_no_size_has_is_said_too(whole):
+    table = table_without(whole, (None, None, "tydiqa", None))
+    assert table.compared == ()
+    assert "over the 2 of 3 targets that all sizes have (without tydiqa)" in gains_of(table, POOLED, AVERAGE)[1]
+
+
+def test_the_mixed_model_reads_what_all_sizes_have(whole, monkeypatch):
+    seen = []
+    monkeypatch.setattr(scaling_module, "fit", lambda lines, confidence: seen.extend(lines))
+    scalings(table_without(whole, ("mt5-large", "mnli", "tydiqa", None)))
+    full = table_without(whole)
+    gains = {m: full.cell(m, "squad_v1", "tydiqa", "fi").gain.value for m in full.models}
+    assert {round(x, 9) for _, t, language, x in seen if (t, language) == ("tydiqa", "fi")} == {
+        round(x, 9) for x in gains.values()
+    }

@@ -140,7 +140,13 @@ def test_what_is_missing_is_said(make_study, recipe, expected):
     b = np.mean([matrix(store, "none", "xnli", language).mean() for language in ("de", "fr")])
     assert cell.gain.value == pytest.approx(cell.score.value - b)
     assert table.cell(model, "squad_v1", "tatoeba") is None
-    assert table.cell(model, "squad_v1", AVERAGE).missing == ("tatoeba",)
+    lacking = table.cell(model, "squad_v1", AVERAGE)
+    assert (lacking.missing, lacking.expected) == (("tatoeba", "mlqa"), 4)  # MLQA is expected, though nobody has it
+    pooled = table.cell(model, POOLED, AVERAGE)
+    assert (pooled.missing, pooled.partly, pooled.absent) == (("mlqa",), ("tatoeba after squad_v1",), ())
+    assert pooled.pooled == ("mnli", "squad_v1")
+    tatoeba = table.cell(model, POOLED, "tatoeba")
+    assert (tatoeba.pooled, tatoeba.absent, tatoeba.missing) == (("mnli",), ("squad_v1",), ())
     assert set(table.problems) == {
         "mlqa: no results at all",
         "mt5-small, mnli -> xnli: no results in sw",
@@ -297,3 +303,48 @@ def test_fewer_failures_are_a_gain(tmp_path):
     table = transfer.build(store.read(), store.contributions, {"multichecklist": ["de", "en"]}, resamples=50)
     cell = table.cell(table.models[0], "squad_v1", "multichecklist", transfer.ZERO_SHOT)
     assert (cell.score.value, cell.gain.value) == pytest.approx((50.0, 30.0))
+
+
+def test_what_the_plan_gives_a_model_is_expected_of_it(make_study, recipe, expected):
+    store = make_study(recipe(skip=[("squad_v1", None, None)], seeds=(0, 1), examples=40))
+    targets = {**expected, "tydiqa": ()}  # no stage of it is finished: its languages are not known
+    pairs = {(name, target) for name in ("none", "mnli", "squad_v1") for target in targets}
+    planned = {"mt5-small": pairs - {("mnli", "xquad")}, "mt5-xl": pairs}
+    table = transfer.build(store.read(), store.contributions, targets, planned=planned, resamples=100)
+    (model,) = table.models
+    assert {
+        "tydiqa: no results at all",
+        "mt5-small: no results for the intermediate squad_v1",
+        "mt5-xl: no results at all",
+    } <= set(table.problems)
+    # The rows have what the plan has not: it counts as planned.
+    average = table.cell(model, "mnli", AVERAGE)
+    assert (average.expected, average.missing) == (4, ("tydiqa",))
+    assert table.cell(model, NONE, AVERAGE).missing == ("tydiqa",)
+    assert "tydiqa" in table.to_frame().query("target == 'average'")["missing"].iloc[0]
+
+
+def test_a_pair_that_a_model_goes_without_is_not_missing(make_study, recipe, expected):
+    store = make_study(recipe(skip=[("mnli", "xquad", None)], seeds=(0, 1), examples=40))
+    pairs = {(name, target) for name in ("none", "mnli", "squad_v1") for target in expected} - {("mnli", "xquad")}
+    table = transfer.build(
+        store.read(), store.contributions, expected, planned={"mt5-small": pairs}, resamples=100, overlaps={}
+    )
+    (model,) = table.models
+    assert table.problems == () and not any(cell.lacks for cell in table.cells)
+    assert table.cell(model, "mnli", AVERAGE).expected == 2
+
+
+def test_the_mean_of_intermediates_names_those_that_have_no_result(make_study, recipe, expected):
+    gains = {name: dict.fromkeys(expected, 2.0) for name in ("mnli", "qqp", "squad_v1")}
+    store = make_study(recipe(intermediates=gains, skip=[("qqp", "xnli", None)], seeds=(0, 1), examples=40))
+    pairs = {(name, target) for name in ("none", *gains, "ccg") for target in expected}
+    table = transfer.build(
+        store.read(), store.contributions, expected, planned={"mt5-small": pairs}, resamples=100, overlaps={}
+    )
+    (model,) = table.models
+    pooled = table.cell(model, POOLED, AVERAGE)
+    assert (pooled.pooled, pooled.absent) == (("mnli", "qqp", "squad_v1"), ("ccg",))
+    assert (pooled.missing, pooled.partly) == ((), ("xnli after qqp",))
+    xnli = table.cell(model, POOLED, "xnli")
+    assert (xnli.pooled, xnli.absent) == (("mnli", "squad_v1"), ("qqp", "ccg"))

@@ -1,12 +1,15 @@
 """What is registered of a tiny world: every task of the study, its mixtures and their rates, and what is absent."""
 
 import json
+import re
 
 import pytest
 import seqio
 
 import xtr.tasks
+from xtr import config
 from xtr.errors import DataError, UserError
+from xtr.study.overlaps import not_zero_shot, overlaps
 from xtr.tasks import intermediate, registration
 from xtr.tasks.datasets import lareqa
 
@@ -192,3 +195,33 @@ def test_a_rate_without_a_size_is_refused():
 def test_the_code_behind_a_reader_is_followed():
     names = {path.name for path in registration._code(lareqa.read_pairs)}
     assert {"lareqa.py", "sentences.py", "squad.py", "files.py"} <= names
+
+
+def test_every_shipped_intermediate_task_with_data_of_a_target_is_known_to_overlap(register, tmp_path):
+    for language in ("de", "sw"):
+        _jsonl(tmp_path / f"data/translated/{language}/multinli_1.0/multinli_1.0_train.jsonl", _nli(3))
+    register()
+    targets = {"xnli": ["mnli"], "xquad": ["squad_v1"], "mlqa": ["squad_v1"], "lareqa": ["lareqa.de"]}
+    shipped = (config.shipped_gin_dir() / "intermediate").glob("*.gin")
+    trained = {path.stem: _members(path) for path in shipped}
+    found = overlaps(trained, targets)
+    for name, members in trained.items():
+        originals = {member.partition(".")[0] for member in members}
+        assert ("xnli" in found[name]) == ("mnli" in originals), name
+        squad = bool(originals & {"squad_v1", "squad_v2"})
+        assert [target in found[name] for target in ("xquad", "mlqa", "lareqa")] == [squad] * 3, name
+    of_mnli = {"mnli", "anli_plus", "all_nine", "all_available", "mnli_denoise", "mnli_translated", "nli_qa"}
+    assert {name for name in found if "xnli" in found[name]} == of_mnli
+    assert {name for name in found if "mlqa" in found[name]} == {
+        "squad_v1", "squad_v2", "nli_qa", "all_nine", "all_available",
+    }  # fmt: skip
+    assert not_zero_shot(trained, found) == [
+        "mnli_translated is trained in de, sw, on data of xnli: after it these languages are not zero-shot there."
+    ]
+
+
+def _members(path):
+    """The tasks that a gin file of an intermediate task trains on."""
+    name = re.search(r"^MIXTURE_OR_TASK_NAME = '(\w+)'", path.read_text(), re.MULTILINE)[1]
+    found = seqio.get_mixture_or_task(name)
+    return [task.name for task in getattr(found, "tasks", [found])]

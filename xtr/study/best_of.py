@@ -18,7 +18,9 @@ from xtr.export.summary import score_metrics
 from xtr.study.panels import ENGLISH, NONE, Model, Panel
 from xtr.study.statistics import Estimate, estimate
 
-_WHOLE = "average"  # as `transfer.AVERAGE`
+# Not the average of all targets: retrieval, for which nothing is trained, has no development data to choose by.
+WHOLE = "average of targets with English development data"
+LEAST_SEEDS = 4
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class BestOf:
 
     Attributes:
       model: whose.
-      target: target task, or the average.
+      target: target task, or `WHOLE`.
       candidates: how many each side chooses among, n: the number of intermediates, or half the seeds where that is
         less (with more the interval would be too narrow). Where there are more, all choices of n count alike.
       intermediates: the names that are chosen among.
@@ -96,8 +98,22 @@ def best_of_model(
         parts[target] = chances, _statistics(panel, chances, languages), sum(len(panel.ids[x]) for x in languages)
         found.append(_best_of(model, target, [parts[target]], confidence))
     if len({(chances.seeds, chances.names) for chances, _, _ in parts.values()}) == 1 and len(parts) > 1:
-        found.append(_best_of(model, _WHOLE, list(parts.values()), confidence))
+        found.append(_best_of(model, WHOLE, list(parts.values()), confidence))
     return found
+
+
+def why_none(panels: Mapping[str, Panel], dev_scores: Mapping[str, float]) -> str:
+    """Why `best_of_model` finds nothing to compare, in words; arguments as there."""
+    runs = {place: run for panel in panels.values() for place, run in panel.runs.items() if run in dev_scores}
+    names = {name for name, _ in runs if name != NONE}
+    seeds = {seed for name, seed in runs if name == NONE}
+    if not runs:
+        return "there are no results on English development data, by which both sides choose"
+    if len(names) < 2:
+        return f"it needs 2 intermediate tasks with results on English development data; there are {len(names)}"
+    if len(seeds) < LEAST_SEEDS:
+        return f"it needs {LEAST_SEEDS} seeds; there are {len(seeds)}"
+    return "no target has results on English development data of every intermediate task and seed"
 
 
 def rank_weights(scores: np.ndarray, chosen_from: int) -> np.ndarray:
@@ -129,7 +145,7 @@ class _Chances:
         names = tuple(dict.fromkeys(name for name, _ in panel.runs if name != NONE))
         complete = all((name, seed) in known for name in names for seed in seeds)
         distinct = len({panel.runs[NONE, seed] for seed in seeds}) == len(seeds)
-        if len(names) < 2 or len(seeds) < 4 or not complete or not distinct:
+        if len(names) < 2 or len(seeds) < LEAST_SEEDS or not complete or not distinct:
             return None
         dev_IS = np.array([[known[name, seed] for seed in seeds] for name in names])
         return cls(names, seeds, dev_IS, np.array([known[NONE, seed] for seed in seeds]))

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -10,10 +10,12 @@ import pandas as pd
 from xtr import rundir
 from xtr.errors import UserError
 from xtr.evaluate.results import ContributionKey, ResultRow, ResultStore, is_mean
+from xtr.evaluate.run import EvaluateRun
 from xtr.study import transfer
 from xtr.study.contamination import refuse_contaminated
 from xtr.study.graph import Cell, Stage
 from xtr.study.jobs import Job
+from xtr.study.overlaps import data_set, not_zero_shot, overlaps
 from xtr.study.protocol import check_signed
 from xtr.study.protocol import read as read_protocol
 from xtr.study.spec import StudySpec
@@ -51,7 +53,8 @@ def collect(spec: StudySpec, jobs: Sequence[Job], cells: Sequence[Cell]) -> Coll
     test_rows: list[ResultRow] = []
     dev_rows: list[ResultRow] = []
     chance: dict[str, dict[str, float]] = {}
-    languages: dict[str, set[str]] = {}
+    given = {cell.target for cell in cells}
+    languages: dict[str, set[str]] = {target: set() for target in spec.targets if target in given}
     directories: dict[str, Path] = {}
     missing = []
     for cell in cells:
@@ -63,7 +66,7 @@ def collect(spec: StudySpec, jobs: Sequence[Job], cells: Sequence[Cell]) -> Coll
         check_signed(job)
         directories[job.run.run_id] = job.directory
         chance.setdefault(cell.target, {}).update(summary["chance"])
-        languages.setdefault(cell.target, set()).update(*summary["languages"].values())
+        languages[cell.target].update(*summary["languages"].values())
         for values in ResultStore(job.directory).read().to_dict("records"):
             rows.append(ResultRow(**(values | {"seed": cell.seed})))
             if rows[-1].split == job.run.split and not is_mean(rows[-1].language):
@@ -81,13 +84,56 @@ def collect(spec: StudySpec, jobs: Sequence[Job], cells: Sequence[Cell]) -> Coll
     table = transfer.build(
         pd.DataFrame([dataclasses.asdict(row) for row in test_rows]),
         contributions,
-        expected_languages={target: sorted(languages[target]) for target in spec.targets if target in languages},
+        expected_languages={target: sorted(found) for target, found in languages.items()},
         chance=chance,
-        overlaps=transfer.OVERLAPS if spec.overlaps is None else spec.overlaps,
+        overlaps=shared_data(spec, jobs),
         resamples=spec.resamples,
         development=pd.DataFrame([dataclasses.asdict(row) for row in dev_rows]) if dev_rows else None,
+        planned=planned(cells),
+        notes=notes(spec, jobs),
     )
     return Collected(store, table, tuple(missing), directories)
+
+
+def planned(cells: Sequence[Cell]) -> dict[str, list[tuple[str, str]]]:
+    """Model -> the (intermediate, target) pairs that the study gives it, in order."""
+    found: dict[str, dict[tuple[str, str], None]] = {}
+    for cell in cells:
+        found.setdefault(cell.model, {}).setdefault((cell.intermediate, cell.target))
+    return {model: list(pairs) for model, pairs in found.items()}
+
+
+def trained_on(jobs: Sequence[Job]) -> tuple[dict[str, dict[str, None]], dict[str, dict[str, None]]]:
+    """(intermediate -> the tasks that its stages train on, target -> the tasks that its stages train on and score), of
+    all models together, in order."""
+    of_stage = {job.stage: _tasks(job) for job in jobs}
+    intermediates: dict[str, dict[str, None]] = {}
+    targets: dict[str, dict[str, None]] = {}
+    for scored in (stage for stage in of_stage if stage.kind == "evaluate"):
+        stage: Stage | None = scored
+        while stage is not None:
+            if stage.kind == "intermediate":
+                intermediates.setdefault(scored.intermediate, {}).update(dict.fromkeys(of_stage[stage]))
+            elif stage.kind in ("target", "evaluate"):
+                targets.setdefault(scored.target, {}).update(dict.fromkeys(of_stage[stage]))
+            stage = stage.parent
+    return intermediates, targets
+
+
+def _tasks(job: Job) -> list[str]:
+    """The tasks that a stage reads, by its data's fingerprints: '1 mnli-0ce13817685a' is one of them."""
+    names = [fingerprint.rpartition(" ")[2].rpartition("-")[0] for fingerprint in job.data]
+    return names or [job.run.mixture_or_task_name]
+
+
+def shared_data(spec: StudySpec, jobs: Sequence[Job]) -> Mapping[str, Collection[str]]:
+    """Intermediate -> the targets that it shares data with: as the study says, or by what its stages read."""
+    return overlaps(*trained_on(jobs)) if spec.overlaps is None else spec.overlaps
+
+
+def notes(spec: StudySpec, jobs: Sequence[Job]) -> list[str]:
+    """What must be said of intermediate tasks that are not in English alone, one sentence each."""
+    return not_zero_shot(trained_on(jobs)[0], shared_data(spec, jobs))
 
 
 def failures(jobs: Sequence[Job]) -> list[str]:
@@ -112,6 +158,7 @@ def protocol(spec: StudySpec, jobs: Sequence[Job]) -> list[str]:
     lines = [
         *refuse_contaminated(spec.initial_checkpoints(), spec.allow_contaminated),
         "Zero-shot: every target is trained on English alone and scored in every language found.",
+        *notes(spec, jobs),
         f"The {spec.selection} checkpoint of each run is scored; English development data is scored beside it and "
         "chooses nothing.",
         f"Training seeds: {', '.join(map(str, spec.seeds))}. A checkpoint that no seed went into counts once.",
@@ -124,10 +171,42 @@ def protocol(spec: StudySpec, jobs: Sequence[Job]) -> list[str]:
             lines.append(
                 f"{kind}: {name}, {run.train_steps:,} steps of {run.batch_size} packed rows of {lengths} tokens."
             )
-    layers = {job.run.embedding_layer for job in jobs if job.stage.kind == "evaluate"}
-    where = ", ".join("the last" if layer == -1 else str(layer) for layer in sorted(layers))
-    lines.append(f"Retrieval: mean over tokens of encoder layer {where}, cosine, English queries, foreign candidates.")
+    return [*lines, *_retrieval(jobs)]
+
+
+_SEARCHES = {
+    "tatoeba": "English queries among foreign candidates, the nearest by cosine, accuracy",
+    "bucc2018": "pairs mined among foreign and English sentences by ratio margin over 4 neighbours, F1, the threshold"
+    " chosen on the development pairs",
+    "lareqa": "questions among the sentences of all languages together, ranked by cosine, mAP@20",
+    "mewslix": "mentions among the entities of all languages together, ranked by cosine, mAP@20",
+}
+_POOLINGS = {"mean": "the mean over tokens", "first": "the first token", "last": "the last token"}
+
+
+def _retrieval(jobs: Sequence[Job]) -> list[str]:
+    """How each retrieval target is searched, and what of each model it reads; a line a target."""
+    found: dict[str, tuple[str, dict[str, dict[str, None]]]] = {}
+    for job in jobs:
+        data = job.stage.kind == "evaluate" and data_set(job.run.mixture_or_task_name)
+        if data in _SEARCHES:
+            readings = found.setdefault(job.stage.target, (_SEARCHES[data], {}))[1]
+            readings.setdefault(_reading(job.run), {}).setdefault(job.stage.model)
+    lines = []
+    for target, (how, readings) in found.items():
+        read = "; ".join(f"{', '.join(models)}: {reading}" for reading, models in readings.items())
+        lines.append(f"Retrieval, {target}: {how}. Read of {read}.")
     return lines
+
+
+def _reading(run: EvaluateRun) -> str:
+    """What of a model retrieval reads."""
+    if "contrastive" in run.model.objectives:
+        pooler = ", a dense layer and tanh" * run.model.pooler
+        return f"the dual encoder's own vector ({_POOLINGS[run.model.pooling]}{pooler})"
+    layers = run.model.num_layers
+    layer = run.embedding_layer % (layers + 1)
+    return f"{_POOLINGS[run.embedding_pooling]} of layer {layer} of {layers}"
 
 
 def provenance(spec: StudySpec, jobs: Sequence[Job]) -> dict[str, str]:
@@ -147,6 +226,9 @@ def provenance(spec: StudySpec, jobs: Sequence[Job]) -> dict[str, str]:
     if kept := read_protocol(spec.study_dir):
         revisions = [f"{run['revision'] or 'installed'} (xtr {run['xtr']}, jax {run['jax']})" for run in kept["code"]]
         facts["code revisions of the study's runs"] = ", ".join(revisions)
+        vocabularies = {model: f"SHA-256 {digest}" for model, digest in kept["vocabularies"].items()}
+        facts["vocabularies read"] = "\n".join(_alike(vocabularies))
+        facts["data read"] = "\n".join(_fingerprints(kept["data"]))
     summaries = [s for job in jobs if (s := rundir.done_summary(job.directory))]
     facts["compute"] = f"{len(summaries)} stages, {sum(s['seconds'] for s in summaries):.0f} s"
     vocabularies = {model: spec.vocabulary(model) for model in spec.models}
@@ -155,3 +237,27 @@ def provenance(spec: StudySpec, jobs: Sequence[Job]) -> dict[str, str]:
     cut = sum(s.get("truncated", 0) for s in summaries)
     facts["evaluation inputs cut to length"] = str(cut)
     return facts
+
+
+def _alike(values: Mapping[str, str]) -> list[str]:
+    """'mt5-small, mt5-base: value', a line for each value of several models."""
+    models: dict[str, list[str]] = {}
+    for model, value in values.items():
+        models.setdefault(value, []).append(model)
+    return [f"{', '.join(names)}: {value}" for value, names in models.items()]
+
+
+def _fingerprints(data: Mapping[str, str]) -> list[str]:
+    """The tokenised tasks of a study with their fingerprints, a line a task, with the models where these differ.
+
+    Args:
+      data: '<model>.<task>' -> '<task>-<fingerprint>', of protocol.json.
+    """
+    tasks: dict[str, dict[str, str]] = {}
+    for place, folder in data.items():
+        model, _, task = place.partition(".")
+        tasks.setdefault(task, {})[model] = folder.rpartition("-")[2]
+    return [
+        f"{task}  {next(iter(of_model.values())) if len(set(of_model.values())) == 1 else '; '.join(_alike(of_model))}"
+        for task, of_model in sorted(tasks.items())
+    ]

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from xtr.evaluate.results import is_mean
+from xtr.study.best_of import WHOLE
 from xtr.study.document import Entry, Grid, Line, slug
 from xtr.study.layers import ByLayer
 from xtr.study.published import Compared, own_intermediate
@@ -74,6 +75,9 @@ def by_size(name: str, title: str, corner: str, answers: Sequence[tuple[str, Sca
     )
 
 
+BEST_OF_TITLE = "The best of several against the best of as many seeds"
+
+
 def best_of(table: TransferTable) -> Grid | None:
     """The best intermediate of each target against the best of as many seeds."""
     if not table.best_of:
@@ -84,13 +88,14 @@ def best_of(table: TransferTable) -> Grid | None:
         chosen = ", ".join(f"{name} {share:.0%}" for name, share in most[:3])
         numbers = [Entry(gain=number) for number in (one.gain, one.control, one.difference)]
         entries = [Entry(text=one.target), Entry(text=str(one.candidates)), *numbers, Entry(text=chosen)]
-        lines.append(Line(one.model.name, entries, mean=one.target in AVERAGES))
+        lines.append(Line(one.model.name, entries, mean=one.target == WHOLE))
     columns = ["target", "chosen among", "best intermediate", "best seed", "difference", "most often chosen"]
     note = (
         "Gains over the mean of the seeds without an intermediate task. Both sides choose on English development data,"
         " one target at a time; a gain of the best of several is selection as far as the best of as many seeds has it."
+        f" The {WHOLE} leaves out retrieval, for which nothing is trained, and targets whose runs are incomplete."
     )
-    return Grid("best-of", "The best of several against the best of as many seeds", "model", columns, lines, note=note)
+    return Grid("best-of", BEST_OF_TITLE, "model", columns, lines, note=note)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -136,7 +141,7 @@ def _is_mean(cell: Cell) -> bool:
 
 
 def _marks(cell: Cell) -> str:
-    return marks(cell) + "‡" * bool(cell.missing)
+    return marks(cell) + "‡" * bool(cell.lacks)
 
 
 def model_title(model: Model) -> str:
@@ -153,7 +158,7 @@ def entry(cell: Cell | None, english: Cell | None = None) -> Entry | None:
         beside.append(f"{word} ({cell.chance:.1f})")
     if english is not None:
         beside.append(f"en {english.score.value:.1f}")
-    return Entry(cell.score, cell.gain, marks(cell), bool(cell.missing), beside)
+    return Entry(cell.score, cell.gain, marks(cell), bool(cell.lacks), beside)
 
 
 def transfer(table: TransferTable, model: Model) -> Grid:
@@ -240,7 +245,7 @@ def parts(table: TransferTable, model: Model, retrieval: Sequence[str]) -> dict[
     name = pooled_name(table)
     cells = {target: table.cell(model, name, target) for target in table.targets}
     whole = table.cell(model, name, AVERAGE)
-    complete = all(c is not None and c.gain is not None and not c.missing for c in (whole, *cells.values()))
+    complete = all(c is not None and c.gain is not None and not c.lacks for c in (whole, *cells.values()))
     if not complete:
         return None
     groups: dict[str, list[str]] = {"other targets": [], "TyDiQA": [], "retrieval": []}

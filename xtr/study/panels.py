@@ -66,31 +66,41 @@ class Panel:
         return {lang for lang, column in self.column.items() if any(name == intermediate for name, _ in column)}
 
 
-def load(
-    rows: pd.DataFrame,
-    load_contributions: Callable[[ContributionKey], Mapping[str, float]],
-    metrics: Sequence[str],
-    languages: Sequence[str],
-) -> Panel:
-    """Reads the contributions behind the rows of one model and target.
+def score_rows(rows: pd.DataFrame, metrics: Sequence[str], languages: Sequence[str]) -> pd.DataFrame:
+    """The rows of one model and target that its score is made of.
 
     Args:
-      rows: of several steps of one run the last counts, of several splits the test split.
-      load_contributions: gives {example id: contribution 0..100, or counts} for a key.
+      rows: of several splits the test split counts.
       metrics: those whose mean is the score.
       languages: the others are left aside.
 
     Raises:
       UserError: several splits, none of them the test split.
-      DataError: two runs for one place; predictions that do not belong to their row, or that cover different examples.
     """
-    target = str(rows["target"].iloc[0])
     rows = rows[rows["metric"].isin(metrics) & rows["language"].isin(list(languages))]
     splits = set(rows["split"])
     if len(splits) > 1:
         if "test" not in splits:
+            target = rows["target"].iloc[0]
             raise UserError(f"{target}: results on {', '.join(sorted(splits))}; pass the rows of one split")
         rows = rows[rows["split"] == "test"]
+    return rows
+
+
+def load(
+    rows: pd.DataFrame, load_contributions: Callable[[ContributionKey], Mapping[str, float]], metrics: Sequence[str]
+) -> Panel:
+    """Reads the contributions behind the rows of one model and target.
+
+    Args:
+      rows: from `score_rows`, at least one; of several steps of one run the last counts.
+      load_contributions: gives {example id: contribution 0..100, or counts} for a key.
+      metrics: those whose mean is the score.
+
+    Raises:
+      DataError: two runs for one place; predictions that do not belong to their row, or that cover different examples.
+    """
+    target = str(rows["target"].iloc[0])
     panel = Panel(target, {}, {}, {})
     places: dict[str, dict[tuple[str, int], list[dict]]] = {}
     for row in rows.to_dict("records"):  # a study has thousands of places: plain loops are ten times quicker here

@@ -35,7 +35,7 @@ from scipy.special import nctdtrinc, ndtri
 
 from xtr.study.mixed_model import MixedModel, fit
 from xtr.study.statistics import Estimate, combine, holm, quantile
-from xtr.study.transfer import AVERAGE, AVERAGES, ENGLISH, NONE, POOLED, Model, TransferTable
+from xtr.study.transfer import AVERAGE, AVERAGES, ENGLISH, NONE, POOLED, Cell, Model, TransferTable
 
 PERSISTS, GROWS, SHRINKS, VANISHES, ABSENT = "persists", "grows", "shrinks", "vanishes", "absent"
 UNDERPOWERED = "underpowered"
@@ -138,7 +138,8 @@ def headline(scalings: Sequence[Scaling]) -> tuple[Scaling, ...]:
 def scalings(table: TransferTable, width: float = WIDTH, mixed: bool = True) -> tuple[Scaling, ...]:
     """The answers for every family, intermediate task (`POOLED` too) and target (averages too) that has a gain.
 
-    A model whose mean is incomplete is taken as it is; the table's problems say so.
+    The sizes of a family are compared over what all of them have (`TransferTable.comparable`); the sentence says what
+    is left out.
 
     Args:
       width: points either way to which an adequate study knows the gain and its change along the line.
@@ -150,12 +151,11 @@ def scalings(table: TransferTable, width: float = WIDTH, mixed: bool = True) -> 
         models = [model for model in table.models if model.family == family]
         for name in names:
             for target in (*table.targets, *AVERAGES):
-                cells = [table.cell(model, name, target) for model in models]
-                gains = tuple(
-                    SizeGain(cell.model, cell.gain) for cell in cells if cell is not None and cell.gain is not None
-                )
-                if gains:
-                    found.append(scaling(family, name, target, gains, table.confidence, width))
+                cells = [table.comparable(model, name, target) for model in models]
+                cells = [cell for cell in cells if cell is not None and cell.gain is not None]
+                if cells:
+                    gains = tuple(SizeGain(cell.model, cell.gain) for cell in cells)
+                    found.append(scaling(family, name, target, gains, table.confidence, width, left_out(cells)))
     opening = {id(one) for one in headline(found)} if mixed else set()
     return tuple(_with_mixed(one, table) if id(one) in opening else one for one in found)
 
@@ -167,12 +167,14 @@ def scaling(
     gains: Sequence[SizeGain],
     confidence: float = 0.95,
     width: float = WIDTH,
+    parts: str = "",
 ) -> Scaling:
     """The answer for one family, intermediate task and target, without the mixed model.
 
     Args:
       gains: of models of one family with samples, smallest first; at least one.
       confidence, width: as in `scalings`.
+      parts: what the gains are over, where that is not everything; from `left_out`.
     """
     gains = tuple(gains)
     sizes_M = np.log10([one.model.parameters for one in gains])
@@ -200,7 +202,7 @@ def scaling(
         mixed=None,
         power=power,
         verdict=verdict,
-        sentence=_sentence(family, intermediate, target, gains, slope, verdict, power),
+        sentence=_sentence(family, intermediate, target, gains, slope, verdict, power, parts),
     )
 
 
@@ -328,17 +330,35 @@ def bent(gains: Sequence[SizeGain], confidence: float = 0.95) -> tuple[str, ...]
     return tuple(one.model.name for one, p in zip(gains, holm(away), strict=True) if p < 1 - confidence)
 
 
-def _sentence(family, intermediate, target, gains, slope, verdict, power) -> str:
+def left_out(cells: Sequence[Cell]) -> str:
+    """What the means of several sizes (one intermediate, target and view) are over, and what they lack, in words; ''
+    where they lack nothing."""
+    missing = dict.fromkeys(part for cell in cells for part in cell.missing)
+    absent = dict.fromkeys(name for cell in cells for name in cell.absent)
+    partly = dict.fromkeys(place for cell in cells for place in cell.partly)
+    whole, pooled = max(cell.expected for cell in cells), min(len(cell.pooled) for cell in cells)
+    kind = "targets" if cells[0].target in AVERAGES else "languages"
+    counts = [f"{whole - len(missing)} of {whole} {kind}"] if missing else []
+    counts += [f"{pooled} of {pooled + len(absent)} intermediate tasks"] if absent else []
+    lacks = f"without {', '.join((*missing, *absent, *partly))}"
+    if not counts:
+        return lacks if partly else ""
+    several = len(cells) > 1
+    return f"over {'the ' * several}{' and '.join(counts)}{' that all sizes have' * several} ({lacks})"
+
+
+def _sentence(family, intermediate, target, gains, slope, verdict, power, parts) -> str:
     """The answer in one sentence."""
     largest = gains[-1].gain
     who = "English intermediate training" if intermediate == POOLED else intermediate
     what = f"the zero-shot gain of {who} on {'the ' if target.startswith(AVERAGE) else ''}{target}"
     size = gains[-1].model.name
     gain = f"{largest.text(signed=True)} points at {size}"
+    parts = parts and f", {parts}"
     if slope is None:
-        return f"{family}: one size cannot tell whether {what} persists with scale: {gain}."
+        return f"{family}: one size cannot tell whether {what} persists with scale: {gain}{parts}."
     trend = f"{slope.text(signed=True)} per tenfold parameters ({len(gains)} sizes)"
-    facts = f"{gain}, {trend}"
+    facts = f"{gain}, {trend}{parts}"
     if verdict == UNDERPOWERED:
         alone = f"the gain of {size} by itself is known to within {largest.half_width:.1f} points"
         why = (*power.lacks, alone)[0]
@@ -371,8 +391,14 @@ def _with_mixed(one: Scaling, table: TransferTable) -> Scaling:
             found := [
                 cell.gain.value
                 for name in names
-                if (cell := table.cell(gain.model, name, target, language)) is not None and cell.gain is not None
+                if all(_gained(table, size.model, name, target, language) for size in one.gains)
+                and (cell := table.comparable(gain.model, name, target, language))
             ]
         )
     ]
     return dataclasses.replace(one, mixed=fit(lines, table.confidence))
+
+
+def _gained(table: TransferTable, model: Model, intermediate: str, target: str, language: str) -> bool:
+    cell = table.comparable(model, intermediate, target, language)
+    return cell is not None and cell.gain is not None

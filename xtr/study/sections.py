@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from xtr.study import grids, plots, published, scale_plots
+from xtr.study.best_of import WHOLE
 from xtr.study.document import (
     Answer,
     Beside,
@@ -190,18 +191,32 @@ def _scale(table: TransferTable, answers: Sequence[Scaling]) -> Section | None:
         " parameters. Of many pairs some will look like a trend by chance: the verdict of the mean of intermediates on"
         " the whole average is the one that was to be reached."
     )
+    if table.compared:
+        note += (
+            " Sizes are compared over the targets and intermediate tasks that all of a family have; means in other"
+            " sections are over what each model has."
+        )
     return Section("scale", "Gain by model size", blocks, note)
 
 
-def _best_of(table: TransferTable) -> Section | None:
+def _best_of(table: TransferTable) -> Section:
     grid = grids.best_of(table)
     if grid is None:
-        return None
-    said = [sentence for one, sentence in zip(table.best_of, selection(table), strict=True) if one.target in AVERAGES]
+        return Section("best-of", grids.BEST_OF_TITLE, [Prose(_no_best_of(table))])
+    said = [sentence for one, sentence in zip(table.best_of, selection(table), strict=True) if one.target == WHOLE]
     words: list[Block] = [Prose(said, bullets=True)] if said else []
     if len(said) > 2:
         words = [Fold("In words", f"{len(said)} models", words)]
+    words += [Prose(_no_best_of(table), bullets=True)] if table.no_best_of else []
     return Section("best-of", grid.title, [*_short_or_folded(grid), *words])
+
+
+def _no_best_of(table: TransferTable) -> list[str]:
+    """Why models have no such comparison, one sentence a reason."""
+    models: dict[str, list[str]] = {}
+    for model, why in table.no_best_of.items():
+        models.setdefault(why, []).append(model)
+    return [f"No comparison for {', '.join(names)}: {why}." for why, names in models.items()]
 
 
 def _short_or_folded(grid: Grid) -> list[Block]:
@@ -224,6 +239,7 @@ def _gains(table: TransferTable) -> Section | None:
         f"Points over {NONE}; mean over all languages but English. Full colour from {extent:.1f} points, in all tables."
         f" {MARKS}. Bold: * or, of means, the interval excludes 0."
     )
+    note += "".join(f" {sentence}" for sentence in table.notes)
     blocks: list[Block] = [Beside(maps)] if len(grids.columns_of(table)) < 7 else list(maps)
     drawings = []
     if len(grids.columns_of(table)) * len(table.intermediates) <= _MOST_ROWS:
@@ -251,6 +267,7 @@ def _transfer(table: TransferTable) -> Section:
         f"Score in percent and gain over {NONE} in points, each with its {table.confidence:.0%} interval; mean over all"
         f" languages but English, whose own score is shown as en. {MARKS}."
     )
+    note += "".join(f" {sentence}" for sentence in table.notes)
     if any(cell.score.seeds == 1 for cell in table.cells):
         note += " With 1 seed an interval is over examples only: another training seed may give another result."
     return Section("transfer", "Transfer table", _open_or_folded(found), note)

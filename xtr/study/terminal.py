@@ -42,7 +42,7 @@ def _terminal_entry(cell: Cell | None) -> str:
     if cell is None:
         return "–"
     s, g = cell.score, cell.gain
-    lines = [f"{s.value:.1f}{'‡' * bool(cell.missing)}", f"\\[{s.low:.1f}, {s.high:.1f}]"]
+    lines = [f"{s.value:.1f}{'‡' * bool(cell.lacks)}", f"\\[{s.low:.1f}, {s.high:.1f}]"]
     if g is not None:
         lines += [f"{g.value:+z.1f}{marks(cell)}", f"\\[{g.low:.1f}, {g.high:.1f}]"]
     if cell.against_chance in ("below", "not distinguishable"):

@@ -8,8 +8,8 @@ zero-shot cell under the intermediate `POOLED`. Models are never averaged or poo
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -18,8 +18,9 @@ from xtr import coverage
 from xtr.errors import UserError
 from xtr.evaluate.results import ContributionKey
 from xtr.export.summary import score_metrics
-from xtr.study.best_of import BestOf, best_of_model, development_scores
-from xtr.study.panels import ENGLISH, NONE, Model, Panel, load
+from xtr.study.best_of import BestOf, best_of_model, development_scores, why_none
+from xtr.study.overlaps import RELATED
+from xtr.study.panels import ENGLISH, NONE, Model, Panel, load, score_rows
 from xtr.study.statistics import Estimate, estimate, holm
 
 POOLED = "mean of intermediates"
@@ -31,16 +32,6 @@ AVERAGES = (AVERAGE, WITHOUT_RETRIEVAL, WITHOUT_RETRIEVAL_TYDIQA, RETRIEVAL_ALON
 TYDIQA = "tydiqa"
 RETRIEVAL = frozenset({"tatoeba", "bucc2018", "lareqa", "mewslix"})
 SIGNIFICANCE = 0.05
-
-# Intermediate tasks whose training data is (part of) the target's own: their gain is not transfer between tasks.
-_SQUAD_TARGETS = ("xquad", "mlqa", "lareqa")
-OVERLAPS: Mapping[str, Sequence[str]] = {
-    "mnli": ("xnli",),
-    "squad": _SQUAD_TARGETS,
-    "squad_v1": _SQUAD_TARGETS,
-    "squad_v2": _SQUAD_TARGETS,
-    "nli_qa": ("xnli", *_SQUAD_TARGETS),
-}
 
 
 @dataclass(frozen=True)
@@ -56,8 +47,11 @@ class Cell:
       gain: score minus that of `NONE`, paired by seed and example; None for `NONE`, or without a baseline.
       chance: score of guessing, where known.
       expected: how many languages (for an average: targets) it ought to be a mean over.
-      missing: those of them that are not in it.
-      overlap: the intermediate's training data is part of the target's.
+      missing: those of them that are not in it at all.
+      pooled: of `POOLED`, the intermediates that it is a mean over.
+      absent: of `POOLED`, those that ought to be among them.
+      partly: of `POOLED`, what is in it after some of them alone: `tatoeba after qqp` is not.
+      overlap: the intermediate is trained on the target's data; see `xtr.study.overlaps`.
       p_adjusted: Holm-adjusted p-value of the gain among all (intermediate, target) pairs of this model; zero-shot
         cells of single targets only.
     """
@@ -73,6 +67,14 @@ class Cell:
     missing: tuple[str, ...]
     overlap: bool
     p_adjusted: float | None = None
+    pooled: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
+    partly: tuple[str, ...] = ()
+
+    @property
+    def lacks(self) -> tuple[str, ...]:
+        """What is not in the mean and ought to be."""
+        return (*self.missing, *self.partly, *self.absent)
 
     @property
     def significant(self) -> bool:
@@ -102,8 +104,11 @@ class TransferTable:
       metrics: the metrics whose mean is the score, by target.
       problems: what is missing or does not fit, in sentences.
       confidence, resamples: of the intervals.
-      best_of: the best intermediate chosen on English development data against the best seed chosen so; without
-        development rows empty.
+      best_of: the best intermediate chosen on English development data against the best seed chosen so.
+      no_best_of: model -> why it has no such comparison.
+      compared: of families whose sizes have different results, the cells over those that all sizes have; see
+        `comparable`.
+      notes: what the tables must say of the intermediate tasks, in sentences.
     """
 
     cells: tuple[Cell, ...]
@@ -116,14 +121,28 @@ class TransferTable:
     confidence: float
     resamples: int
     best_of: tuple[BestOf, ...] = ()
+    no_best_of: Mapping[str, str] = field(default_factory=dict)
+    compared: tuple[Cell, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def cell(self, model: Model, intermediate: str, target: str, view: str = ZERO_SHOT) -> Cell | None:
         """The cell, or None where there is no result."""
         return self._index.get((model, intermediate, target, view))
 
+    def comparable(self, model: Model, intermediate: str, target: str, view: str = ZERO_SHOT) -> Cell | None:
+        """The cell of an intermediate by which the sizes of a family are compared.
+
+        The mean of intermediates on an average is over the pairs that all sizes have; the averages of one intermediate,
+        or the mean of intermediates on one target, over those that all sizes with results of it have; so are the
+        languages of one pair. None where there is no result.
+        """
+        place = (model, intermediate, target, view)
+        return self._compared.get(place) if model.family in self._uneven else self._index.get(place)
+
     def __post_init__(self):
-        index = {(c.model, c.intermediate, c.target, c.view): c for c in self.cells}
-        object.__setattr__(self, "_index", index)
+        for name, cells in (("_index", self.cells), ("_compared", self.compared)):
+            object.__setattr__(self, name, {(c.model, c.intermediate, c.target, c.view): c for c in cells})
+        object.__setattr__(self, "_uneven", {cell.model.family for cell in self.compared})
 
     def averages(self) -> tuple[str, ...]:
         """Those of `AVERAGES` that have cells, in their order."""
@@ -139,12 +158,12 @@ class TransferTable:
                 **{"intermediate": cell.intermediate, "target": cell.target, "view": cell.view},
             }
             for name, number in (("score", cell.score), ("gain", cell.gain)):
-                for field, column in (("value", name), ("low", f"{name}_low"), ("high", f"{name}_high")):
-                    line[column] = getattr(number, field) if number else np.nan
+                for field_, column in (("value", name), ("low", f"{name}_low"), ("high", f"{name}_high")):
+                    line[column] = getattr(number, field_) if number else np.nan
                 line[f"{name}_seeds"] = number.seeds if number else 0
             line |= {"examples": cell.score.examples, "p_adjusted": cell.p_adjusted, "chance": cell.chance}
             line |= {"against_chance": cell.against_chance, "overlap": cell.overlap}
-            lines.append(line | {"expected": cell.expected, "missing": " ".join(cell.missing)})
+            lines.append(line | {"expected": cell.expected, "missing": ", ".join(cell.lacks)})
         return pd.DataFrame(lines)
 
 
@@ -153,11 +172,13 @@ def build(
     load_contributions: Callable[[ContributionKey], Mapping[str, float]],
     expected_languages: Mapping[str, Sequence[str]],
     chance: Mapping[str, float | Mapping[str, float]] | None = None,
-    overlaps: Mapping[str, Sequence[str]] = OVERLAPS,
+    overlaps: Mapping[str, Collection[str]] = RELATED,
     resamples: int = 2000,
     seed: int = 0,
     confidence: float = 0.95,
     development: pd.DataFrame | None = None,
+    planned: Mapping[str, Collection[tuple[str, str]]] | None = None,
+    notes: Sequence[str] = (),
 ) -> TransferTable:
     """Builds the transfer table.
 
@@ -170,12 +191,16 @@ def build(
         the final evaluations of the study. Rows of targets that are not expected are left aside.
       load_contributions: gives {example id: contribution 0..100, or counts} for a key; `ResultStore.contributions`
         does.
-      expected_languages: target -> languages that ought to be there; a mean over fewer says so.
+      expected_languages: target -> languages that ought to be there (none where they are not known yet); a mean over
+        fewer says so, and an average without one of these targets.
       chance: target -> score of guessing in percent, the same for all languages or for each.
-      overlaps: intermediate -> targets whose training data it contains.
+      overlaps: intermediate -> targets that it shares data with; by default of intermediates named as their task.
       resamples, seed, confidence: of the bootstrap.
       development: rows of English development data under the run_id of the evaluation that they belong to; for
         `best_of`.
+      planned: model -> the (intermediate, target) pairs that it ought to have, in the study's order; None: every
+        intermediate found on every expected target.
+      notes: of the table.
 
     Raises:
       UserError: no row belongs to an expected target; no score is defined for a target's metrics.
@@ -193,31 +218,40 @@ def build(
             means = f"means are over {len(due & have)} of {len(due)} languages"
             problems.append(f"{target}: no results in {', '.join(lacking)}; {means}")
     metrics = {target: _score_metrics(target, set(rows[rows["target"] == target]["metric"])) for target in targets}
-    keys = ["family", "model", "parameters"]
-    models = [Model(str(f), str(m), int(p)) for f, m, p in rows[keys].drop_duplicates().itertuples(index=False)]
-    models.sort(key=lambda model: (model.family, model.parameters, model.name))
     found = list(dict.fromkeys(rows["intermediate"]))
     intermediates = [NONE] * (NONE in found) + [name for name in found if name != NONE]
+    models = _models(rows)
+    known = {model.name for model in models}
+    problems += [f"{name}: no results at all" for name, pairs in (planned or {}).items() if pairs and name not in known]
+    scored = {model: _score_rows(rows, model, metrics, expected_languages) for model in models}
+    shared = _shared_by_family(scored)
     cells: list[Cell] = []
+    compared: list[Cell] = []
     best: list[BestOf] = []
+    no_best: dict[str, str] = {}
     dev_scores = development_scores(development) if development is not None else {}
-    for model in models:
-        mine = rows[(rows["model"] == model.name) & (rows["family"] == model.family)]
-        mine = mine[mine["parameters"] == model.parameters]
+    for model, mine in scored.items():
+        plan = _plan(None if planned is None else planned.get(model.name, ()), mine, intermediates, expected_languages)
         panels = {}
         for target in targets:
-            of_target = mine[mine["target"] == target]
-            if of_target.empty:
-                problems.append(f"{model.name}: no results for {target}")
+            if mine[target].empty:
+                if any(target in due for due in plan.values()):
+                    problems.append(f"{model.name}: no results for {target}")
                 continue
-            panels[target] = load(of_target, load_contributions, metrics[target], expected_languages[target])
+            panels[target] = load(mine[target], load_contributions, metrics[target])
             panels[target].resample(resamples, seed)
-        sampling = (resamples, seed, confidence)
-        maker = _Maker(model, intermediates, panels, expected_languages, chance or {}, overlaps, *sampling, problems)
-        cells += maker.cells([name for name in intermediates if (mine["intermediate"] == name).any()])
-        best += best_of_model(model, panels, expected_languages, dev_scores, confidence)
-        absent = [name for name in intermediates if not (mine["intermediate"] == name).any()]
-        problems += [f"{model.name}: no results for the intermediate {name}" for name in absent]
+        settings = (expected_languages, chance or {}, overlaps, resamples, seed, confidence, problems)
+        maker = _Maker(model, intermediates, plan, panels, *settings)
+        own = {name for rows_of_target in mine.values() for name in rows_of_target["intermediate"]}
+        cells += maker.cells([name for name in intermediates if name in own])
+        if shared[model.family] is not None:
+            even = dataclasses.replace(maker, shared=shared[model.family], problems=[])  # said by the other already
+            compared += even.cells([name for name in intermediates if name in own and name != NONE])
+        best_here = best_of_model(model, panels, expected_languages, dev_scores, confidence)
+        best += best_here
+        if not best_here:
+            no_best[model.name] = why_none(panels, dev_scores)
+        problems += [f"{model.name}: no results for the intermediate {name}" for name in plan if name not in own]
     if NONE not in found:
         problems.append(f"no results without an intermediate task ({NONE!r}): gains cannot be computed")
     return TransferTable(
@@ -231,6 +265,9 @@ def build(
         confidence=confidence,
         resamples=resamples,
         best_of=tuple(best),
+        no_best_of=no_best,
+        compared=tuple(compared),
+        notes=tuple(notes),
     )
 
 
@@ -238,6 +275,96 @@ def _score_metrics(target: str, found: set[str]) -> tuple[str, ...]:
     if metrics := score_metrics(target, sorted(found)):
         return metrics
     raise UserError(f"{target}: cannot tell its score from the metrics {', '.join(sorted(found))}")
+
+
+def _models(rows: pd.DataFrame) -> list[Model]:
+    """By family, smallest first."""
+    keys = ["family", "model", "parameters"]
+    models = [Model(str(f), str(m), int(p)) for f, m, p in rows[keys].drop_duplicates().itertuples(index=False)]
+    return sorted(models, key=lambda model: (model.family, model.parameters, model.name))
+
+
+def _score_rows(rows: pd.DataFrame, model: Model, metrics, expected_languages) -> dict[str, pd.DataFrame]:
+    """Target -> the rows that a model's score is made of; empty where it has none."""
+    mine = rows[(rows["model"] == model.name) & (rows["family"] == model.family)]
+    mine = mine[mine["parameters"] == model.parameters]
+    return {t: score_rows(mine[mine["target"] == t], metrics[t], expected_languages[t]) for t in metrics}
+
+
+def _plan(
+    pairs: Collection[tuple[str, str]] | None,
+    mine: Mapping[str, pd.DataFrame],
+    intermediates: Sequence[str],
+    targets: Iterable[str],
+) -> dict[str, tuple[str, ...]]:
+    """Intermediate -> the targets that a model ought to have after it, in the study's order; without any left out."""
+    if pairs is None:
+        pairs = [(name, target) for name in intermediates for target in targets]
+    due = dict.fromkeys([*pairs, *((name, target) for target, rows in mine.items() for name in rows["intermediate"])])
+    names = dict.fromkeys([*intermediates, *(name for name, _ in due)])
+    plan = {name: tuple(target for target in targets if (name, target) in due) for name in names}
+    return {name: own for name, own in plan.items() if own}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What the sizes of a family have in common
+# ---------------------------------------------------------------------------------------------------------------------
+
+_Pair = tuple[str, str]  # (intermediate, target)
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What sizes are compared over.
+
+    Attributes:
+      everywhere: pairs in which all sizes have a gain: of the mean of intermediates on an average.
+      of_intermediate: those in which all sizes with any gain of this intermediate have one: of its averages.
+      of_target: those in which all sizes with any gain on this target have one: of the mean of intermediates on it.
+      languages: pair -> the languages but English in which all sizes that have the pair have a gain.
+    """
+
+    everywhere: frozenset[_Pair]
+    of_intermediate: frozenset[_Pair]
+    of_target: frozenset[_Pair]
+    languages: Mapping[_Pair, frozenset[str]]
+
+
+def _shared_by_family(scored: Mapping[Model, Mapping[str, pd.DataFrame]]) -> dict[str, _Shared | None]:
+    """Family -> what its sizes share; None where all sizes have the same."""
+    families: dict[str, list[dict[_Pair, frozenset[str]]]] = {}
+    for model, mine in scored.items():
+        families.setdefault(model.family, []).append(_gains(mine))
+    return {family: _shared([one for one in found if one]) for family, found in families.items()}
+
+
+def _gains(mine: Mapping[str, pd.DataFrame]) -> dict[_Pair, frozenset[str]]:
+    """(intermediate, target) -> the languages but English in which there is a gain."""
+    found: dict[_Pair, set[str]] = {}
+    for target, rows in mine.items():
+        for name, language in rows[["intermediate", "language"]].drop_duplicates().itertuples(index=False):
+            if language != ENGLISH:
+                found.setdefault((str(name), target), set()).add(str(language))
+    both = {pair: frozenset(own & found.get((NONE, pair[1]), set())) for pair, own in found.items() if pair[0] != NONE}
+    return {pair: languages for pair, languages in both.items() if languages}
+
+
+def _shared(sizes: Sequence[Mapping[_Pair, frozenset[str]]]) -> _Shared | None:
+    if all(one == sizes[0] for one in sizes):
+        return None
+    pairs = {pair for one in sizes for pair in one}
+    languages = {pair: frozenset.intersection(*(one[pair] for one in sizes if pair in one)) for pair in pairs}
+
+    def among(alike: Callable[[_Pair, _Pair], bool]) -> frozenset[_Pair]:
+        concerned = {pair: [one for one in sizes if any(alike(pair, other) for other in one)] for pair in pairs}
+        return frozenset(p for p in pairs if languages[p] and all(p in one for one in concerned[p]))
+
+    return _Shared(
+        everywhere=among(lambda pair, other: True),
+        of_intermediate=among(lambda pair, other: pair[0] == other[0]),
+        of_target=among(lambda pair, other: pair[1] == other[1]),
+        languages=languages,
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -249,21 +376,24 @@ _Terms = list[tuple[Panel, str, str, float]]  # (target, language, intermediate,
 
 @dataclass
 class _Maker:
-    """Makes the cells of one model; `names` are all intermediates of the study, the rest as in `build`."""
+    """Makes the cells of one model; `names` are all intermediates of the study, `plan` is from `_plan`, the rest as in
+    `build`. With `shared` cells are over what the sizes of the family share."""
 
     model: Model
     names: list[str]
+    plan: Mapping[str, Sequence[str]]
     panels: dict[str, Panel]
     expected: Mapping[str, Sequence[str]]
     chance: Mapping[str, float | Mapping[str, float]]
-    overlaps: Mapping[str, Sequence[str]]
+    overlaps: Mapping[str, Collection[str]]
     resamples: int
     seed: int
     confidence: float
     problems: list[str]
+    shared: _Shared | None = None
 
     def cells(self, intermediates: list[str]) -> list[Cell]:
-        """All cells of one model."""
+        """All cells of one model, of intermediates with results."""
         cells = []
         counts = [
             len(self._seeds([(panel, language, name, 1.0)]))
@@ -273,10 +403,11 @@ class _Maker:
         ]
         for intermediate in intermediates:
             for panel in self.panels.values():
-                cells += self._of_target(intermediate, panel, max(counts, default=0))
+                if panel.target in self.plan[intermediate]:
+                    cells += self._of_target(intermediate, panel, max(counts, default=0))
             cells += self._averages([intermediate], intermediate)
-        trained = [name for name in intermediates if name != NONE]
-        if len(trained) > 1:
+        trained = [name for name in self.plan if name != NONE]
+        if len(trained) > 1 and len([name for name in self.names if name != NONE]) > 1:
             cells += [cell for panel in self.panels.values() if (cell := self._pooled(trained, panel))]
             cells += self._averages(trained, POOLED)
         single = [
@@ -290,7 +421,7 @@ class _Maker:
 
     def _of_target(self, intermediate: str, panel: Panel, most: int) -> list[Cell]:
         target, expected = panel.target, list(self.expected[panel.target])
-        have = [language for language in expected if language in panel.languages(intermediate)]
+        have = self._have(intermediate, target)
         absent = tuple(language for language in expected if language not in have)
         place = f"{self.model.name}, {intermediate} -> {target}"
         if not have:
@@ -323,49 +454,94 @@ class _Maker:
 
     def _pooled(self, trained: list[str], panel: Panel) -> Cell | None:
         """The mean of the zero-shot means that the intermediates have on one target."""
-        have = {name: self._foreign(name, panel.target) for name in trained}
-        have = {name: languages for name, languages in have.items() if languages}
+        pairs = self.shared and self.shared.of_target
+        planned = [name for name in trained if panel.target in self.plan[name]]
+        have = {name: languages for name in planned if (languages := self._foreign(name, panel.target, pairs))}
         terms = [
             (panel, language, name, 1 / len(have) / len(languages))
             for name, languages in have.items()
             for language in languages
         ]
         due = [language for language in self.expected[panel.target] if language != ENGLISH]
-        missing = tuple(language for language in due if any(language not in found for found in have.values()))
-        return self._cell(POOLED, panel.target, ZERO_SHOT, terms, len(due), missing) if terms else None
+        return self._mean(POOLED, panel.target, terms, due, have, [name for name in planned if name not in have])
 
     def _averages(self, intermediates: list[str], title: str) -> list[Cell]:
         """Means over targets of the zero-shot means; with several intermediates, the mean of what each would get."""
+        pairs = self.shared and (self.shared.everywhere if title == POOLED else self.shared.of_intermediate)
         cells = []
-        for average, languages_of in self._choices().items():
-            means: list[_Terms] = []
-            missing: dict[str, None] = {}
+        for average, languages_of in self._choices(pairs).items():
             wanted: dict[str, None] = {}
+            present: dict[str, list[str]] = {}
+            absent, terms = [], []
             for name in intermediates:
-                have = {target: languages_of(name, target) for target in self.panels}
+                have = {target: languages_of(name, target) for target in self.plan[name]}
                 have = {target: languages for target, languages in have.items() if languages is not None}
-                present = [target for target, languages in have.items() if languages]
                 wanted |= dict.fromkeys(have)
-                missing |= {target: None for target in have if target not in present}
-                means.append(
-                    [
-                        (self.panels[target], language, name, 1 / len(present) / len(have[target]))
-                        for target in present
-                        for language in have[target]
-                    ]
-                )
-            means = [mean for mean in means if mean]
-            terms = [(*term[:3], term[3] / len(means)) for mean in means for term in mean]
-            if len(self.panels) > 1 and terms:
-                cells.append(self._cell(title, average, ZERO_SHOT, terms, len(wanted), tuple(missing)))
+                if found := [target for target, languages in have.items() if languages]:
+                    present[name] = found
+                elif have:
+                    absent.append(name)
+                terms += [
+                    (self.panels[target], language, name, 1 / len(found) / len(have[target]))
+                    for target in found
+                    for language in have[target]
+                ]
+            terms = [(*term[:3], term[3] / len(present)) for term in terms]
+            if len(self._planned_targets()) > 1:
+                due = [target for target in self._planned_targets() if target in wanted]
+                cells.append(self._mean(title, average, terms, due, present, absent))
         return [cell for cell in cells if cell]
 
-    def _choices(self) -> dict[str, Callable[[str, str], list[str] | None]]:
-        """Average -> (intermediate, target) -> the languages that it takes of them; None where it leaves them out."""
-        targets = set(self.panels)
+    def _mean(
+        self,
+        intermediate: str,
+        target: str,
+        terms: _Terms,
+        due: Sequence[str],
+        present: Mapping[str, Sequence[str]],
+        absent: Sequence[str],
+    ) -> Cell | None:
+        """The zero-shot cell of a mean over intermediates, targets or both; None without terms.
+
+        Args:
+          due: the languages or targets that it ought to be a mean over.
+          present: intermediate -> those that it has.
+          absent: intermediates that have none.
+        """
+        if not terms:
+            return None
+        have = {part for parts in present.values() for part in parts}
+        more = {}
+        if intermediate == POOLED:
+            partly = [
+                f"{part} after {name}"
+                for part in due
+                for name, parts in present.items()
+                if part in have and part not in parts and self._is_due(name, target, part)
+            ]
+            more = {"pooled": tuple(present), "absent": tuple(absent), "partly": tuple(partly)}
+        missing = tuple(part for part in due if part not in have)
+        return self._cell(intermediate, target, ZERO_SHOT, terms, len(due), missing, **more)
+
+    def _is_due(self, name: str, target: str, part: str) -> bool:
+        """Whether a part of a mean, a language or a target, ought to be in it after an intermediate."""
+        if target not in AVERAGES:
+            return True
+        return part in self.plan[name] and self._choices()[target](name, part) is not None
+
+    def _planned_targets(self) -> list[str]:
+        return [target for target in self.expected if any(target in own for own in self.plan.values())]
+
+    def _choices(self, pairs: frozenset[_Pair] | None = None) -> dict[str, Callable[[str, str], list[str] | None]]:
+        """Average -> (intermediate, target) -> the languages that it takes of them; None where it leaves them out.
+
+        Args:
+          pairs: the only ones that count; None for all.
+        """
+        targets = set(self._planned_targets())
 
         def of(counts: Callable[[str, str], bool]) -> Callable[[str, str], list[str] | None]:
-            return lambda name, target: self._foreign(name, target) if counts(name, target) else None
+            return lambda name, target: self._foreign(name, target, pairs) if counts(name, target) else None
 
         choices = {AVERAGE: of(lambda name, target: True)}
         if targets & RETRIEVAL:
@@ -382,18 +558,33 @@ class _Maker:
         if any(languages & lacking for languages in due.values()):
 
             def covered(name: str, target: str) -> list[str] | None:
-                found = [language for language in self._foreign(name, target) if language not in lacking]
-                return found if due[target] - lacking else None
+                if due[target] and not due[target] - lacking:
+                    return None
+                return [language for language in self._foreign(name, target, pairs) if language not in lacking]
 
             choices[COVERED] = covered
         return choices
 
-    def _foreign(self, intermediate: str, target: str) -> list[str]:
-        """Languages but English with results, in the expected order."""
-        have = self.panels[target].languages(intermediate)
-        return [language for language in self.expected[target] if language in have and language != ENGLISH]
+    def _have(self, intermediate: str, target: str) -> list[str]:
+        """Languages with results, in the expected order."""
+        have = self.panels[target].languages(intermediate) if target in self.panels else set()
+        if self.shared is not None and intermediate != NONE:
+            have &= self.shared.languages.get((intermediate, target), frozenset()) | {ENGLISH}
+        return [language for language in self.expected[target] if language in have]
 
-    def _cell(self, intermediate: str, target: str, view: str, terms: _Terms, whole: int, missing) -> Cell | None:
+    def _foreign(self, intermediate: str, target: str, pairs: frozenset[_Pair] | None) -> list[str]:
+        """Languages but English that a mean over intermediates or targets is over, in the expected order.
+
+        Args:
+          pairs: as in `_choices`.
+        """
+        if pairs is not None and intermediate != NONE and (intermediate, target) not in pairs:
+            return []
+        return [language for language in self._have(intermediate, target) if language != ENGLISH]
+
+    def _cell(
+        self, intermediate: str, target: str, view: str, terms: _Terms, whole: int, missing: tuple[str, ...], **more
+    ) -> Cell | None:
         place = f"{self.model.name}, {intermediate} -> {target} ({view})"
         score = self._estimate(terms)
         if score is None:
@@ -421,6 +612,7 @@ class _Maker:
             expected=whole,
             missing=missing,
             overlap=target in self.overlaps.get(intermediate, ()),
+            **more,
         )
 
     def _chance(self, target: str, view: str, terms: _Terms) -> float | None:

@@ -4,7 +4,7 @@ from xtr.study.best_of import BestOf
 from xtr.study.transfer import AVERAGE, AVERAGES, NONE, POOLED, Cell, Model, TransferTable
 
 MARKS = (
-    "* differs from 0 after Holm's correction · † the intermediate's training data is part of the target's"
+    "* differs from 0 after Holm's correction · † the intermediate is trained on the target's data"
     " · ‡ incomplete mean: its gain is paired, its score is not comparable"
 )
 
@@ -24,15 +24,17 @@ def _answer(table: TransferTable, model: Model) -> str:
     trained = [name for name in table.intermediates if name != NONE]
     of_each = {name: table.cell(model, name, target) for name in trained}
     of_each = {name: cell for name, cell in of_each.items() if cell is not None and cell.gain is not None}
-    whole = table.cell(model, POOLED, target) if len(trained) > 1 else next(iter(of_each.values()), None)
+    whole = table.cell(model, POOLED, target) or next(iter(of_each.values()), None)
     if whole is None or whole.gain is None:
         return f"{model.name}: no gain can be computed yet; see what is missing."
     gain = whole.gain
     does = "has no clear effect on" if not gain.excludes(0) else "raises" if gain.value > 0 else "lowers"
-    what = f"the zero-shot average of {whole.expected} targets" if target == AVERAGE else f"zero-shot {target}"
-    if whole.missing:
-        what += f" (incomplete: {', '.join(whole.missing)})"
-    by = f"on {trained[0]} " if len(trained) == 1 else f"(mean of {len(trained)} tasks) "
+    have = len(whole.pooled)
+    averaged = _of(whole.expected - len(whole.missing), whole.expected)
+    what = f"the zero-shot average of {averaged} targets" if target == AVERAGE else f"zero-shot {target}"
+    if whole.lacks:
+        what += f" (incomplete: without {', '.join(whole.lacks)})"
+    by = f"(mean of {_of(have, have + len(whole.absent))} tasks) " if whole.pooled else f"on {whole.intermediate} "
     sentence = (
         f"{model.name}: English intermediate training {by}{does} {what}: {gain.text(signed=True)} points"
         f" (interval over {gain.over})."
@@ -46,6 +48,10 @@ def _answer(table: TransferTable, model: Model) -> str:
     return sentence
 
 
+def _of(count: int, whole: int) -> str:
+    return str(whole) if count == whole else f"{count} of {whole}"
+
+
 def marks(cell: Cell) -> str:
     """The footnote marks of a cell's gain."""
     return "*" * cell.significant + "†" * cell.overlap
@@ -55,9 +61,9 @@ def incomplete(table: TransferTable) -> list[str]:
     """What ‡ stands for, one sentence a mean over targets (those over languages are among the problems)."""
     return [
         f"{cell.model.name}, {cell.intermediate}, {cell.target}: incomplete mean of {cell.expected} targets, without"
-        f" {', '.join(cell.missing)}" + " for some intermediate tasks" * (cell.intermediate == POOLED)
+        f" {', '.join(cell.lacks)}"
         for cell in table.cells
-        if cell.missing and cell.target in AVERAGES
+        if cell.lacks and cell.target in AVERAGES
     ]
 
 
