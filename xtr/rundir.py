@@ -196,12 +196,13 @@ def chosen_lengths(directory: str | os.PathLike) -> dict[str, int] | None:
         raise DataError(f"{path}: not the lengths of a run ({type(error).__name__}: {error}).") from error
 
 
-_guards: dict[str, Callable[[], None]] = {}  # directory -> what is asked before it is marked as done
+_guards: dict[str, Callable[[], None]] = {}  # directory -> what is asked before its work is kept
 
 
 @contextlib.contextmanager
 def guarded(directory: str | os.PathLike, check: Callable[[], None]) -> Iterator[None]:
-    """While inside, `check` is asked before the directory is marked as done; what it raises keeps it from that."""
+    """While inside, `check` is asked before a checkpoint is saved in the directory and before it is marked as done.
+    What it raises comes in the place of that."""
     key = os.path.abspath(directory)
     _guards[key] = check
     try:
@@ -210,10 +211,15 @@ def guarded(directory: str | os.PathLike, check: Callable[[], None]) -> Iterator
         del _guards[key]
 
 
-def mark_done(directory: str | os.PathLike, summary: Mapping[str, Any]) -> None:
-    """Writes DONE, with the summary in it. Raises what the guard of the directory raises."""
+def ask_guard(directory: str | os.PathLike) -> None:
+    """Raises what the guard of the directory raises; nothing where it has none."""
     if check := _guards.get(os.path.abspath(directory)):
         check()
+
+
+def mark_done(directory: str | os.PathLike, summary: Mapping[str, Any]) -> None:
+    """Writes DONE, with the summary in it. Raises what the guard of the directory raises."""
+    ask_guard(directory)
     write_atomic(Path(directory) / DONE, json.dumps(summary, indent=1) + "\n")
 
 

@@ -128,3 +128,13 @@ def make_world(tmp_path_factory, small_vocabularies, tiny_mt5):
         return made[objective]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def run_program():
+    """A function: program, processes, arguments -> what became of the processes, which have one device each."""
+
+    def run(program: Path, processes: int, arguments: Sequence) -> list[Ended]:
+        return ends(tiny.launch(program, processes, 1, arguments))
+
+    return run

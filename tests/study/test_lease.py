@@ -10,9 +10,12 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from xtr import rundir
+from xtr import preemption, rundir
+from xtr.checkpoints.manager import CheckpointManager, committed_steps
+from xtr.errors import Preempted
 from xtr.study import lease
 
 SHORT = 3.0  # an expiry for tests: far above what a busy machine delays a heartbeat by
@@ -152,11 +155,57 @@ def test_who_lost_a_lease_does_not_mark_the_work_as_done(tmp_path):
     assert (tmp_path / "run" / "DONE").exists()
 
 
+def test_who_lost_a_lease_saves_no_checkpoint(tmp_path):
+    ours = lease.acquire(tmp_path / "lease", elsewhere())
+    manager = CheckpointManager(tmp_path / "run" / "checkpoints")
+    state = {"params": {"w": np.ones(3, np.float32)}}
+    with rundir.guarded(tmp_path / "run", ours.check):
+        assert manager.save(1, state, {})
+        backdate(tmp_path / "lease", lease.EXPIRY + 1)
+        lease.acquire(tmp_path / "lease", lease.this_runner())
+        with pytest.raises(lease.LeaseLost):
+            manager.save(2, state, {})
+    manager.close()
+    assert committed_steps(tmp_path / "run" / "checkpoints") == [1]
+
+
+def test_a_heart_tells_who_lost_a_lease_until_the_work_ends(tmp_path):
+    told, twice = [], threading.Event()
+
+    def lost(error):
+        told.append(error)
+        if len(told) == 2:
+            twice.set()
+
+    with lease.Heart(0.02) as heart:
+        ours = lease.acquire(tmp_path / "stage", elsewhere())
+        with heart.keeping(ours, lost=lost):
+            (tmp_path / "stage" / "2").mkdir()
+            assert twice.wait(30)
+        known = len(told)
+        time.sleep(0.2)
+        assert len(told) == known
+    assert all(isinstance(error, lease.LeaseLost) for error in told)
+
+
+def test_one_alone_does_what_a_lease_stands_for(tmp_path, monkeypatch):
+    theirs = lease.acquire(tmp_path / "report", elsewhere())
+    waits = iter([False, True])
+    with monkeypatch.context() as patch:
+        patch.setattr(preemption, "wait", lambda seconds: next(waits))
+        with pytest.raises(Preempted, match="another runner is writing"), lease.alone(tmp_path / "report", "writing"):
+            pytest.fail("another has the lease")
+    theirs.release()
+    with lease.alone(tmp_path / "report", "writing"):
+        assert lease.look(tmp_path / "report").holder.pid == os.getpid()
+    assert lease.look(tmp_path / "report") is None
+
+
 WORKER = """
-import random, sys, time
+import os, random, signal, sys, threading, time
 from pathlib import Path
 from xtr.study import lease
-root, log, expiry = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
+root, log, expiry, doomed = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]), sys.argv[4] == "doomed"
 me = lease.this_runner()
 stages = [f"stage{i}" for i in range(12)]
 with lease.Heart(expiry / 10) as heart:
@@ -170,6 +219,9 @@ with lease.Heart(expiry / 10) as heart:
                         continue
                     with open(log, "a") as out:
                         out.write(f"{stage} begins {me.runner}\\n")
+                    if doomed:
+                        threading.Timer(random.random() / 5, os.kill, (os.getpid(), signal.SIGKILL)).start()
+                        time.sleep(600)
                     time.sleep(0.3 + random.random() / 5)
                     ours.check()
                     with open(log, "a") as out:
@@ -181,32 +233,26 @@ with lease.Heart(expiry / 10) as heart:
 
 @pytest.mark.slow
 def test_processes_that_contend_and_are_killed_do_each_stage_once(tmp_path):
+    """Three are killed in their first stage, while three others are at work and three come."""
     script = tmp_path / "worker.py"
     script.write_text(textwrap.dedent(WORKER))
 
-    def start(i: int) -> tuple[subprocess.Popen, Path]:
-        log = tmp_path / f"log{i}"
-        return subprocess.Popen([sys.executable, script, tmp_path, log, "1.5"]), log
+    def start(name: str, fate: str) -> subprocess.Popen:
+        return subprocess.Popen([sys.executable, script, tmp_path, tmp_path / f"log.{name}", "15", fate])
 
-    workers = [start(i) for i in range(6)]
-    killed = 0
-    while killed < 3:
-        time.sleep(0.2)
-        process, log = workers[killed]
-        if log.exists() and log.read_text().strip().rpartition("\n")[2].split()[1] == "begins":
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            killed += 1
-            workers.append(start(5 + killed))
-        if all((tmp_path / f"stage{i}.done").exists() for i in range(12)):
-            break
-    assert killed
-    for process, _ in workers:
-        process.wait(timeout=60)
-    lines = [line.split() for _, log in workers if log.exists() for line in log.read_text().splitlines()]
+    killed = [start(f"doomed{i}", "doomed") for i in range(3)]
+    while not list(tmp_path.glob("log.*")):  # one has its stage before the others can have done all
+        time.sleep(0.02)
+    others = [start(f"first{i}", "spared") for i in range(3)]
+    codes = [process.wait(timeout=120) for process in killed]
+    others += [start(f"second{i}", "spared") for i in range(3)]
+    assert [process.wait(timeout=120) for process in others] == [0] * 6
+    assert codes.count(-signal.SIGKILL) >= 1
+    lines = [line.split() for log in tmp_path.glob("log.*") for line in log.read_text().splitlines()]
     ends = [stage for stage, what, _ in lines if what == "ends"]
     assert sorted(ends) == sorted(f"stage{i}" for i in range(12))
     # A stage was begun more often than it ended only where its runner was killed.
-    assert len([stage for stage, what, _ in lines if what == "begins"]) - len(ends) <= killed
+    begins = [stage for stage, what, _ in lines if what == "begins"]
+    assert len(begins) - len(ends) == codes.count(-signal.SIGKILL)
     holders = [json.loads(path.read_text())["runner"] for path in tmp_path.glob("leases/*/*/holder.json")]
     assert len(holders) == len(list(tmp_path.glob("leases/*/*")))

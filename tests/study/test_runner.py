@@ -13,11 +13,12 @@ from xtr import preemption, rundir
 from xtr.checkpoints.index import ARRAYS
 from xtr.checkpoints.manager import INDEX
 from xtr.errors import Preempted, UserError
-from xtr.study import lease, runner
+from xtr.parallel import watchdog
+from xtr.study import lease, protocol, runner
 from xtr.study.graph import Stage
 from xtr.study.jobs import FAILED, Job
 from xtr.study.prune import removable, remove
-from xtr.study.runner import chosen, lease_place, run_jobs
+from xtr.study.runner import StageFailed, chosen, lease_place, run_jobs
 from xtr.study.state import remaining, retry, states
 
 QUICK = {"poll": 0.05, "heartbeat": 0.05, "expiry": 1.0}
@@ -31,16 +32,19 @@ class Run:
     train_steps: int = 4
 
 
+def job_of(stage: Stage, root: Path, address: str) -> Job:
+    directory = root / "stages" / f"{stage.name}-{address}"
+    return Job(stage, Run(str(directory)), {}, ("data",), address, directory)
+
+
 @pytest.fixture
 def jobs(tmp_path) -> list[Job]:
     """nli -> (xnli, xquad) -> their evaluations, and an evaluation that nothing is trained for."""
     made: list[Job] = []
 
     def add(parent=None, **fields):
-        stage = Stage(model="m", parent=parent, **fields)
-        directory = tmp_path / "stages" / f"{stage.name}-{len(made)}"
-        made.append(Job(stage, Run(str(directory)), {}, ("data",), f"{len(made)}", directory))
-        return stage
+        made.append(job_of(Stage(model="m", parent=parent, **fields), tmp_path, f"{len(made)}"))
+        return made[-1].stage
 
     nli = add(kind="intermediate", intermediate="nli")
     ends = [add(nli, kind="target", intermediate="nli", target=target) for target in ("xnli", "xquad")]
@@ -82,7 +86,7 @@ def go(jobs):
     """A function: work, and which jobs (all) -> the outcome of a pass."""
 
     def run(work, only=None, **settings):
-        return run_jobs(only or jobs, None, work, work, **(QUICK | settings))
+        return run_jobs(only or jobs, None, work, work, plan=jobs, **(QUICK | settings))
 
     return run
 
@@ -145,37 +149,120 @@ def test_two_runners_share_the_stages(go, jobs):
 
 def test_a_stage_that_a_silent_runner_holds_is_waited_for_and_taken_over(go, jobs):
     silent = lease.Holder("r", "other", 1, "other", "")
+    started = time.monotonic()
     theirs = lease.acquire(lease_place(jobs[0]), silent)
     assert [state.state for state in states(jobs)][:2] == ["running", "waiting"]
-    started = time.monotonic()
     assert go(Work(), expiry=1.0).ran == 6
-    assert time.monotonic() - started > 0.5
+    assert time.monotonic() - started > 0.9
     with pytest.raises(lease.LeaseLost):
         theirs.check()
 
 
-def test_who_lost_a_stage_does_not_end_it_and_waits_for_the_other(go, jobs, capsys):
+@pytest.fixture
+def robbery(jobs):
+    """A function: has another take the first stage's lease, who ends that stage a while later."""
+
+    def rob():
+        place = lease_place(jobs[0])
+        (place / "99").mkdir()
+        theirs = lease.Lease(place, 99, lease.this_runner())
+        theirs.beat()
+
+        def end():
+            time.sleep(0.3)
+            save(jobs[0].directory, 4)
+            rundir.write_atomic(jobs[0].directory / "DONE", json.dumps({"seconds": 1.0, "by": "the other"}))
+            theirs.release()
+
+        threading.Thread(target=end).start()
+
+    return rob
+
+
+def test_who_lost_a_stage_does_not_end_it_and_waits_for_the_other(go, jobs, robbery, capsys):
     """While the stage works, another takes its lease and ends it."""
-    robbed = []
 
-    def rob(name, run):
-        if name.startswith("intermediate") and not robbed:
-            place = lease_place(jobs[0])
-            (place / "99").mkdir()
-            robbed.append(lease.Lease(place, 99, lease.this_runner()))
+    def during(name, run):
+        if name.startswith("intermediate"):
+            robbery()
 
-            def end():
-                time.sleep(0.3)
-                rundir.write_atomic(Path(run.directory) / "DONE", json.dumps({"seconds": 1.0, "by": "the other"}))
-                robbed[0].release()
-
-            robbed[0].beat()
-            threading.Thread(target=end).start()
-
-    outcome = go(Work(during=rob), expiry=60)
+    outcome = go(Work(during=during), expiry=60)
     assert (outcome.ran, outcome.elsewhere) == (5, 1)
     assert rundir.done_summary(jobs[0].directory)["by"] == "the other"
     assert "was taken over" in capsys.readouterr().err
+
+
+def test_who_lost_a_stage_stops_working_at_it_and_at_nothing_else(go, jobs, robbery):
+    stopped, went_on = threading.Event(), []
+
+    def during(name, run):
+        with watchdog.watch(run.directory) as watch:
+            if name.startswith("intermediate"):
+                robbery()
+                end = time.monotonic() + 20
+                try:
+                    while time.monotonic() < end:
+                        watch.beat("at it")
+                        time.sleep(0.01)
+                finally:
+                    stopped.set()
+            elif name == "evaluate.m.none.tatoeba":
+                assert stopped.wait(40)
+                watch.beat("at it")
+            went_on.append(name)
+
+    outcome = go(Work(during=during), expiry=60, workers=2)
+    assert (outcome.ran, outcome.elsewhere, outcome.failed) == (5, 1, {})
+    assert jobs[0].stage.name not in went_on and "evaluate.m.none.tatoeba" in went_on
+    assert rundir.done_summary(jobs[0].directory)["by"] == "the other" and jobs[0].failure is None
+
+
+@pytest.fixture
+def several(monkeypatch):
+    """This process is the first of two, as the runner sees it."""
+    monkeypatch.setattr(watchdog, "processes", lambda: 2)
+
+
+def test_in_several_processes_a_stage_that_fails_says_why_and_ends_the_pass(go, jobs, several):
+    failing = jobs[0].stage.name
+    with pytest.raises(StageFailed, match=f"{failing}: ValueError: {failing} cannot be"):
+        go(Work(fails=(failing,)))
+    assert "cannot be" in jobs[0].failure["error"] and "Traceback" in jobs[0].failure["traceback"]
+    assert lease.look(lease_place(jobs[0])) is None
+    # Started by itself it ends at once; the same command goes on with the rest.
+    with pytest.raises(UserError, match=f"{failing} failed on .*cannot be.*`xtr study retry {failing}`"):
+        chosen(jobs, [failing])
+    outcome = go(Work())
+    assert outcome.ran == 1 and failing in outcome.failed
+
+
+@pytest.mark.parametrize("error, kept", [(RuntimeError, False), (UserError, True)])
+def test_in_several_processes_a_lost_one_is_no_failure_of_the_stage(go, jobs, several, error, kept):
+    def during(name, run):
+        raise error("[Gloo] Connection closed by peer")
+
+    with pytest.raises(StageFailed if kept else error, match="Gloo"):
+        go(Work(during=during))
+    assert (jobs[0].failure is not None) == kept
+    assert lease.look(lease_place(jobs[0])) is None
+
+
+def test_of_several_processes_the_first_alone_writes_why_a_stage_failed(go, jobs, several, monkeypatch):
+    monkeypatch.setattr(runner._Pass, "claim", lambda self, job, taken: (runner.OURS, ""))  # as the others are told
+    monkeypatch.setattr(runner, "FIRST_WRITES", 0.0)
+    with pytest.raises(StageFailed, match="cannot be"):
+        go(Work(fails=(jobs[0].stage.name,)))
+    assert not jobs[0].directory.exists()
+
+
+def test_in_several_processes_a_lost_lease_ends_the_pass(go, jobs, robbery, several):
+    def during(name, run):
+        if name.startswith("intermediate"):
+            robbery()
+
+    with pytest.raises(lease.LeaseLost):
+        go(Work(during=during), expiry=60)
+    assert jobs[0].failure is None
 
 
 def test_preemption_gives_the_leases_back(go, jobs):
@@ -260,3 +347,80 @@ def test_stages_whose_data_is_not_here_are_never_pruned(jobs, tmp_path):
     assert not out and "not here" in kept[0].why
     assert {state.state for state in states(unknown)} == {"unknown"}
     assert os.path.isdir(tmp_path / "stages" / "old")
+
+
+def one_by_one(go, jobs, work, names) -> None:
+    for name in names:
+        assert go(work, chosen(jobs, [name])).ran == 1
+
+
+def all_together(go, jobs, work, names) -> None:
+    assert go(work).ran == len(names)
+
+
+@pytest.mark.parametrize("way", [one_by_one, all_together])
+def test_all_that_a_grown_study_lacks_is_made_anew(go, jobs, tmp_path, way):
+    """All checkpoints were pruned; then a stage is added below one that starts from another."""
+    go(Work())
+    remove(removable(tmp_path, jobs, checkpoints=True)[0])
+    assert {state.state for state in states(jobs)} == {"done"}
+    middle = jobs[2].stage
+    jobs.append(job_of(Stage("evaluate", "m", "nli", "mlqa", parent=middle), tmp_path, "new"))
+    names = [jobs[0].stage.name, middle.name, jobs[-1].stage.name]
+    found = {state.job.stage.name: state.state for state in states(jobs)}
+    assert [found[name] for name in names] == ["ready", "waiting", "waiting"]
+    assert [state for name, state in found.items() if name not in names] == ["done"] * 4
+    for name, parent in zip(names[1:], names, strict=False):
+        with pytest.raises(UserError, match=f"{name} starts from {parent}, which is not done or has no checkpoint"):
+            chosen(jobs, [name])
+    work = Work()
+    way(go, jobs, work, names)
+    assert work.calls == names and {state.state for state in states(jobs)} == {"done"}
+
+
+def test_pruning_keeps_what_a_grown_study_starts_from_again(go, jobs, tmp_path):
+    go(Work())
+    remove(removable(tmp_path, jobs, checkpoints=True)[0])
+    jobs.append(job_of(Stage("evaluate", "m", "nli", "mlqa", parent=jobs[2].stage), tmp_path, "new"))
+    assert go(Work(), chosen(jobs, [jobs[0].stage.name])).ran == 1
+    out, kept = removable(tmp_path, jobs, checkpoints=True)
+    assert out == [] and [item.path for item in kept] == [jobs[0].directory / "checkpoints" / "4"]
+    assert "1 of 2 stages that start from it are not done" in kept[0].why
+
+
+def test_a_look_at_all_stages_reads_each_once(go, jobs, tmp_path, monkeypatch):
+    go(Work())
+    remove(removable(tmp_path, jobs, checkpoints=True)[0])
+    looked, done = [], Job.done.fget
+    monkeypatch.setattr(Job, "done", property(lambda job: looked.append(job.stage.name) or done(job)))
+    states(jobs)
+    assert sorted(looked) == sorted(job.stage.name for job in jobs)
+
+
+def test_of_two_first_runs_with_different_protocols_one_is_refused(tmp_path, monkeypatch):
+    """Both find no protocol, at one moment."""
+    read, both, ends = protocol.read, threading.Barrier(2), []
+
+    def found(study_dir):
+        said = read(study_dir)
+        if threading.current_thread() not in seen:
+            seen.add(threading.current_thread())
+            both.wait()
+        return said
+
+    def begin(limit):
+        evaluations = {"m.xnli": {"limit": limit}}
+        facts = {"format": 1, "study": "s", "protocol": {"evaluations": evaluations}, "vocabularies": {}, "data": {}}
+        try:
+            ends.append(protocol.settle(tmp_path, facts))
+        except UserError as error:
+            ends.append(str(error))
+
+    seen: set[threading.Thread] = set()
+    monkeypatch.setattr(protocol, "read", found)
+    threads = [threading.Thread(target=begin, args=(limit,)) for limit in (1, 2)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    refused = [end for end in ends if end]
+    assert len(ends) == 2 and len(refused) == 1 and "measured otherwise: m.xnli.limit" in refused[0]
+    assert lease.look(tmp_path / "leases" / "protocol") is None

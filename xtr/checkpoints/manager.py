@@ -22,7 +22,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
-from xtr import storage
+from xtr import rundir, storage
 from xtr.checkpoints import index as indices
 from xtr.checkpoints import source
 from xtr.checkpoints.index import ADVICE, INDEX, DamagedCheckpoint, read_index
@@ -236,9 +236,10 @@ class CheckpointManager:
 
         Raises:
           SaveFailed: the previous save failed.
+          Exception: what the guard of the run directory raises (`rundir.guarded`); nothing is saved then.
         """
         self.wait()
-        if distributed.from_first(lambda: step in committed_steps(self._directory)):
+        if distributed.from_first(lambda: self._has(step)):
             return False
         with _saving:
             _settle_saves()
@@ -246,6 +247,10 @@ class CheckpointManager:
             started = self._start_save(step, state, extras)
             _unsettled.append(self._manager)
         return started
+
+    def _has(self, step: int) -> bool:
+        rundir.ask_guard(self._directory.parent)
+        return step in committed_steps(self._directory)
 
     def _start_save(self, step: int, state: Any, extras: Mapping[str, Any]) -> bool:
         arrays = {name: x if isinstance(x, jax.Array) else np.asarray(x) for name, x in named_leaves(state).items()}

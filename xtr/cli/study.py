@@ -7,10 +7,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from xtr import preemption, rundir
+from xtr import rundir
 from xtr.cli import study_launch, study_state
 from xtr.cli.study_load import Loaded, load
-from xtr.errors import Preempted, UserError
+from xtr.errors import UserError
 from xtr.study import lease, protocol, runner
 from xtr.study.spec import StudySpec
 
@@ -18,7 +18,11 @@ console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 
 
 def run(spec: StudySpec, texts: Mapping[str, str], arguments: argparse.Namespace) -> int:
-    """Runs what is not done, then reports; with --stage these stages alone, without a report."""
+    """Runs what is not done, then reports; with --stage these stages alone, without a report.
+
+    Raises:
+      UserError: with --stage, one of these failed, now or earlier: to start the command again is in vain.
+    """
     from xtr.evaluate.engine import evaluate
     from xtr.parallel.distributed import from_first, is_first
     from xtr.train.loop import train
@@ -27,7 +31,8 @@ def run(spec: StudySpec, texts: Mapping[str, str], arguments: argparse.Namespace
         raise UserError(f"--workers is {arguments.workers}; it must be at least 1.")
     study = load(spec, arguments, tokenise=True)
     only, workers = getattr(arguments, "stage", []), getattr(arguments, "workers", None)  # `xtr demo` has neither
-    jobs = runner.chosen(study.jobs, only) if only else study.jobs
+    names = set(from_first(lambda: [job.stage.name for job in runner.chosen(study.jobs, only)])) if only else None
+    jobs = [job for job in study.jobs if job.stage.name in names] if only else study.jobs
 
     def begin() -> None:
         protocol.settle(study.spec.study_dir, study.protocol)
@@ -35,7 +40,14 @@ def run(spec: StudySpec, texts: Mapping[str, str], arguments: argparse.Namespace
             rundir.write_atomic(Path(study.spec.study_dir) / name, text)
 
     from_first(begin)
-    outcome = runner.run_jobs(jobs, study.configure, train, evaluate, workers or study.spec.workers)
+    try:
+        outcome = runner.run_jobs(
+            jobs, study.configure, train, evaluate, workers or study.spec.workers, plan=study.jobs
+        )
+    except runner.StageFailed as error:
+        if only:
+            raise UserError(f"stage {error} (`xtr study retry` clears it)") from error
+        raise
     if not is_first():
         return 0
     others = f" {outcome.elsewhere} by other runners," if outcome.elsewhere else ""
@@ -45,6 +57,8 @@ def run(spec: StudySpec, texts: Mapping[str, str], arguments: argparse.Namespace
     )
     for name, why in outcome.failed.items():
         console.print(f"  failed: {name}: {why}", style="red", soft_wrap=True, markup=False)
+    if only and outcome.failed:
+        raise UserError(f"{', '.join(outcome.failed)} failed (`xtr study retry` clears that)")
     if not only and any(job.entry == "evaluate" and job.done for job in jobs):
         write_report(study)
     return 1 if outcome.failed else 0
@@ -65,11 +79,7 @@ def write_report(study: Loaded) -> None:
     from xtr.study.spent import spent
 
     spec, jobs = study.spec, study.jobs
-    place, me = Path(spec.study_dir) / runner.LEASES / "report", lease.this_runner()
-    while (ours := lease.acquire(place, me)) is None:  # another runner writes it
-        if preemption.wait(0.5):
-            raise Preempted("another runner writes the report")
-    with lease.Heart() as heart, heart.keeping(ours, lambda: "writing the report"):
+    with lease.alone(Path(spec.study_dir) / lease.LEASES / "report", "writing the report"):
         found = collecting.collect(spec, jobs, study.cells)
         problems = [*found.missing, *collecting.failures(jobs)]
         provenance = {

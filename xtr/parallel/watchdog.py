@@ -50,6 +50,7 @@ class Watch:
     step: int = 0
     since: float = 0.0
     slow: bool = True
+    error: Exception | None = None  # what the next beat raises
 
     def beat(self, phase: str, step: int = 0, slow: bool = False) -> None:
         """Says that the work goes on; costs nothing.
@@ -58,7 +59,12 @@ class Watch:
           phase: what comes now, as in 'process 1 is ...'.
           step: of the work, the same in all processes at the same place.
           slow: whether it may take SLOW times the timeout (compiling, saving).
+
+        Raises:
+          Exception: what `interrupt` was given.
         """
+        if self.error:
+            raise self.error
         self.phase, self.step, self.since, self.slow = phase, step, time.monotonic(), slow
 
     @property
@@ -335,6 +341,14 @@ def where(directory: str | os.PathLike) -> tuple[str, int] | None:
         return next(((w.phase, w.step) for w in _monitor.watches if w.directory == Path(directory)), None)
 
 
+def interrupt(directory: str | os.PathLike, error: Exception) -> None:
+    """Makes the work that this process does in a directory raise an error at its next beat, if there is any."""
+    with _monitor.lock:
+        for own in _monitor.watches:
+            if own.directory == Path(directory):
+                own.error = error
+
+
 def stop_behind(own: Watch, step: int) -> bool:
     """Whether all processes stop behind this step, because one of them was asked to (SIGTERM). Ask after every step;
     in several processes the answer comes some steps later, and then alike in all."""
@@ -343,6 +357,11 @@ def stop_behind(own: Watch, step: int) -> bool:
     with _monitor.lock:
         _monitor.at = max(_monitor.at, (own.number, step))
         return _monitor.stop_at is not None and (own.number, step) >= _monitor.stop_at
+
+
+def is_broken(message: str) -> bool:
+    """Whether an error says that another process cannot be reached, which most likely is at fault then."""
+    return bool(_BROKEN.search(message))
 
 
 def leave(code: int, message: str, details: str = "") -> None:
@@ -354,7 +373,7 @@ def leave(code: int, message: str, details: str = "") -> None:
     """
     if processes() == 1 or global_state.client is None:
         return
-    if code == CRASHED and _BROKEN.search(message):
+    if code == CRASHED and is_broken(message):
         # Most likely the other side is at fault: process 0 may find out which, and end this process by its thread.
         _monitor.broken = True
         time.sleep(SUSPECT_AFTER + 5 * PERIOD)

@@ -21,8 +21,10 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from xtr import rundir
+from xtr import preemption, rundir
+from xtr.errors import Preempted
 
+LEASES = "leases"  # the folder of a study's leases
 HEARTBEAT = 15.0
 EXPIRY = 180.0
 _HOLDER, _RELEASED = "holder.json", "released"
@@ -184,12 +186,21 @@ def acquire(place: str | os.PathLike, holder: Holder, expiry: float = EXPIRY) ->
     return lease
 
 
+@dataclasses.dataclass(frozen=True)
+class _Kept:
+    """A lease that a heart keeps alive: what the work under it does, and who is told that the lease is lost."""
+
+    lease: Lease
+    doing: Callable[[], str]
+    lost: Callable[[LeaseLost], None]
+
+
 class Heart:
     """The thread that keeps a runner's leases alive. A context manager; leases are added and removed by `keeping`."""
 
     def __init__(self, period: float = HEARTBEAT):
         self.period = period
-        self._kept: dict[Lease, Callable[[], str]] = {}
+        self._kept: list[_Kept] = []
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._beat, name="xtr-leases", daemon=True)
 
@@ -202,22 +213,56 @@ class Heart:
         self._thread.join()
 
     @contextlib.contextmanager
-    def keeping(self, lease: Lease, doing: Callable[[], str] = lambda: "") -> Iterator[None]:
-        """Keeps a lease alive while inside, and gives it back behind; `doing` says what the work does."""
+    def keeping(
+        self,
+        lease: Lease,
+        doing: Callable[[], str] = lambda: "",
+        lost: Callable[[LeaseLost], None] = lambda error: None,
+    ) -> Iterator[None]:
+        """Keeps a lease alive while inside, and gives it back behind.
+
+        Args:
+          doing: says what the work does.
+          lost: is told, from the heart's thread, that another took the lease over: at each beat, until the work ends.
+        """
+        kept = _Kept(lease, doing, lost)
         with self._lock:
-            self._kept[lease] = doing
+            self._kept.append(kept)
         try:
             yield
         finally:
             with self._lock:
-                self._kept.pop(lease, None)
+                self._kept.remove(kept)
             lease.release()
 
     def _beat(self) -> None:
         while not self._stop.wait(self.period):
             with self._lock:
-                kept = list(self._kept.items())
-            for lease, doing in kept:
-                # A lost lease is said where it matters (`Lease.check`); a file system that fails now may work again.
-                with contextlib.suppress(LeaseLost, OSError):
-                    lease.beat(doing())
+                now = list(self._kept)
+            for kept in now:
+                try:
+                    kept.lease.beat(kept.doing())
+                except LeaseLost as error:
+                    with self._lock:  # the work may have ended meanwhile, and its place be another's
+                        if kept in self._kept:
+                            kept.lost(error)
+                except OSError:  # a file system that fails now may work again
+                    pass
+
+
+@contextlib.contextmanager
+def alone(place: str | os.PathLike, doing: str) -> Iterator[None]:
+    """Holds the lease of a place while inside; waits for whoever has it.
+
+    Args:
+      doing: what is done inside, as in 'another runner is ...'.
+
+    Raises:
+      Preempted: asked to stop while another had the lease.
+    """
+    me = this_runner()
+    while (ours := acquire(place, me)) is None:
+        if preemption.wait(0.5):
+            raise Preempted(f"another runner is {doing}")
+    with Heart() as heart, heart.keeping(ours, lambda: doing):
+        yield

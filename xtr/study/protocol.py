@@ -12,6 +12,7 @@ from typing import Any
 
 from xtr import rundir
 from xtr.errors import DataError, UserError
+from xtr.study import lease
 from xtr.study.jobs import Job
 from xtr.study.spec import StudySpec
 
@@ -63,19 +64,31 @@ def _code() -> dict[str, str | None]:
 
 
 def settle(study_dir: str | Path, now: Mapping[str, Any]) -> None:
-    """Writes protocol.json, or compares with the one that is there and adds what is new to it.
+    """Writes protocol.json, or compares with the one that is there and adds what is new to it. Of several runners that
+    come at once one writes at a time, and the next compares with what that one wrote.
 
     Raises:
       UserError: the study that is there was measured otherwise, or on other data; lists the differences.
+      Preempted: asked to stop while another runner wrote.
     """
-    kept = read(study_dir) or {**now, "code": []}
+    kept = read(study_dir)
+    if _settled(study_dir, kept, now) == kept:
+        return  # without a lease: a command that is refused, or finds all as it is, leaves nothing behind
+    with lease.alone(Path(study_dir) / lease.LEASES / "protocol", "writing the study's protocol"):
+        kept = read(study_dir)
+        if (settled := _settled(study_dir, kept, now)) != kept:
+            rundir.write_atomic(Path(study_dir) / FILE, json.dumps(settled, indent=1, ensure_ascii=False) + "\n")
+
+
+def _settled(study_dir: str | Path, kept: Mapping[str, Any] | None, now: Mapping[str, Any]) -> dict[str, Any]:
+    """What protocol.json is to hold, given what it holds."""
+    kept = kept or {**now, "code": []}
     _refuse(study_dir, kept, now)
     merged = json.loads(json.dumps(_merged(kept, now)))
     code = _code()
     if all({name: run[name] for name in code} != code for run in kept["code"]):
         merged["code"] = [*kept["code"], code | {"since": rundir.utc_now()}]
-    if merged != read(study_dir):
-        rundir.write_atomic(Path(study_dir) / FILE, json.dumps(merged, indent=1, ensure_ascii=False) + "\n")
+    return merged
 
 
 def read(study_dir: str | Path) -> dict[str, Any] | None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from xtr.checkpoints.manager import committed_steps
 from xtr.study import lease
-from xtr.study.graph import Stage
 from xtr.study.jobs import UNKNOWN, Job
-from xtr.study.runner import LEASES
+from xtr.study.lease import LEASES
+from xtr.study.settled import children_of, is_settled
 
 # Of a stage that is no more planned: what holds results stays, since nothing else remembers them.
 _RESULTS = ("results", "results.parquet", "predictions")
@@ -41,7 +41,8 @@ def removable(
     Args:
       study_dir, jobs: the study and its stages.
       checkpoints: also those of planned stages that are done and all of whose children are: nothing starts from them
-        any more. Steps before the last one go as well. A study that grows later trains such a stage anew.
+        any more. Steps before the last one go as well. A study that grows later trains such a stage anew, and those
+        before it whose checkpoints went too.
 
     Nothing under a live lease is in it, and no results. Where the address of some stage is not known, no stage counts
     as of an earlier plan.
@@ -56,12 +57,11 @@ def removable(
             if folder.is_dir() and folder.name not in planned:
                 _unplanned(root, folder, out, kept, expiry)
     if checkpoints:
-        children: dict[Stage, list[Job]] = {}
+        children, known = children_of(jobs), {}
         for job in jobs:
-            if job.stage.parent:
-                children.setdefault(job.stage.parent, []).append(job)
-        for job in jobs:
-            _spent(root, job, children.get(job.stage, []), out, kept, expiry)
+            own = children.get(job.stage, [])
+            waiting = [child for child in own if not is_settled(child, children, known)]
+            _spent(root, job, len(own), len(waiting), out, kept, expiry)
     return out, kept
 
 
@@ -84,7 +84,7 @@ def _unplanned(root: Path, folder: Path, out: list[Removable], kept: list[Kept],
 
 
 def _spent(
-    root: Path, job: Job, children: Sequence[Job], out: list[Removable], kept: list[Kept], expiry: float
+    root: Path, job: Job, children: int, waiting: int, out: list[Removable], kept: list[Kept], expiry: float
 ) -> None:
     folder = job.directory / "checkpoints"
     steps = committed_steps(folder) if job.entry == "train" and job.done else []
@@ -96,10 +96,10 @@ def _spent(
     for step in steps[:-1]:
         out.append(Removable(folder / str(step), "a step before the last", size_of(folder / str(step))))
     last = folder / str(steps[-1])
-    if waiting := [child for child in children if not child.done]:
-        kept.append(Kept(last, f"{len(waiting)} of {len(children)} stages that start from it are not done"))
+    if waiting:
+        kept.append(Kept(last, f"{waiting} of {children} stages that start from it are not done"))
     else:
-        out.append(Removable(last, f"all {len(children)} stages that start from it are done", size_of(last)))
+        out.append(Removable(last, f"all {children} stages that start from it are done", size_of(last)))
 
 
 def remove(found: Sequence[Removable]) -> None:

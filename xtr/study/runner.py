@@ -1,11 +1,13 @@
 """Runs a study's stages, each once: leases keep other runners off, what fails keeps its reason, the rest goes on."""
 
 import concurrent.futures
+import contextlib
 import dataclasses
+import functools
 import json
 import time
 import traceback
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from xtr import preemption, rundir
@@ -16,10 +18,16 @@ from xtr.progress import note, progress
 from xtr.study import lease, protocol
 from xtr.study.graph import Stage
 from xtr.study.jobs import FAILED, Configure, Job, by_name, gin_texts
+from xtr.study.settled import children_of, is_settled
 
-LEASES = "leases"
 POLL = 5.0  # seconds between two looks at a stage that another runner holds
+FIRST_WRITES = 5.0  # seconds that the first of several processes gets to write down an error that all have met
 DONE, FAILURE, HELD, OURS = "done", "failed", "held", "ours"
+
+
+class StageFailed(Exception):
+    """A stage failed in a run of several processes, and `FAILED` says why. It ends the pass in all of them, since they
+    may have come to different places; the same command goes on with the other stages."""
 
 
 @dataclasses.dataclass
@@ -42,14 +50,15 @@ class Outcome:
 
 def lease_place(job: Job) -> Path:
     """The folder of a stage's lease: beside the stages, so that a stage's own folder can be pruned."""
-    return job.directory.parent.parent / LEASES / job.directory.name
+    return job.directory.parent.parent / lease.LEASES / job.directory.name
 
 
 def chosen(jobs: Sequence[Job], names: Collection[str]) -> list[Job]:
     """The jobs of these names, ready to be run by themselves.
 
     Raises:
-      UserError: an unknown name; a stage whose parent is neither done nor among them.
+      UserError: an unknown name; a stage that failed; one whose parent is neither done nor among them, or has no
+        checkpoint any more.
     """
     known = by_name(jobs)
     if unknown := [name for name in names if name not in known]:
@@ -58,12 +67,19 @@ def chosen(jobs: Sequence[Job], names: Collection[str]) -> list[Job]:
             "`xtr study plan` lists them."
         )
     wanted = [job for job in jobs if job.stage.name in names]
+    children, answers = children_of(jobs), {}
     for job in wanted:
-        parent = job.stage.parent
-        if parent and parent.name not in names and not (known[parent.name].done and known[parent.name].has_checkpoint):
+        name, parent = job.stage.name, job.stage.parent
+        if is_settled(job, children, answers):
+            continue
+        if failure := job.failure:
             raise UserError(
-                f"stage {job.stage.name} starts from {parent.name}, which is not done or has no checkpoint any more: "
-                "run that first."
+                f"stage {name} failed on {failure['host']}: {failure['error']} (`xtr study retry {name}` clears it)"
+            )
+        if parent and parent.name not in names and not is_settled(known[parent.name], children, answers):
+            raise UserError(
+                f"stage {name} starts from {parent.name}, which is not done or has no checkpoint any more: run that "
+                "first."
             )
     return wanted
 
@@ -75,6 +91,7 @@ def run_jobs(
     evaluate: Callable,
     workers: int = 1,
     *,
+    plan: Sequence[Job] | None = None,
     poll: float = POLL,
     heartbeat: float = lease.HEARTBEAT,
     expiry: float = lease.EXPIRY,
@@ -87,10 +104,13 @@ def run_jobs(
       train, evaluate: run one stage: f(run, gin_texts).
       workers: stages run at a time, in threads: small models leave cores idle, and what is compiled is shared. One
         where several processes run the study together, and there an error ends the pass.
+      plan: all stages of the study, where `jobs` are some: whether a pruned checkpoint is made anew depends on them.
       poll, heartbeat, expiry: seconds, of leases.
 
     Raises:
       Preempted: after SIGTERM, once all running stages have saved.
+      StageFailed: in several processes, a stage failed.
+      Exception: in several processes, one of them is lost, or the lease of a stage.
     """
     started = time.monotonic()
     with (
@@ -98,7 +118,7 @@ def run_jobs(
         progress("study stages", len(jobs)) as bar,
         concurrent.futures.ThreadPoolExecutor(workers) as pool,
     ):
-        runner = _Pass(jobs, configure, {"train": train, "evaluate": evaluate}, heart, bar, poll, expiry)
+        runner = _Pass(jobs, plan or jobs, configure, {"train": train, "evaluate": evaluate}, heart, bar, poll, expiry)
         runner.go(pool, workers)
     runner.outcome.seconds = time.monotonic() - started
     return runner.outcome
@@ -107,7 +127,7 @@ def run_jobs(
 class _Pass:
     """One runner's way through the stages."""
 
-    def __init__(self, jobs, configure, calls, heart, bar, poll, expiry):
+    def __init__(self, jobs, plan, configure, calls, heart, bar, poll, expiry):
         self.configure, self.calls, self.heart, self.bar, self.poll, self.expiry = (
             configure, calls, heart, bar, poll, expiry
         )  # fmt: skip
@@ -121,11 +141,8 @@ class _Pass:
         self.asked: dict[Stage, float] = {}  # when a stage was last seen in another's hands
         self.running: dict[concurrent.futures.Future, Job] = {}
         self.stopped: BaseException | None = None
-        self.children: dict[Stage, list[Job]] = {}
-        for job in jobs:
-            if job.stage.parent:
-                self.children.setdefault(job.stage.parent, []).append(job)
-        done = set(from_first(lambda: [job.stage.name for job in jobs if self.is_done(job)]))
+        self.children, known = children_of(plan), {}
+        done = set(from_first(lambda: [job.stage.name for job in jobs if is_settled(job, self.children, known)]))
         for job in [job for job in jobs if job.stage.name in done]:
             self.end(job, self.finished)
             self.outcome.reused += 1
@@ -177,17 +194,9 @@ class _Pass:
             else:
                 self.fail(job, why)
 
-    def is_done(self, job: Job) -> bool:
-        """Whether nothing is left to do: a checkpoint that was pruned is made anew where stages start from it still."""
-        return job.done and (
-            job.entry == "evaluate"
-            or job.has_checkpoint
-            or all(child.done for child in self.children.get(job.stage, ()))
-        )
-
     def claim(self, job: Job, taken: list[lease.Lease]) -> tuple[str, str]:
         """Takes a stage's lease into `taken`, or says why that is not to be."""
-        if self.is_done(job):
+        if is_settled(job, self.children):
             return DONE, ""
         if failure := job.failure:
             return FAILURE, f"{failure['error']} (`xtr study retry` clears it)"
@@ -196,7 +205,7 @@ class _Pass:
         if ours is None:
             held = lease.look(place, self.expiry)
             return HELD, f"{held.holder.host}, process {held.holder.pid}" if held and held.holder else "another runner"
-        if self.is_done(job) or job.failure:  # another ended it between the first look and the lease
+        if is_settled(job, self.children) or job.failure:  # another ended it between the first look and the lease
             ours.release()
             return self.claim(job, taken)
         taken.append(ours)
@@ -204,29 +213,48 @@ class _Pass:
 
     def run(self, job: Job, texts: Mapping[str, str], taken: Sequence[lease.Lease]) -> None:
         """One stage, in a thread of its own. `taken` is empty in the processes beside the first."""
-        call = self.calls[job.entry]
-        if not taken:
-            return call(job.run, texts)
-        (ours,) = taken
-        with self.heart.keeping(ours, lambda: _doing(job)), rundir.guarded(job.directory, ours.check):
+        with self.holding(job, *taken):
             try:
-                (job.directory / rundir.DONE).unlink(missing_ok=True)  # of a checkpoint that was pruned
-                _at_home(job)
-                protocol.sign(job, self.me.runner)
-                return call(job.run, texts)
+                if taken:
+                    (job.directory / rundir.DONE).unlink(missing_ok=True)  # of a checkpoint that was pruned
+                    _at_home(job)
+                    protocol.sign(job, self.me.runner)
+                self.calls[job.entry](job.run, texts)
             except (Preempted, lease.LeaseLost):
                 raise
             except Exception as error:
-                if not self.several:
-                    ours.check()
-                    _write_failure(job, error)
+                if self.several and _is_of_a_lost_process(error):
+                    raise
+                self.keep_failure(job, error, *taken)
+                if self.several:
+                    raise StageFailed(f"{job.stage.name}: {type(error).__name__}: {error}") from error
                 raise
+
+    @contextlib.contextmanager
+    def holding(self, job: Job, ours: lease.Lease | None = None) -> Iterator[None]:
+        """Keeps a stage's lease alive while inside, and gives it back behind. Once it is lost, the work in the stage's
+        directory raises LeaseLost: at its next beat after the next heartbeat, or before it keeps anything."""
+        if ours is None:
+            yield
+            return
+        lost = functools.partial(watchdog.interrupt, job.directory)
+        with self.heart.keeping(ours, lambda: _doing(job), lost), rundir.guarded(job.directory, ours.check):
+            yield
+
+    def keep_failure(self, job: Job, error: Exception, ours: lease.Lease | None = None) -> None:
+        """Has the first process write down why a stage failed. Raises LeaseLost where the stage is another's by now."""
+        if ours:
+            ours.check()
+            trace = "".join(traceback.format_exception(error))
+            write_failure(job, f"{type(error).__name__}: {error}", trace)
+        else:
+            time.sleep(FIRST_WRITES)  # this process's end ends all
 
     def settle(self, job: Job, error: BaseException | None) -> None:
         if error is None:
             self.outcome.ran += 1
             self.end(job, self.finished)
-        elif isinstance(error, lease.LeaseLost):
+        elif isinstance(error, lease.LeaseLost) and not self.several:
             note(f"study: {job.stage.name}: {error}; waiting for the other runner")
             self.waiting.append(job)
         elif isinstance(error, Preempted) or self.several or not isinstance(error, Exception):
@@ -267,13 +295,18 @@ def _doing(job: Job) -> str:
     return f"{count} examples" if job.entry == "evaluate" else f"step {count}" if count else phase
 
 
-def _write_failure(job: Job, error: Exception) -> None:
+def _is_of_a_lost_process(error: Exception) -> bool:
+    """Whether an error of a stage says that another process of the run is gone, which is no failure of the stage."""
+    return not isinstance(error, UserError) and watchdog.is_broken(str(error))
+
+
+def write_failure(job: Job, error: str, trace: str = "") -> None:
+    """Marks a stage as failed.
+
+    Args:
+      error: why, in a line.
+      trace: the traceback.
+    """
     me = lease.this_runner()
-    detail = {
-        "error": f"{type(error).__name__}: {error}",
-        "host": me.host,
-        "pid": str(me.pid),
-        "time": rundir.utc_now(),
-        "traceback": "".join(traceback.format_exception(error)),
-    }
+    detail = {"error": error, "host": me.host, "pid": str(me.pid), "time": rundir.utc_now(), "traceback": trace}
     rundir.write_atomic(job.directory / FAILED, json.dumps(detail, indent=1) + "\n")

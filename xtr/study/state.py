@@ -11,9 +11,10 @@ from xtr.study import lease
 from xtr.study.graph import Stage
 from xtr.study.jobs import FAILED, UNKNOWN, Job, by_name
 from xtr.study.runner import lease_place
+from xtr.study.settled import children_of, is_settled
 
-# done: finished. running: under a live lease. ready: could begin now. waiting: its parent is not done. failed: it did.
-# blocked: a stage that it needs failed. unknown: its data is not here, and with that its address.
+# done: nothing is left to do. running: under a live lease. ready: could begin now. waiting: its parent is not done.
+# failed: it did. blocked: a stage that it needs failed. unknown: its data is not here, and with that its address.
 STATES = ("done", "running", "ready", "waiting", "failed", "blocked", "unknown")
 
 
@@ -49,19 +50,21 @@ class StageState:
 
 
 def states(jobs: Sequence[Job], expiry: float = lease.EXPIRY) -> list[StageState]:
-    """The state of every stage, in the order of `jobs`."""
+    """The state of every stage, in the order of `jobs`: the whole plan, since what is done depends on it
+    (`is_settled`)."""
     found: dict[Stage, StageState] = {}
+    children, known = children_of(jobs), {}
     for job in jobs:
         parent = found.get(job.stage.parent) if job.stage.parent else None
-        found[job.stage] = _state(job, parent, expiry)
+        found[job.stage] = _state(job, parent, is_settled(job, children, known), expiry)
     return list(found.values())
 
 
-def _state(job: Job, parent: StageState | None, expiry: float) -> StageState:
+def _state(job: Job, parent: StageState | None, settled: bool, expiry: float) -> StageState:
     of = 0 if job.entry == "evaluate" else job.run.train_steps
     if job.address == UNKNOWN:
         return StageState(job, "unknown", of=of)
-    if (summary := rundir.done_summary(job.directory)) is not None:
+    if settled and (summary := rundir.done_summary(job.directory)) is not None:
         return StageState(job, "done", of, of, seconds=summary["seconds"])
     if failure := job.failure:
         return StageState(job, "failed", of=of, why=f"{failure['error']} (on {failure['host']}, {failure['time']})")
