@@ -1,6 +1,7 @@
 """`xtr study launch`: stages as jobs of processes on this machine, with launchers of their own."""
 
 import shutil
+import string
 from pathlib import Path
 
 import pandas as pd
@@ -8,8 +9,10 @@ import pytest
 
 from xtr.cli.launch import add_job, job_options
 from xtr.cli.main import build_parser, run
-from xtr.cli.study_launch import gin_argv
+from xtr.cli.study_launch import Launches, gin_argv
 from xtr.launch import record
+from xtr.study.graph import Stage
+from xtr.study.jobs import Job
 
 
 def test_a_jobs_options_and_gin_go_on_word_for_word():
@@ -20,6 +23,20 @@ def test_a_jobs_options_and_gin_go_on_word_for_word():
     assert sorted(job_options(arguments)) == sorted(options)
     assert gin_argv(arguments) == [*gin, "--gin.N='$(a) \"b\"'"]
     assert add_job.__doc__
+
+
+def test_a_job_is_one_of_a_stage_its_address_and_the_studys_folder(tmp_path, monkeypatch):
+    stages = [Stage("intermediate", "m", "nli"), Stage("intermediate", "m", "qqp")]
+
+    def names(folder: Path, address: str = "a1") -> list[str]:
+        jobs = [Job(each, None, {}, (), address, folder / "stages" / f"{each.name}-{address}") for each in stages]
+        return list(Launches("A study of mine", jobs, [], folder / "launched").names.values())
+
+    found = [names(tmp_path / "one"), names(tmp_path / "two"), names(tmp_path / "one", "a2")]
+    assert len({name for each in found for name in each}) == 6
+    assert all(len(name) <= 40 and set(name) <= set(string.ascii_lowercase + string.digits + "-") for name in found[0])
+    monkeypatch.chdir(tmp_path)
+    assert names(Path("one")) == found[0]
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 
@@ -9,9 +10,10 @@ from xtr import preemption, rundir
 from xtr.errors import Preempted
 from xtr.study import lease
 from xtr.study.graph import Stage
-from xtr.study.handover import hand_over, stage_argv
+from xtr.study.handover import JOBS, hand_over, stage_argv
 from xtr.study.jobs import FAILED, Job
 from xtr.study.runner import lease_place
+from xtr.study.state import retry
 
 GIN = ["--gin_file=study.gin", "--gin.STUDY_DIR=/s"]
 
@@ -56,11 +58,15 @@ class Fake:
         name = job.partition("/")[0]
         end = self.ends[name].pop(0) if self.ends.get(name) else "done"
         if end == "done":
+            (self.directories[name] / "checkpoints" / "4").mkdir(parents=True, exist_ok=True)
             rundir.mark_done(self.directories[name], {"seconds": 1.0})
         if end == "failed":
             detail = {"error": "no memory", "host": "h", "time": "t"}
             rundir.write_atomic(self.directories[name] / FAILED, json.dumps(detail))
         return "done" if end == "lost" else end
+
+    def log(self, job):
+        return f"/logs/{job}"
 
 
 @pytest.mark.parametrize("at_a_time", [1, 5])
@@ -96,7 +102,39 @@ def test_a_stage_whose_machines_go_away_is_given_up_after_some_attempts(jobs):
         (job.directory / "DONE").unlink()
     launcher = Fake(jobs, {nli: ["lost"] * 9})
     handed = hand_over(jobs, GIN, launcher, 4, poll=0)
-    assert launcher.submitted == [nli] * 3 and "3 jobs ended" in handed.failed[nli]
+    assert launcher.submitted == [nli] * 3
+    why = f"3 jobs ended without a result; the last was {nli}/3 (done); its log is /logs/{nli}/3"
+    assert handed.failed[nli].startswith(why) and jobs[0].failure["error"] == why
+    assert lease.look(lease_place(jobs[0])) is None
+    # It stays so until it is retried.
+    launcher = Fake(jobs)
+    handed = hand_over(jobs, GIN, launcher, 4, poll=0)
+    assert launcher.submitted == [] and handed.failed[nli].startswith(why)
+    assert retry(jobs) == [nli]
+    assert hand_over(jobs, GIN, launcher, 4, poll=0).done == 5
+
+
+def test_a_pruned_checkpoint_that_is_needed_again_is_handed_over(jobs):
+    hand_over(jobs[:4], GIN, Fake(jobs), 4, poll=0)
+    for job in jobs[:3]:
+        shutil.rmtree(job.directory / "checkpoints")
+    launcher = Fake(jobs)
+    assert hand_over(jobs[:4], GIN, launcher, 4, poll=0).submitted == 0
+    hand_over(jobs, GIN, launcher, 4, poll=0)
+    assert launcher.submitted == [jobs[number].stage.name for number in (0, 2, 4)]
+
+
+def test_a_stage_whose_settings_have_changed_is_another(jobs, capsys):
+    """The job of what it was goes on by itself, and its record stays while it lives."""
+    record = jobs[0].directory.parent.parent / JOBS
+    before, gone = f"{jobs[0].stage.name}-before", "target.m.nli.gone.seed0-1"
+    launcher = Fake(jobs)
+    launcher.looks |= {"old/1": 99, "old/2": 1}
+    launcher.directories["old"] = record.parent / "old"
+    rundir.write_atomic(record, json.dumps({before: "old/1", gone: "old/2"}))
+    assert hand_over(jobs, GIN, launcher, 4, poll=0).done == 5
+    assert capsys.readouterr().err.count(f"{before} is no stage of this plan; its job old/1 goes on by itself") == 1
+    assert json.loads(record.read_text()) == {before: "old/1"}
 
 
 def test_what_a_runner_holds_is_waited_for(jobs, monkeypatch):
@@ -107,6 +145,7 @@ def test_what_a_runner_holds_is_waited_for(jobs, monkeypatch):
         """Between the third look and the fourth the runner ends its stage."""
         looks.append(1)
         if len(looks) == 3:
+            (jobs[0].directory / "checkpoints" / "4").mkdir(parents=True)
             rundir.mark_done(jobs[0].directory, {"seconds": 1.0})
             ours.release()
         return False

@@ -13,6 +13,7 @@ from xtr import rundir
 from xtr.cli import launch
 from xtr.errors import UserError
 from xtr.study.handover import POLL, JobState, hand_over
+from xtr.study.jobs import Job
 from xtr.study.spec import StudySpec
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
@@ -24,27 +25,30 @@ class Launches:
     """`handover.Launcher` by commands of `xtr launch`, whose output goes to files of `logs`.
 
     Args:
-      study: names the jobs, with a digest of the stage's name.
+      study: its name, with which those of the jobs begin.
+      stages: the study's. A job is named by its stage's directory too, which holds the stage's address: a stage whose
+        settings have changed is another job, and so is the same stage of a study in another directory.
       options: of `xtr launch study`.
       logs: a folder.
     """
 
-    def __init__(self, study: str, options: Sequence[str], logs: Path):
-        self.prefix = launch.job_name("study", study, 23)  # a hyphen and the digest make 40
+    def __init__(self, study: str, stages: Sequence[Job], options: Sequence[str], logs: Path):
+        prefix = launch.job_name("study", study, 23)  # a hyphen and the digest make 40
+        places = {stage.stage.name: rundir.digest({"directory": str(stage.directory.absolute())}) for stage in stages}
+        self.names = {name: f"{prefix}-{digest}" for name, digest in places.items()}
         self.options, self.logs = list(options), logs
         self.begun: dict[str, subprocess.Popen] = {}
 
     def submit(self, stage_name: str, argv: Sequence[str]) -> str:
         from xtr.launch import record
 
-        job = f"{self.prefix}-{rundir.digest({'stage': stage_name})}"
+        job = self.names[stage_name]
         gin = [word for word in argv[2:] if not word.startswith("--stage=")]
         words = ["study", f"--name={job}", f"--stage={stage_name}", *self.options, *gin]
         if job in record.names() and record.load(job).is_open:  # its launcher has gone, its machines may be there
             words = ["resume", job]
         self.logs.mkdir(parents=True, exist_ok=True)
-        log = self.logs / f"{job}.log"
-        with open(log, "a") as out:
+        with open(self.log(job), "a") as out:
             process = subprocess.Popen(
                 [sys.executable, "-m", "xtr.cli.main", "launch", *words],
                 stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
@@ -53,7 +57,7 @@ class Launches:
         while job not in record.names() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.1)
         if process.poll() == 2:
-            raise UserError(f"{stage_name} cannot be launched: {_last_line(log)}")
+            raise UserError(f"{stage_name} cannot be launched: {_last_line(Path(self.log(job)))}")
         self.begun[job] = process
         return job
 
@@ -70,6 +74,9 @@ class Launches:
         if found.is_open:
             return "running" if record.watched(found) else "preempted"
         return "done" if found.state.outcome is Outcome.DONE else "failed"
+
+    def log(self, job: str) -> str:
+        return str(self.logs / f"{job}.log")
 
 
 def _last_line(log: Path) -> str:
@@ -91,7 +98,7 @@ def run(spec: StudySpec, texts: Mapping[str, str], arguments: argparse.Namespace
     protocol.settle(folder, loaded.protocol)
     for name, text in texts.items():
         rundir.write_atomic(folder / name, text)
-    launcher = Launches(spec.name, launch.job_options(arguments), folder / "launched")
+    launcher = Launches(spec.name, loaded.jobs, launch.job_options(arguments), folder / "launched")
 
     def told(stage: str, job: str) -> None:
         console.print(f"{stage}: job {job}   (xtr launch status {job})", soft_wrap=True)
