@@ -137,6 +137,13 @@ def test_one_size_and_one_seed_cannot_tell():
     assert "has 1 seed" in lone.power.sentence
 
 
+def test_models_that_all_give_the_same_answers_measure_nothing():
+    nothing = [SizeGain(one.model, crossed_bootstrap(np.full((3, 40), 0.0))) for one in sized([0, 0, 0, 0, 0])]
+    one = scaling("mt5", "mnli", "udpos", nothing)
+    assert one.verdict == UNDERPOWERED and "since no run differs from another" in one.sentence
+    assert one.power.sentence == "No run differs from another: nothing is measured."
+
+
 def test_the_detectable_effect_is_found_in_95_of_100_studies():
     rng = np.random.default_rng(0)
     d_SN = rng.normal(0, 2, (4, 1)) + np.zeros((4, 50))

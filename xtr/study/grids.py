@@ -377,7 +377,10 @@ def cost(found: Sequence[Spent]) -> Grid:
         f"{sum(one.chip_hours for one in found):.2f}",
     )
     lines.append(Line("total", [Entry(text=text) for text in total], mean=True))
-    note = "Measured, compiling and reading data included. Chip-hours: hours times the devices of each run."
+    note = (
+        "Measured, with compiling, reading data and starts that were interrupted. Chip-hours: hours times the devices "
+        "of each run."
+    )
     if lost := sum(one.unmeasured for one in found):
         note += f" ‡ {lost} stages did not record their devices and count for one."
     return Grid("cost", "What it took", "model", ["kind", "stages", "device", "time", "chip-hours"], lines, note=note)

@@ -269,6 +269,9 @@ def power_of(gains: Sequence[SizeGain], slope: Estimate | None, width: float = W
     if lone := [one.model.name for one in gains if one.gain.seeds < 2]:
         sentence = f"{known}, but {', '.join(lone)} has 1 seed: another training may give another result."
         return Power(largest.half_width, None, detectable, steepness, ("some sizes have one seed",), sentence)
+    if not any(gain.standard_error for gain in found):  # models that have learned nothing give all the same answers
+        same = "no run differs from another"
+        return Power(0.0, 0.0, detectable, steepness, (same,), f"{same.capitalize()}: nothing is measured.")
     change = slope.half_width * math.log10(last.parameters / first.parameters)
     strict = 1 - _smaller_level(confidence) / (len(found) - 1)
     smaller = max(_by_all_sizes(found, gain, strict).half_width for gain in found[:-1])
