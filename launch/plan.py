@@ -19,6 +19,7 @@ class Seen(enum.Enum):
     REFUSED = "refused"  # it will never be
     DONE = "done"  # the backend itself saw the run end
     FAILED = "failed"
+    EXPIRED = "out of time"  # the backend itself ended the run, after the time that it was given
 
 
 @dataclasses.dataclass(frozen=True)

@@ -49,6 +49,7 @@ class Policy:
       tries: of creating, connecting and deleting, one after another, before that counts as failed.
       quick: a preemption so soon after a start is no luck of the machines' market; more than `tries` in a row are a
         crash.
+      lasting: a connection that broke so late had been one. gcloud takes up to six minutes to give one up.
     """
 
     retries: int = 3
@@ -60,6 +61,7 @@ class Policy:
     save: float = 120.0
     tries: int = 8
     quick: float = 120.0
+    lasting: float = 600.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +75,8 @@ class State:
       fails: of the same step, one after another.
       quick: preemptions right after a start, one after another.
       waiting_since: when the machines were asked for; None while there are some.
-      attached_at: when the last start began.
+      asked: requests for machines since there were some.
+      attached_at: since when the run's seconds are not yet in `used`; None while none runs.
       used: seconds with machines so far, without those since `attached_at`.
       outcome: OPEN until it is decided; what is left then is to delete.
       reason: of the last turn, for the user.
@@ -88,6 +91,7 @@ class State:
     fails: int = 0
     quick: int = 0
     waiting_since: float | None = None
+    asked: int = 0
     attached_at: float | None = None
     used: float = 0.0
     outcome: Outcome = Outcome.OPEN
@@ -228,7 +232,9 @@ def step(state: State, event: Event, now: float, policy: Policy) -> tuple[State,
     if isinstance(event, Began):
         if state.outcome is not Outcome.OPEN:
             return _leave(state, policy)
-        return dataclasses.replace(state, fails=0, waiting_since=now, attached_at=None), Describe()
+        gone_on = _uncounted(state, now) if state.live else 0.0  # without its launcher
+        state = dataclasses.replace(state, used=state.used + gone_on, fails=0, waiting_since=now, attached_at=None)
+        return state, Describe()
     if isinstance(event, Created):
         return _created(state, event, now, policy)
     if isinstance(event, Observed):
@@ -238,6 +244,20 @@ def step(state: State, event: Event, now: float, policy: Policy) -> tuple[State,
     if isinstance(event, Stopped):
         return _leave(dataclasses.replace(state, live=False), policy)
     return _deleted(state, event, now, policy)
+
+
+def _uncounted(state: State, now: float) -> float:
+    """Seconds of the run that are not yet in `used`."""
+    return 0.0 if state.attached_at is None else now - state.attached_at
+
+
+def _left(state: State, policy: Policy) -> float | None:
+    """Seconds that the run may still take; None: no limit."""
+    return None if policy.run is None else policy.run - state.used
+
+
+def _over(policy: Policy) -> str:
+    return f"{policy.run / 3600:g} h are over"
 
 
 def _decide(state: State, outcome: Outcome, reason: str, policy: Policy) -> tuple[State, Command]:
@@ -253,20 +273,24 @@ def _leave(state: State, policy: Policy) -> tuple[State, Command]:
 
 def _anew(state: State, reason: str, policy: Policy) -> tuple[State, Command]:
     """The machines are gone or useless: others."""
-    return dataclasses.replace(state, live=False, again=True, fails=0, reason=reason), Delete()
+    state = dataclasses.replace(state, live=False, again=True, fails=0, reason=reason)
+    return dataclasses.replace(state, waiting_since=None, attached_at=None), Delete()
 
 
 def _interrupted(state: State, event: Interrupted, policy: Policy) -> tuple[State, Command]:
     decided = state.outcome is not Outcome.OPEN
     outcome = state.outcome if decided else Outcome.STOPPED
     reason = state.reason if decided else "asked to stop"
-    state = dataclasses.replace(state, live=state.live and not event.forced)
+    state = dataclasses.replace(state, live=state.live and not event.forced, attached_at=None)
     return _decide(state, outcome, reason, policy)
 
 
 def _created(state: State, event: Created, now: float, policy: Policy) -> tuple[State, Command]:
     if event.ok:
-        return dataclasses.replace(state, fails=0, waiting_since=now, reason=event.why), Describe(policy.poll)
+        # The wait is that for machines, not for one request: those that die in the queue do not begin it anew.
+        since = now if state.waiting_since is None else state.waiting_since
+        state = dataclasses.replace(state, fails=0, waiting_since=since, asked=state.asked + 1, reason=event.why)
+        return state, Describe(policy.poll)
     if event.refused:
         return _decide(state, Outcome.REFUSED, event.why, policy)
     state = dataclasses.replace(state, fails=state.fails + 1, reason=event.why)
@@ -282,6 +306,8 @@ def _observed(state: State, what: Observation, now: float, policy: Policy) -> tu
         return _decide(dataclasses.replace(state, live=False), Outcome.DONE, what.detail, policy)
     if what.seen is Seen.FAILED:
         return _decide(dataclasses.replace(state, live=False), Outcome.CRASHED, what.detail, policy)
+    if what.seen is Seen.EXPIRED:
+        return _decide(dataclasses.replace(state, live=False), Outcome.DEADLINE, what.detail, policy)
     if what.seen is Seen.REFUSED:
         return _decide(dataclasses.replace(state, live=False), Outcome.REFUSED, what.detail, policy)
     # A run whose machines are gone has been preempted. WAITING may also be an answer that says nothing: asked again.
@@ -300,34 +326,36 @@ def _observed(state: State, what: Observation, now: float, policy: Policy) -> tu
 
 
 def _ready(state: State, what: Observation, now: float, policy: Policy) -> tuple[State, Command]:
-    left = None if policy.run is None else policy.run - state.used
+    if state.live:  # it went on while the connection was away
+        state = dataclasses.replace(state, used=state.used + _uncounted(state, now), attached_at=None)
+    left = _left(state, policy)
     if left is not None and left <= 0:
-        return _decide(state, Outcome.DEADLINE, f"{policy.run / 3600:g} h are over", policy)
+        return _decide(state, Outcome.DEADLINE, _over(policy), policy)
     attempt = state.attempt if state.live else state.attempt + 1
     if what.attempt is not None:
         attempt = what.attempt
     fails = state.fails if state.live else 0
-    state = dataclasses.replace(
-        state, attempt=attempt, live=True, fails=fails, waiting_since=None, attached_at=now, reason=what.detail
-    )
+    state = dataclasses.replace(state, attempt=attempt, live=True, fails=fails, reason=what.detail)
+    state = dataclasses.replace(state, waiting_since=None, asked=0, attached_at=now)
     return state, Attach(attempt, left)
 
 
 def _ended(state: State, event: Ended, now: float, policy: Policy) -> tuple[State, Command]:
-    took = 0.0 if state.attached_at is None else now - state.attached_at
+    took = _uncounted(state, now)
+    fails = 1 if took >= policy.lasting else state.fails + 1
     state = dataclasses.replace(state, used=state.used + took, attached_at=None)
     codes = set(event.codes.values())
     if event.late:
-        return _decide(state, Outcome.DEADLINE, f"{policy.run / 3600:g} h are over", policy)
+        return _decide(state, Outcome.DEADLINE, _over(policy), policy)
     if USAGE in codes:
         state = dataclasses.replace(state, live=policy.restarts)
         return _decide(state, Outcome.REFUSED, "xtr refused the command or its configuration: see its log", policy)
     if policy.restarts:  # the cluster sees the other ends, and acts on them
-        return dataclasses.replace(state, fails=state.fails + 1, waiting_since=now), Describe(policy.poll)
+        return dataclasses.replace(state, fails=fails, waiting_since=now), Describe(policy.poll)
     if not codes or (codes == {DONE} and 0 not in event.codes):
-        state = dataclasses.replace(state, fails=state.fails + 1, reason="the connection broke", waiting_since=now)
-        if state.fails <= policy.tries:
-            return state, Describe(backoff(policy, state.fails))
+        state = dataclasses.replace(state, fails=fails, waiting_since=now, attached_at=now)  # it goes on
+        if fails <= policy.tries:
+            return dataclasses.replace(state, reason="the connection broke"), Describe(backoff(policy, fails))
         return _crashed(dataclasses.replace(state, live=False), "the machines do not answer", policy, anew=True)
     state = dataclasses.replace(state, live=False, fails=0, waiting_since=now)
     if codes == {DONE}:
@@ -352,10 +380,13 @@ def _crashed(state: State, reason: str, policy: Policy, anew: bool = False) -> t
 
 def _deleted(state: State, event: Deleted, now: float, policy: Policy) -> tuple[State, Command]:
     if event.ok:
+        left = _left(state, policy)
+        if state.again and left is not None and left <= 0:  # others would have nothing to do
+            state = dataclasses.replace(state, again=False, outcome=Outcome.DEADLINE, reason=_over(policy))
         if state.again:
-            state = dataclasses.replace(state, again=False, fails=0)
             since = now if state.waiting_since is None else state.waiting_since
-            return dataclasses.replace(state, waiting_since=since), Create(policy.poll)
+            state = dataclasses.replace(state, again=False, fails=0, waiting_since=since)
+            return state, Create(min(backoff(policy, state.asked), 4 * policy.poll))
         return dataclasses.replace(state, deleted=True), Finish(EXIT_CODES[state.outcome])
     state = dataclasses.replace(state, fails=state.fails + 1)
     if state.fails < policy.tries:

@@ -66,9 +66,30 @@ def test_a_request_that_died_in_the_queue_is_deleted_and_made_anew_within_the_sa
     events = (Began(), ABSENT, Created(True), GONE, Deleted(True))
     state, commands = play(*events)
     assert commands[-2:] == [Delete(10), Create(10)]
-    waited, _ = play(Created(True), GONE, Deleted(True), Created(True), GONE, state=state, pace=400.0)
+    waited, _ = play(Created(True), GONE, state=state, now=600.0, pace=400.0)
     assert waited.outcome is Outcome.OPEN
-    assert play(GONE, state=dataclasses.replace(state, waiting_since=0.0), now=2000.0)[0].outcome is Outcome.NO_CAPACITY
+    waited, commands = play(Created(True), GONE, Deleted(True), Created(True), GONE, state=state, pace=400.0)
+    assert waited.outcome is Outcome.NO_CAPACITY and commands[-1] == Delete()
+
+
+def test_requests_that_die_one_after_another_are_made_anew_ever_more_rarely_until_the_wait_is_over():
+    state, now, pauses = play(Began(), ABSENT)[0], 2.0, []
+    while state.outcome is Outcome.OPEN:
+        for event in (Created(True), GONE, Deleted(True)):
+            state, command = step(state, event, now, POLICY)
+            now += getattr(command, "after", 0.0)
+            pauses += [command.after] if isinstance(command, Create) else []
+        assert now < 2 * POLICY.wait
+    assert state.outcome is Outcome.NO_CAPACITY and now > POLICY.wait
+    assert pauses == sorted(pauses) and pauses[0] == 10 and pauses[-1] == 40
+
+
+def test_every_wait_for_machines_is_as_long_as_told():
+    """The wait for those that are to replace others begins when these are gone."""
+    state, _ = play(Began(), ABSENT, Created(True), READY, Ended(), GONE, Deleted(True), pace=900.0)
+    assert state.waiting_since == 5400.0
+    state, _ = play(Created(True), GONE, Deleted(True), state=state, now=5400.0, pace=400.0)
+    assert state.outcome is Outcome.OPEN
 
 
 def test_lost_capacity_between_ready_and_start_is_no_crash():
@@ -125,6 +146,17 @@ def test_machines_that_never_answer_are_replaced_and_count_as_a_crash():
     assert play(Deleted(True), state=state)[1] == [Create(10)]
 
 
+def test_connections_that_broke_after_hours_do_not_add_up():
+    """A run of days goes on where it is, however often the connection to it breaks."""
+    lasted = POLICY.lasting
+    state, commands = play(*[READY, Ended()] * 20, pace=lasted)
+    assert state.outcome is Outcome.OPEN and state.crashes == 0 and state.live and state.fails == 1
+    assert {c for c in commands if not isinstance(c, Describe)} == {Attach(1)}
+    # What gcloud takes to give up machines that do not answer is no connection.
+    state, commands = play(*[READY, Ended()] * 4, pace=lasted - 1)
+    assert commands[-1] == Delete() and state.crashes == 1
+
+
 def test_a_job_out_of_time_saves_first():
     policy = dataclasses.replace(POLICY, run=3600.0)
     state, commands = play(READY, Ended(late=True), Stopped(), Deleted(True), policy=policy)
@@ -136,6 +168,48 @@ def test_a_job_out_of_time_saves_first():
 def test_time_that_ended_while_machines_were_awaited_starts_nothing():
     state = State(attempt=1, used=3600.0)
     assert play(READY, policy=dataclasses.replace(POLICY, run=3600.0), state=state)[0].outcome is Outcome.DEADLINE
+
+
+HOURS = 3600.0
+DAYS = dataclasses.replace(POLICY, run=48 * HOURS)
+
+
+def test_time_without_a_launcher_counts_where_the_run_went_on():
+    running, _ = play(Began(), READY, policy=DAYS)
+    state, commands = play(Began(), READY, policy=DAYS, state=running, now=40 * HOURS, pace=10.0)
+    assert commands == [Describe(), Attach(1, 8 * HOURS + 1)]  # it began at 1
+    state, commands = play(Began(), READY, policy=DAYS, state=running, now=50 * HOURS)
+    assert state.outcome is Outcome.DEADLINE and commands[-1] == Stop(DAYS.save)
+
+
+def test_time_without_a_connection_counts_too():
+    broken, _ = play(READY, Ended(), policy=DAYS, pace=HOURS)
+    state, commands = play(Began(), READY, policy=DAYS, state=broken, now=11 * HOURS, pace=HOURS)
+    assert commands[-1] == Attach(1, 37 * HOURS)
+    state, commands = play(READY, policy=DAYS, state=broken, now=11 * HOURS)
+    assert commands[-1] == Attach(1, 37 * HOURS)
+
+
+def test_time_in_which_nothing_ran_does_not_count():
+    crashed, _ = play(READY, Ended({0: 1}), policy=DAYS, pace=HOURS)
+    assert play(Began(), READY, policy=DAYS, state=crashed, now=40 * HOURS)[1][-1] == Attach(2, 47 * HOURS)
+    stopped, _ = play(READY, Interrupted(), policy=DAYS)  # and its launcher died while it stopped
+    again = dataclasses.replace(stopped, outcome=Outcome.OPEN)
+    assert play(Began(), READY, policy=DAYS, state=again, now=40 * HOURS)[1][-1] == Attach(1, 48 * HOURS)
+
+
+def test_no_machines_are_asked_for_when_the_time_is_over():
+    running, _ = play(Began(), READY, policy=DAYS)
+    state, commands = play(Began(), GONE, Deleted(True), policy=DAYS, state=running, now=50 * HOURS)
+    assert commands == [Describe(), Delete(), Finish(42)]
+    assert state.outcome is Outcome.DEADLINE and state.deleted and not state.again
+
+
+def test_a_run_that_its_cluster_ended_for_want_of_time_is_out_of_time():
+    expired = Observed(Observation(Seen.EXPIRED, "the limit is reached"))
+    policy = dataclasses.replace(DAYS, restarts=True)
+    state, commands = play(READY, Ended({0: 42}), expired, Deleted(True), policy=policy)
+    assert commands[2:] == [Delete(), Finish(42)] and state.outcome is Outcome.DEADLINE
 
 
 EVERY_MOMENT = {
@@ -221,9 +295,7 @@ def test_what_happens_when_a_launcher_takes_an_ended_job_up():
 
 
 ANSWERS = {
-    Describe: st.one_of(
-        *(st.just(Observed(Observation(seen, "said", None))) for seen in Seen if seen not in (Seen.DONE, Seen.FAILED))
-    ),
+    Describe: st.sampled_from([Observed(Observation(s, "said")) for s in Seen if s not in (Seen.DONE, Seen.FAILED)]),
     Create: st.builds(Created, st.booleans(), st.just("why"), st.sampled_from([False, False, False, True])),
     Attach: st.builds(
         Ended, st.dictionaries(st.integers(0, 2), st.sampled_from([0, 0, 1, 2, 42, 137]), max_size=3), st.booleans()
@@ -231,20 +303,21 @@ ANSWERS = {
     Stop: st.just(Stopped()),
     Delete: st.builds(Deleted, st.booleans(), st.just("why")),
 }
+# A cloud that has no machines any more, and says so of every request.
+EMPTY = {Describe: GONE, Create: Created(True), Attach: Ended(), Stop: Stopped(), Delete: Deleted(True)}
 
 
-@given(st.data(), st.booleans(), st.integers(0, 3))
-def test_every_job_ends_and_deletes_what_it_created(data, keep, retries):
-    """Whatever the cloud answers and whenever the user interrupts."""
+@given(st.data(), st.booleans(), st.integers(0, 3), st.integers(0, 200))
+def test_every_job_ends_and_deletes_what_it_created(data, keep, retries, most):
+    """Whatever the cloud answers and whenever the user interrupts; and by itself once the cloud has nothing to give."""
     policy = Policy(retries=retries, wait=5000.0, run=20_000.0, poll=10.0, tries=3, keep=keep)
     state, command = step(State(), Began(), 0.0, policy)
     there, now, tries, interrupts = False, 0.0, 0, 0
     while not isinstance(command, Finish):
-        now += getattr(command, "after", 0.0) + data.draw(st.sampled_from([1.0, 500.0]))
         tries += 1
-        if tries > 200:  # a cloud that answers nothing sensible for long: the user has enough
-            interrupts += 1
-            event = Interrupted(forced=interrupts > 1) if not isinstance(command, Delete) else Deleted(True)
+        now += getattr(command, "after", 0.0) + (data.draw(st.sampled_from([1.0, 500.0])) if tries <= most else 1.0)
+        if tries > most:
+            event = EMPTY[type(command)]
         elif data.draw(st.integers(0, 40)) == 0 and not isinstance(command, Delete):
             interrupts += 1
             event = Interrupted(forced=interrupts > 1)
@@ -260,7 +333,7 @@ def test_every_job_ends_and_deletes_what_it_created(data, keep, retries):
         state, command = step(state, event, now, policy)
         assert not (decided and isinstance(command, Create | Attach | Describe))
         assert state.crashes <= retries + 1
-        assert tries < 300
+        assert tries < most + 600
     assert state.outcome is not Outcome.OPEN
     assert not there or keep or not state.deleted
     assert command.code in (0, 1, 2, 42)
