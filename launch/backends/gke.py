@@ -17,6 +17,8 @@ from xtr.launch.spec import RunSpec
 
 PREEMPTED = 42
 _GRACE_SECONDS = 300  # to save in; a spot machine leaves a pod about 15 of them
+# Why a JobSet failed: by its one rule that fails it at once, that of the deadline, or by a deadline of its own.
+_EXPIRED = ("FailJobSetFailurePolicyAction", "DeadlineExceeded")
 _SELECT = "jobset.sigs.k8s.io/jobset-name={},jobset.sigs.k8s.io/job-index=0,batch.kubernetes.io/job-completion-index=0"
 
 
@@ -66,7 +68,8 @@ def manifest(spec: RunSpec) -> dict[str, Any]:
     """The JobSet. What its controller would fill in (names of rules, states of conditions) is written out.
 
     A pod that its cluster takes away, or that ends with 42, fails its Job by the pod failure policy, and the JobSet
-    starts again without counting it; any other failure counts up to `retries`; a deadline ends all.
+    starts again without counting it; any other failure counts up to `retries`. The deadline is a backstop for a
+    launcher that is gone: a Job's clock also runs while its pods wait for nodes, and begins anew with each start.
     """
     hosts = machines.hosts_per_slice(spec.topology)
     free = [
@@ -85,7 +88,7 @@ def manifest(spec: RunSpec) -> dict[str, Any]:
         "template": {"metadata": {"annotations": {"gke-gcsfuse/volumes": "true"}}, "spec": _pod(spec)},
     }
     if spec.max_hours:
-        job["activeDeadlineSeconds"] = round(spec.max_hours * 3600)
+        job["activeDeadlineSeconds"] = round((spec.max_hours + spec.wait_hours) * 3600) + _GRACE_SECONDS
     rules = [
         {
             "name": "deadline",
@@ -134,6 +137,8 @@ def observe(code: int, out: str, err: str) -> Observation:
     if "Completed" in true:
         return Observation(Seen.DONE, f"completed{again}")
     if "Failed" in true:
+        if true["Failed"].get("reason") in _EXPIRED:
+            return Observation(Seen.EXPIRED, f"the cluster's own limit is reached{again}")
         return Observation(Seen.FAILED, f"{true['Failed'].get('message', 'failed')}{again}")
     if "Suspended" in true:
         return Observation(Seen.WAITING, f"in Kueue's queue{again}")
@@ -147,7 +152,9 @@ def plan(spec: RunSpec) -> Plan:
     """The life of a job on Kubernetes Engine."""
     kubectl = ("kubectl", *([f"--context={spec.context}"] if spec.context else ()))
     follow = (*kubectl, "logs", "--follow", f"--selector={_SELECT.format(spec.name)}", "--container=xtr")
-    delete = (*kubectl, "delete", "jobset", spec.name, "--ignore-not-found", f"--timeout={_GRACE_SECONDS + 60}s")
+    # In the foreground: the JobSet is there until its last pod has saved and ended; only then is the directory free.
+    wait = ("--ignore-not-found", "--cascade=foreground", "--wait=true", f"--timeout={_GRACE_SECONDS + 60}s")
+    delete = (*kubectl, "delete", "jobset", spec.name, *wait)
     return Plan(
         lock=bucket.lock(spec),
         read_lock=bucket.read_lock(spec),
