@@ -46,6 +46,7 @@ esac
 if [ "$MOUNT" = none ]; then state=$work/jobs/$JOB/processes; else state=$home/jobs/$JOB; fi
 self=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/$(basename "${BASH_SOURCE[0]}")
 boot=$(cat /proc/sys/kernel/random/boot_id 2>/dev/null || echo none)
+container=xtr-$JOB
 
 # Whether a process runs here: sets `pid` and `attempt` to its own. A process of before the last boot does not.
 running() {
@@ -93,7 +94,12 @@ install_wheel() {
     retry uv pip install --quiet --python "$venv/bin/python" "$home/${WHEEL}[tpu]"
     write_down "$venv/.installed" "$WHEEL"
   fi
-  export PATH=$venv/bin:$PATH
+}
+
+setup() {
+  mount_bucket
+  install_wheel
+  [ -z "$DOCKER" ] || retry sudo docker pull --quiet "$DOCKER"
 }
 
 copy_log() {
@@ -103,7 +109,9 @@ copy_log() {
 
 ended() {
   local code=$?
-  [ "$phase" = work ] || code=1 # xtr has not begun: none of its codes
+  if [ "$phase" = setup ]; then # xtr has not begun: none of its codes, but that it is preempted
+    if [ "$asked" = yes ]; then code=42; else code=1; fi
+  fi
   trap - EXIT
   [ -z "${copier:-}" ] || kill "$copier" 2>/dev/null || true
   echo "xtr-launch: process $number ended $code"
@@ -121,17 +129,43 @@ ended() {
   exit "$code"
 }
 
+# Hands SIGTERM on. A container's process is root's, as sudo is, and takes no signal of ours: docker hands it on.
+ask() {
+  asked=yes signalled=yes
+  if [ "$phase" = work ] && [ -n "$DOCKER" ]; then
+    for _ in 1 2 3 4 5; do # the container may be just beginning
+      sudo docker kill --signal=TERM "$container" >/dev/null 2>&1 && break
+      sleep 1
+    done
+  else
+    kill -TERM "$child" 2>/dev/null || true
+  fi
+}
+
+# Runs a command beside this script, so that a signal is dealt with at once; `code` is how it ended.
+attend() {
+  "$@" &
+  child=$!
+  [ "$asked" = no ] || ask # the signal came before there was a child
+  while :; do # `wait` ends early when a signal comes
+    signalled=no
+    wait "$child" && code=0 || code=$?
+    [ "$signalled" = yes ] || break
+  done
+}
+
 run() {
-  local child code=0 signalled
-  phase=setup
+  phase=setup asked=no child='' code=0
+  trap ask TERM INT
   mkdir -p "$place"
   write_down "$place/pid" "$$ $boot $attempt"
   log=$place/attempt-$attempt.log
   exec > >(exec tee -a "$log") 2>&1 </dev/null
   tee=$!
   trap ended EXIT
-  mount_bucket
-  install_wheel
+  attend setup
+  if [ "$asked" = yes ] || [ "$code" != 0 ]; then exit 1; fi
+  [ -z "$WHEEL" ] || export PATH=$home/venv-$JOB/bin:$PATH
   cd "$work"
   export PYTHONUTF8=1 PYTHONUNBUFFERED=1 XTR_EXPECT_PROCESSES=$PROCESSES
   if [ "$MOUNT" != none ]; then
@@ -139,8 +173,9 @@ run() {
     export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$work/jax_cache}
   fi
   if [ -n "$DOCKER" ]; then
-    retry sudo docker pull --quiet "$DOCKER"
-    COMMAND=(sudo docker run --rm --privileged --network=host --volume="$home:$home" --workdir="$work"
+    sudo docker rm --force "$container" >/dev/null 2>&1 || true # of an earlier start
+    COMMAND=(sudo docker run --rm --name="$container" --privileged --network=host
+      --volume="$home:$home" --workdir="$work"
       --env=PYTHONUTF8 --env=PYTHONUNBUFFERED --env=XTR_EXPECT_PROCESSES="$PROCESSES"
       --env=XTR_DATA_DIR="$XTR_DATA_DIR" --env=XTR_CACHE_DIR="$XTR_CACHE_DIR"
       --env=JAX_COMPILATION_CACHE_DIR="$JAX_COMPILATION_CACHE_DIR" "$DOCKER" "${COMMAND[@]}")
@@ -150,14 +185,8 @@ run() {
     copier=$!
   fi
   phase=work
-  "${COMMAND[@]}" &
-  child=$!
-  trap 'signalled=yes; kill -TERM "$child" 2>/dev/null || true' TERM INT
-  while :; do # `wait` ends early when a signal comes
-    signalled=no
-    wait "$child" && code=0 || code=$?
-    [ "$signalled" = yes ] || break
-  done
+  attend "${COMMAND[@]}"
+  if [ "$asked" = yes ] && [ "$code" = 143 ]; then code=42; fi # xtr had not begun to listen
   exit "$code"
 }
 
@@ -231,6 +260,7 @@ stop() {
     sleep 1
     waited=$((waited + 1))
   done
+  [ -z "$DOCKER" ] || sudo docker kill "$container" >/dev/null 2>&1 || true # it outlives what started it
   [ "$left" = 0 ]
 }
 

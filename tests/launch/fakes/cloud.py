@@ -72,9 +72,9 @@ def bucket_path(url: str) -> Path:
 
 
 def processes_of(home: Path) -> list[int]:
-    """The sessions that start.sh began on a machine."""
+    """The sessions that start.sh began on a machine, and its containers."""
     found = []
-    for file in home.glob("xtr-launch/jobs/*/process-*/pid"):
+    for file in (*home.glob("xtr-launch/jobs/*/process-*/pid"), *home.glob("containers/*")):
         with contextlib.suppress(ValueError, IndexError):
             found.append(int(file.read_text().split()[0]))
     return found
