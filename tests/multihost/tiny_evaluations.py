@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -25,7 +26,7 @@ from xtr.data.cached_task import CachedTask
 from xtr.data.records import serialize_example
 from xtr.data.vocabulary import read_vocabulary
 from xtr.errors import Preempted
-from xtr.evaluate import engine, index, journal
+from xtr.evaluate import continuous, engine, index, journal, predictor
 from xtr.evaluate.decoding import Decoding
 from xtr.evaluate.ranking import Ranking
 from xtr.evaluate.run import EvaluateRun
@@ -34,6 +35,7 @@ from xtr.models.bloom import BloomConfig
 from xtr.models.heads import WithHead
 from xtr.models.mt5 import MT5Config
 from xtr.models.spec import init_params
+from xtr.parallel import watchdog
 
 SIZE, LENGTH, DECODED = 640, 32, 6
 LABELS = ["1", "#@", "()"]
@@ -291,14 +293,16 @@ def main(worlds: str, out: str, names: str, settings: str = "{}") -> None:
     """The program.
 
     Args:
-      settings: JSON, of `EvaluateRun`; and `shard_rows` of an index, `stop` and `die` (see `_disturb`).
+      settings: JSON, of `EvaluateRun`; and `shard_rows` of an index, `stop`, `die`, `halt`, `pace` (see `_disturb`) and
+        the watchdog's `period`.
     """
     from xtr.parallel import distributed
 
     distributed.initialize()
     settings = json.loads(settings)
     index.SHARD_ROWS = settings.pop("shard_rows", index.SHARD_ROWS)
-    _disturb(settings.pop("stop", 0), settings.pop("die", 0))
+    watchdog.PERIOD = settings.pop("period", watchdog.PERIOD)
+    _disturb(*(settings.pop(name, 0) for name in ("stop", "die", "halt", "pace")))
     for name in names.split(","):
         try:
             evaluate(run_of(Path(worlds) / name, Path(out) / name, rows=8, **settings))
@@ -308,22 +312,35 @@ def main(worlds: str, out: str, names: str, settings: str = "{}") -> None:
             preemption._requested.clear()
 
 
-def _disturb(stop: int, die: int) -> None:
-    """Asks the last process alone to stop when so many shards of a journal are written, and kills the first one when so
-    many of an index are."""
+def _disturb(stop: int, die: int, halt: int, pace: float) -> None:
+    """Asks the last process alone to stop when so many shards of a journal are written, or so many batches begun; and
+    kills the first one when so many shards of an index are written. A batch takes `pace` seconds more."""
 
     def at(count: int, write: Callable, then: Callable) -> Callable:
         calls = iter(range(1, count + 1))
 
         def writing(*arguments):
-            write(*arguments)
+            result = write(*arguments)
             if next(calls, None) == count:
                 then()
+            return result
 
         return writing
 
-    if stop and jax.process_index() == jax.process_count() - 1:
+    def slow(spread_batch: Callable) -> Callable:
+        def spread(*arguments):
+            time.sleep(pace)
+            return spread_batch(*arguments)
+
+        return spread
+
+    is_last = jax.process_index() == jax.process_count() - 1
+    if stop and is_last:
         journal.Journal.add = at(stop, journal.Journal.add, preemption._requested.set)
+    for module in (predictor, continuous) if halt else ():
+        module.spread_batch = slow(module.spread_batch)
+        if is_last:
+            module.spread_batch = at(halt, module.spread_batch, preemption._requested.set)
     if die and jax.process_index() == 0:
         index._write = at(die, index._write, lambda: os.kill(os.getpid(), signal.SIGKILL))
 

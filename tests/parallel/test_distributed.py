@@ -15,7 +15,8 @@ from xtr.errors import UserError
 from xtr.parallel import distributed
 from xtr.parallel.sharding import batch_part
 
-VARIABLES = ("XTR_COORDINATOR", "XTR_NUM_PROCESSES", "XTR_PROCESS_ID", *distributed._TASK_COUNTS)
+VARIABLES = ("XTR_COORDINATOR", "XTR_NUM_PROCESSES", "XTR_PROCESS_ID", "XTR_EXPECT_PROCESSES")
+VARIABLES += distributed._TASK_COUNTS
 
 PROGRAM = """
 import jax, numpy as np
@@ -40,8 +41,18 @@ except UserError as error:
 stops = [distributed.asked_to_stop()]
 if jax.process_index() == 1:
     preemption._requested.set()
-stops += [distributed.asked_to_stop(), distributed.asked_to_stop_alone()]
+stops += [distributed.asked_to_stop()]
 print("told", told, stops)
+"""
+
+# As the command does it, with less patience.
+ALONE = """
+import sys
+from xtr.cli import main as command
+from xtr.parallel import distributed
+distributed._JOIN_SECONDS = 2
+command.run = lambda arguments: distributed.initialize()
+command.main()
 """
 
 
@@ -62,6 +73,7 @@ def test_one_process_does_nothing():
         ({"XTR_NUM_PROCESSES": "2"}, "not set: XTR_COORDINATOR, XTR_PROCESS_ID"),
         ({"XTR_NUM_PROCESSES": "two"}, "XTR_NUM_PROCESSES must be an integer"),
         ({"XTR_COORDINATOR": "a:1", "XTR_NUM_PROCESSES": "2", "XTR_PROCESS_ID": "2"}, r"must lie in 0\.\.1"),
+        ({"XTR_COORDINATOR": "a", "XTR_NUM_PROCESSES": "2", "XTR_PROCESS_ID": "1"}, "must be host:port, .* is 'a'"),
     ],
 )
 def test_half_a_topology_is_refused(environment, message, monkeypatch):
@@ -71,10 +83,52 @@ def test_half_a_topology_is_refused(environment, message, monkeypatch):
         distributed.initialize()
 
 
-def test_two_processes_share_a_batch():
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (RuntimeError("DEADLINE_EXCEEDED: Barrier timed out. Some tasks are missing.\nmore"), distributed.CannotJoin),
+        (RuntimeError("UNAVAILABLE: failed to connect to all addresses"), distributed.CannotJoin),
+        (RuntimeError("UNKNOWN: Failed to start RPC server"), distributed.CannotJoin),
+        (OSError("no answer of the metadata server"), distributed.CannotJoin),
+        (RuntimeError("INVALID_ARGUMENT: Unexpected task registered with task_name=/job:jax_worker/task:3"), UserError),
+        (ValueError("Number of processes must be defined."), UserError),
+    ],
+)
+@pytest.mark.parametrize(("expected", "seconds"), [(None, 300), ("2", 1800)])
+def test_who_does_not_come_is_no_mistake(error, kind, expected, seconds, monkeypatch):
+    asked = []
+
+    def initialize(**settings):
+        asked.append(settings["initialization_timeout"] - distributed._BEFORE_JAX)
+        raise error
+
+    monkeypatch.setattr(distributed.jax.distributed, "initialize", initialize)
+    topology = {"XTR_COORDINATOR": "a:1", "XTR_NUM_PROCESSES": "2", "XTR_PROCESS_ID": "1"}
+    for name, value in (topology | ({"XTR_EXPECT_PROCESSES": expected} if expected else {})).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(kind, match="as process 1 of 2: .*" + str(error).split("\n")[0]) as raised:
+        distributed.initialize()
+    assert type(raised.value) is kind and asked == [seconds] and f"within {seconds} s" in str(raised.value)
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_process_whose_others_do_not_come_leaves_with_1(index):
+    topology = {"XTR_COORDINATOR": f"127.0.0.1:{free_port()}", "XTR_NUM_PROCESSES": "2", "XTR_PROCESS_ID": str(index)}
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""} | topology
+    found = subprocess.run([sys.executable, "-c", ALONE], env=env, capture_output=True, text=True, timeout=120)
+    assert found.returncode == 1, found
+    said = [line for line in found.stderr.splitlines() if line.startswith("xtr: ")]
+    assert said and f"Cannot join the run's other processes as process {index} of 2: 2 s are over." in said[0]
+
+
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+def test_two_processes_share_a_batch():
+    port = free_port()
     processes = []
     for index in range(2):
         env = os.environ | {
@@ -93,7 +147,7 @@ def test_two_processes_share_a_batch():
         out, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
         lines = [line for line in out.split("\n") if line.startswith(("joined", "sum", "told"))]  # Gloo prints too
-        told = "told {'by': 0, 'error': 'no such folder'} [False, True, False]"
+        told = "told {'by': 0, 'error': 'no such folder'} [False, True]"
         assert lines == [f"joined {index} 2 {index} 2", "sum 6.0 (4, 1) 2", told]
 
 

@@ -24,7 +24,7 @@ from xtr.evaluate.decoding import most_probable
 from xtr.evaluate.run import STOPPED
 from xtr.models.cache import put_rows, take_rows
 from xtr.models.interface import DecodingCache, Generator, ModelConfig
-from xtr.parallel.distributed import asked_to_stop_alone
+from xtr.parallel import watchdog
 from xtr.parallel.sharding import (
     BATCH_AXES,
     DEFAULT_RULES,
@@ -392,7 +392,7 @@ def _in_room(
 
     slots, rows, length = None, 0, 0
     for step in schedule([len(s) for s in sequences], length_buckets, slots_of, groups):
-        if asked_to_stop_alone():
+        if watchdog.stop_here():
             raise Preempted(STOPPED)
         if slots is None:
             slots = programs.empty(params, step.slots, step.length)
@@ -413,6 +413,8 @@ def _in_room(
         yield from read(_IN_FLIGHT)
     if slots is not None:
         while (fewer := rows // groups // _SHRINK * groups) >= _LEAST_ROWS * groups:
+            if watchdog.stop_here():
+                raise Preempted(STOPPED)
             slots, found = programs.move(go_on(slots, (rows - fewer) // groups), fewer, length)
             waiting.append(for_every_host(found, mesh))
             yield from read(_IN_FLIGHT)

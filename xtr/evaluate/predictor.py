@@ -18,7 +18,7 @@ from xtr.errors import Preempted
 from xtr.evaluate import batching, continuous, decoding, embedding, ranking, scoring
 from xtr.evaluate.run import STOPPED, EvaluateRun, InferRun
 from xtr.models.interface import ModelConfig
-from xtr.parallel.distributed import asked_to_stop_alone
+from xtr.parallel import watchdog
 from xtr.parallel.mesh import make_mesh
 from xtr.parallel.sharding import (
     DEFAULT_RULES,
@@ -107,7 +107,7 @@ class Predictor:
             batch_shards(self.mesh),
             self.config.pad_id,
         ):
-            if asked_to_stop_alone():
+            if watchdog.stop_here():
                 raise Preempted(STOPPED)
             rows = np.concatenate([indices_b, np.repeat(indices_b[:1], len(tokens_BS) - len(indices_b))])
             extra = [batching.pad([s[i] for i in indices_b], *tokens_BS.shape, 0) for s in aligned]

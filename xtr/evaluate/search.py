@@ -26,7 +26,7 @@ from jax.sharding import PartitionSpec as P
 from xtr.errors import Preempted, UserError
 from xtr.evaluate.metrics import retrieval
 from xtr.evaluate.metrics.retrieval import Similarity, Vectors
-from xtr.parallel.distributed import asked_to_stop_alone
+from xtr.parallel import watchdog
 from xtr.parallel.mesh import make_mesh
 
 BLOCK_BYTES = 2**30
@@ -113,7 +113,7 @@ def screened_top_k(
         for first in range(0, queries, query_rows)
     }
     for first in range(0, count, candidate_rows):
-        if asked_to_stop_alone():
+        if watchdog.stop_here():
             raise Preempted("the search under way was abandoned; it starts again with the next run")
         block = np.asarray(candidate_CD[first : first + candidate_rows])
         rest_CD, longest_in_block = _without_mean(block, first, longest, mean_D)

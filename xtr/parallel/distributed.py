@@ -5,7 +5,10 @@ import importlib.util
 import itertools
 import os
 import pickle
+import re
 import socket
+import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -26,11 +29,18 @@ T = TypeVar("T")
 # Set by the launchers that JAX can read the whole topology from; more than one task means more than one process.
 _TASK_COUNTS = ("SLURM_NTASKS", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 _JOIN_SECONDS = 300
+_JOIN_SECONDS_LAUNCHED = 1800  # by a launcher, which starts them all: some of many machines are slow to boot or install
+_BEFORE_JAX = 60  # seconds between our giving up and JAX's
 # A process may wait as long for another as this one works: for hours, while it tokenises. The watchdog ends a wait for
 # one that fails.
 _PATIENCE_MS = 7 * 24 * 3600 * 1000
 _SEEN_SECONDS = 15.0  # in which a new file of a shared folder is seen by all
+_ADDRESS = re.compile(r"\S+:[0-9]{1,5}")
 _waits = itertools.count()
+
+
+class CannotJoin(RuntimeError):
+    """The other processes of the run cannot be reached; another try may find them."""
 
 
 def _integer(name: str, value: int | str | None) -> int | None:
@@ -56,8 +66,12 @@ def initialize(
 
     Arguments win over the environment: XTR_COORDINATOR ('host:port' of process 0), XTR_NUM_PROCESSES, XTR_PROCESS_ID.
     With neither, JAX finds the processes itself on a TPU and under Slurm or Open MPI. For one process it does nothing.
-    Calling it again does nothing. UserError when only some of the three values are given, or when a launcher expects
-    another number of processes (XTR_EXPECT_PROCESSES).
+    Calling it again does nothing. Where the others do not come in time, it ends the process with 1.
+
+    Raises:
+      UserError: only some of the three values are given, or they cannot be; or a launcher expects another number of
+        processes (XTR_EXPECT_PROCESSES).
+      CannotJoin: another failure, which may be over at the next try.
     """
     if jax.distributed.is_initialized():
         return jax.process_index(), jax.process_count()
@@ -85,6 +99,8 @@ def _initialize(coordinator_address: str | None, num_processes: int | None, proc
             raise UserError(f"A run of several processes needs {', '.join(given)}; not set: {', '.join(missing)}.")
         if not 0 <= index < count:
             raise UserError(f"XTR_PROCESS_ID must lie in 0..{count - 1}, but is {index}.")
+        if not _ADDRESS.fullmatch(address):
+            raise UserError(f"XTR_COORDINATOR must be host:port, an address of process 0, but is {address!r}.")
         _join(coordinator_address=address, num_processes=count, process_id=index)
     elif _on_tpu() or any(int(os.environ.get(name, "1") or 1) > 1 for name in _TASK_COUNTS):
         _join()
@@ -96,14 +112,31 @@ def _initialize(coordinator_address: str | None, num_processes: int | None, proc
 
 
 def _join(**whom: str | int) -> None:
-    try:
-        jax.distributed.initialize(**whom, initialization_timeout=_JOIN_SECONDS)
-    except Exception as error:
+    seconds = _JOIN_SECONDS_LAUNCHED if os.environ.get("XTR_EXPECT_PROCESSES") else _JOIN_SECONDS
+    joined = threading.Event()
+
+    def message(why: str) -> str:
         where = f" as process {whom['process_id']} of {whom['num_processes']}" if whom else ""
-        raise UserError(
-            f"Cannot join the run's other processes{where}: {str(error).splitlines()[0]} Start all of them within "
-            f"{_JOIN_SECONDS} s, each with its own number, and with an address of process 0 that they can reach."
-        ) from error
+        return (
+            f"Cannot join the run's other processes{where}: {why} Start all of them within {seconds} s, each with its "
+            "own number, and with an address of process 0 that they can reach."
+        )
+
+    def give_up() -> None:  # before JAX does, which aborts the process without a word of the reason
+        if not joined.wait(seconds):
+            print(f"xtr: {message(f'{seconds} s are over.')}", file=sys.stderr, flush=True)
+            os._exit(watchdog.CRASHED)
+
+    threading.Thread(target=give_up, name="xtr-join", daemon=True).start()
+    try:
+        jax.distributed.initialize(**whom, initialization_timeout=seconds + _BEFORE_JAX)
+    except Exception as error:
+        # What JAX or its coordination service cannot take is wrong at the next try too; all else is the network, or
+        # machines that are late.
+        wrong = isinstance(error, (ValueError, TypeError)) or "INVALID_ARGUMENT" in str(error)
+        raise (UserError if wrong else CannotJoin)(message([*str(error).splitlines(), ""][0])) from error
+    finally:
+        joined.set()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -228,11 +261,6 @@ def _names(directory: Path) -> list[str]:
         return os.listdir(directory)
     except OSError:
         return []
-
-
-def asked_to_stop_alone() -> bool:
-    """Whether to stop, where one process by itself may: never among several, which would wait for it."""
-    return jax.process_count() == 1 and preemption.requested()
 
 
 def asked_to_stop() -> bool:

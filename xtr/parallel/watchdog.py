@@ -9,6 +9,7 @@ import atexit
 import contextlib
 import dataclasses
 import faulthandler
+import itertools
 import json
 import os
 import re
@@ -81,8 +82,9 @@ class _Monitor:
         self.thread: threading.Thread | None = None
         self.started = 0  # watches so far
         self.broken = False  # a connection to another process is
-        self.at = (0, 0)  # (watch, step) that the work has passed
-        self.stop_at: tuple[int, int] | None = None
+        self.at = (0, 0, 0)  # (watch, step, part of it) that the work has passed
+        self.stop_at: tuple[int, int, int] | None = None
+        self.points = itertools.count(1)  # that the work passes without steps of its own
         self.ending = threading.Lock()
         self.finished = False  # the work is done, and this process about to end
         self.lost: set[int] = set()
@@ -154,7 +156,7 @@ class _Monitor:
     # ------------------------------------------------------------------------------------------------------ stopping
 
     def agree_to_stop(self, client: Any, asked: bool) -> None:
-        """After a request to one process: the step behind which all stop, one that none has passed."""
+        """After a request to one process: the place at which all stop, the first that none has passed."""
         if preemption.requested() and not asked:
             client.key_value_set(f"{_SIGNALS}stop", "", allow_overwrite=True)
         elif asked and self.stop_at is None:
@@ -162,8 +164,8 @@ class _Monitor:
             with self.lock:  # the work waits meanwhile at its next step's end
                 client.key_value_set(f"xtr/stop/{index()}", json.dumps(self.at), allow_overwrite=True)
                 places = [client.blocking_key_value_get(f"xtr/stop/{p}", 60_000) for p in range(processes())]
-                number, step = max(tuple(json.loads(place)) for place in places)
-                self.stop_at = (number, step + 1)
+                number, step, part = max(tuple(json.loads(place)) for place in places)
+                self.stop_at = (number, step, part + 1)
 
     # ------------------------------------------------------------------------------------------------------ ending
 
@@ -326,7 +328,7 @@ def watch(directory: str | os.PathLike, timeout: float = TIMEOUT) -> Iterator[Wa
         own = Watch(Path(directory), timeout, _monitor.started)
         own.beat("starting", slow=True)
         _monitor.watches.append(own)
-        _monitor.at = max(_monitor.at, (own.number, 0))
+        _monitor.at = max(_monitor.at, (own.number, 0, 0))
     _monitor.start()
     try:
         yield own
@@ -349,14 +351,28 @@ def interrupt(directory: str | os.PathLike, error: Exception) -> None:
                 own.error = error
 
 
-def stop_behind(own: Watch, step: int) -> bool:
+def stop_behind(own: Watch, step: int, part: int = 0) -> bool:
     """Whether all processes stop behind this step, because one of them was asked to (SIGTERM). Ask after every step;
-    in several processes the answer comes some steps later, and then alike in all."""
+    in several processes the answer comes some steps later, and then alike in all.
+
+    Args:
+      part: counts the places behind one step at which they may stop, where there are more than one.
+    """
+    return _stops_at((own.number, step, part))
+
+
+def stop_here() -> bool:
+    """The same for work that has no steps of its own: whether all stop at this place. Every process must come to the
+    same places in the same order, from its main thread."""
+    return _stops_at((_monitor.started, next(_monitor.points), 0))
+
+
+def _stops_at(place: tuple[int, int, int]) -> bool:
     if processes() == 1:
         return preemption.requested()
     with _monitor.lock:
-        _monitor.at = max(_monitor.at, (own.number, step))
-        return _monitor.stop_at is not None and (own.number, step) >= _monitor.stop_at
+        _monitor.at = max(_monitor.at, place)
+        return _monitor.stop_at is not None and place >= _monitor.stop_at
 
 
 def is_broken(message: str) -> bool:
