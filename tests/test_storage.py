@@ -1,5 +1,6 @@
 """Files on a local disk and in a bucket are read alike."""
 
+import errno
 import os
 
 import pytest
@@ -71,3 +72,57 @@ def test_relative_paths(tmp_path, monkeypatch):
     assert storage.absolute("file/") == os.path.join(tmp_path, "file")
     assert storage.kvstore("x") == {"driver": "file", "path": f"{tmp_path}/x/"}
     assert storage.kvstore("gs://bucket") == {"driver": "gcs", "bucket": "bucket", "path": ""}
+
+
+def _caused(error: Exception, cause: BaseException) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "blamed"),
+    [
+        (FileNotFoundError(errno.ENOENT, "No such file"), storage.STORED),
+        (FileNotFoundError("there is no file gs://bucket/a"), storage.STORED),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory"), storage.STORED),
+        (OSError("a ends before byte 7"), storage.STORED),
+        (ValueError("its CRC is another"), storage.STORED),
+        (ValueError("DATA_LOSS: CRC-32C checksum verification failed"), storage.STORED),
+        (ValueError("NOT_FOUND: Error opening: No such file or directory [os_error_code='2']"), storage.STORED),
+        (KeyError("chunks"), storage.STORED),
+        (PermissionError(errno.EACCES, "Permission denied"), storage.REFUSED),
+        (OSError("gs://bucket/a cannot be read: PERMISSION_DENIED: HTTP response code: 403"), storage.REFUSED),
+        (OSError(errno.EIO, "Input/output error"), storage.PASSING),
+        (OSError(errno.EMFILE, "Too many open files"), storage.PASSING),
+        (TimeoutError("timed out"), storage.PASSING),
+        (MemoryError(), storage.PASSING),
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 5 bytes."), storage.PASSING),
+        (ValueError("FAILED_PRECONDITION: Error Stale file handle [os_error_code='116']"), storage.PASSING),
+        (OSError("gs://bucket/a cannot be listed: UNAVAILABLE: HTTP response code: 503"), storage.PASSING),
+        (_caused(ValueError("it cannot be read"), MemoryError()), storage.PASSING),
+        (ExceptionGroup("several", [KeyError("a"), OSError(errno.EIO, "Input/output error")]), storage.PASSING),
+    ],
+)
+def test_whom_an_error_blames(error, blamed):
+    assert storage.blame(error) == blamed
+
+
+@pytest.mark.parametrize("look", [storage.is_file, storage.exists, storage.list_directory])
+def test_a_disk_that_does_not_answer_is_not_an_empty_one(look, tmp_path, monkeypatch):
+    os_stat = os.stat
+
+    def fails(path, *arguments, **settings):
+        if os.fspath(path) != str(tmp_path):
+            return os_stat(path, *arguments, **settings)
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    monkeypatch.setattr(storage.os, "stat", fails)
+    with pytest.raises(OSError, match="Input/output error"):
+        look(tmp_path)
+
+
+def test_a_name_that_cannot_be_is_not_there(tmp_path):
+    for name in ("a\0b", "a" * 3000, "file/below"):
+        (tmp_path / "file").touch()
+        path = f"{tmp_path}/{name}"
+        assert not storage.is_file(path) and not storage.exists(path) and storage.list_directory(path) == []

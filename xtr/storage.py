@@ -4,8 +4,12 @@ gs:// goes through TensorStore's own driver. It takes the credentials of the mac
 gcloud's, or those of the virtual machine) and reads public buckets without any.
 """
 
+import errno
 import functools
 import os
+import re
+import stat
+from collections.abc import Iterator
 from typing import Any
 
 import tensorstore as ts
@@ -15,6 +19,53 @@ from xtr.errors import UserError
 GCS = "gs://"
 # A wrong bucket or a machine without a network should say so within a minute, not after the driver's 32 attempts.
 _RETRIES = {"max_retries": 6, "initial_delay": "500ms", "max_delay": "10s"}
+
+# Whom an error of reading blames, see `blame`.
+STORED, REFUSED, PASSING = "stored", "refused", "passing"
+_OF_THE_PATH = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
+_OF_RIGHTS = {errno.EACCES, errno.EPERM}
+# How TensorStore and XLA begin their errors, and how TensorStore names one of the operating system.
+_STATUS_REFUSED = re.compile(r"\b(PERMISSION_DENIED|UNAUTHENTICATED): ")
+_STATUS_PASSING = re.compile(
+    r"\b(RESOURCE_EXHAUSTED|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED|INTERNAL|UNKNOWN): "
+)
+_OS_ERROR = re.compile(r"\[(?:os_error_code='|OS error )(\d+)")
+
+
+def blame(error: BaseException) -> str:
+    """Whom an error of reading blames: what is stored (STORED: it is missing, or is not what its format says),
+    permissions (REFUSED), or the machine, its memory or the network (PASSING: nothing is known of what is stored, and
+    another try may read it)."""
+    for each in _with_causes(error):
+        text = str(each)
+        number = each.errno if isinstance(each, OSError) else None
+        if number is None and (found := _OS_ERROR.search(text)):
+            number = int(found[1])
+        if number is not None and number not in _OF_THE_PATH:
+            return REFUSED if number in _OF_RIGHTS else PASSING
+        if isinstance(each, MemoryError | ConnectionError | TimeoutError):
+            return PASSING
+        if number is None and _STATUS_PASSING.search(text):
+            return PASSING
+        if number is None and _STATUS_REFUSED.search(text):
+            return REFUSED
+    return STORED
+
+
+def _with_causes(error: BaseException) -> Iterator[BaseException]:
+    waiting, seen = [error], set()
+    while waiting:
+        each = waiting.pop()
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
+            yield each
+            waiting += [each.__cause__ or each.__context__, *getattr(each, "exceptions", ())]
+
+
+def raise_if_passing(error: BaseException) -> None:
+    """Raises an error again that is neither of what is stored nor of permissions: no mistake of the user's."""
+    if blame(error) == PASSING:
+        raise error
 
 
 def is_remote(path: str | os.PathLike) -> bool:
@@ -102,11 +153,23 @@ def read_range(path: str | os.PathLike, start: int, length: int) -> bytes:
     return data
 
 
+def _status(path: str) -> os.stat_result | None:
+    """None where there is nothing, or nothing that may be seen. A disk that does not answer is another matter."""
+    try:
+        return os.stat(path)
+    except ValueError:
+        return None
+    except OSError as error:
+        raise_if_passing(error)
+        return None
+
+
 def is_file(path: str | os.PathLike) -> bool:
-    """Whether there is a file at `path`."""
+    """Whether there is a file at `path`. OSError where that cannot be found out."""
     path = absolute(path)
     if not is_remote(path):
-        return os.path.isfile(path)
+        found = _status(path)
+        return found is not None and stat.S_ISREG(found.st_mode)
     store, name = _split(path)
     return bool(_list(store, path, ts.KvStore.KeyRange(name, name + "\0")))
 
@@ -114,12 +177,14 @@ def is_file(path: str | os.PathLike) -> bool:
 def exists(path: str | os.PathLike) -> bool:
     """Whether there is a file or a folder at `path` (on Google Cloud Storage: a folder with anything in it)."""
     path = absolute(path)
-    return is_file(path) or bool(list_directory(path)) if is_remote(path) else os.path.exists(path)
+    return is_file(path) or bool(list_directory(path)) if is_remote(path) else _status(path) is not None
 
 
 def list_directory(path: str | os.PathLike) -> list[str]:
-    """Names of the files and folders in a folder, sorted; [] where there is none."""
+    """Names of the files and folders in a folder, sorted; [] where there is none. OSError where that cannot be found
+    out."""
     path = absolute(path)
     if is_remote(path):
         return sorted({key.decode().partition("/")[0] for key in _list(_open(path), path)})
-    return sorted(os.listdir(path)) if os.path.isdir(path) else []
+    found = _status(path)
+    return sorted(os.listdir(path)) if found is not None and stat.S_ISDIR(found.st_mode) else []

@@ -1,6 +1,7 @@
 """Parameters from any kind of checkpoint, and errors that say what is wrong with one."""
 
 import dataclasses
+import errno
 import shutil
 from typing import Any
 
@@ -10,7 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from xtr import storage
+from xtr.checkpoints import fill as fill_module
 from xtr.checkpoints import load
+from xtr.checkpoints import t5x as t5x_format
 from xtr.checkpoints.manager import CheckpointManager
 from xtr.checkpoints.source import whole
 from xtr.errors import UserError
@@ -179,6 +183,48 @@ def test_a_surplus_array_is_named(tmp_path, params, write_t5x):
 def test_nothing_there(tmp_path):
     with pytest.raises(UserError, match="There is nothing at .*nowhere. Looked for\n.*xtr run.*\n.*T5X checkpoint"):
         load.load_params(tmp_path / "nowhere", CONFIG)
+
+
+NO_ANSWER = {
+    "disk": OSError(errno.EIO, "Input/output error"),
+    "bucket": OSError("gs://bucket/a cannot be listed: UNAVAILABLE: HTTP response code: 503"),
+    "memory": ValueError("RESOURCE_EXHAUSTED: Out of memory"),
+}
+REFUSED = {
+    "disk": PermissionError(errno.EACCES, "Permission denied"),
+    "bucket": OSError("gs://bucket/a cannot be listed: PERMISSION_DENIED: HTTP response code: 403"),
+    "no bucket": OSError("gs://bucket/a cannot be listed: NOT_FOUND: HTTP response code: 404"),
+}
+READERS = {
+    "looking": (storage, "list_directory"),
+    "opening": (t5x_format, "open_legacy"),
+    "reading the file": (storage, "read_bytes"),
+    "reading arrays": (fill_module._Piece, "read"),
+}
+
+
+def failing(where, error, monkeypatch):
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr(*READERS[where], fails)
+
+
+@pytest.mark.parametrize("where", READERS)
+@pytest.mark.parametrize("why", NO_ANSWER)
+def test_what_does_not_answer_is_no_mistake(t5x, where, why, monkeypatch):
+    failing(where, NO_ANSWER[why], monkeypatch)
+    with pytest.raises(type(NO_ANSWER[why])) as raised:
+        load.load_params(t5x.parent if where == "looking" else t5x, CONFIG)
+    assert not isinstance(raised.value, UserError)
+
+
+@pytest.mark.parametrize("where", READERS)
+@pytest.mark.parametrize("why", REFUSED)
+def test_what_may_not_be_read_is_a_mistake(t5x, where, why, monkeypatch):
+    failing(where, REFUSED[why], monkeypatch)
+    with pytest.raises(UserError):
+        load.load_params(t5x.parent if where == "looking" else t5x, CONFIG)
 
 
 def test_something_else_there(tmp_path):

@@ -1,5 +1,6 @@
 """A run goes on from its last good checkpoint, whatever became of newer ones; nothing is deleted."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -8,11 +9,13 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xtr.checkpoints.manager import CheckpointManager, committed_steps
+from xtr import storage
+from xtr.checkpoints.manager import CheckpointManager, committed_steps, steps_found
 from xtr.checkpoints.resume import resume
 from xtr.errors import UserError
 
@@ -113,6 +116,81 @@ def test_another_model_is_a_mistake_and_no_damage(saved, tmp_path):
     with pytest.raises(UserError, match="does not fit the model"):
         resume(copy, ABSTRACT | {"z": ABSTRACT["y"]})
     assert committed_steps(copy) == [1, 2, 3]
+
+
+NO_DAMAGE = {
+    "a disk that does not answer": OSError(errno.EIO, "Input/output error"),
+    "a mount that is gone": OSError(errno.ENOTCONN, "Transport endpoint is not connected"),
+    "no right": PermissionError(errno.EACCES, "Permission denied"),
+    "no memory": MemoryError(),
+    "no memory on the device": jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 5 bytes"),
+    "a storage layer's word of the disk": ValueError("NOT_FOUND: Error reading Input/output error [os_error_code='5']"),
+    "a bucket that does not answer": ValueError("UNAVAILABLE: CURL error[7] Couldn't connect to server"),
+}
+
+
+@pytest.mark.parametrize("where", ["index", "state"])
+@pytest.mark.parametrize("why", NO_DAMAGE)
+def test_what_says_nothing_of_the_checkpoint_sets_none_aside(where, why, saved, tmp_path, monkeypatch):
+    copy = tmp_path / "run"
+    shutil.copytree(saved, copy)
+
+    def fails(*_, **__):
+        raise NO_DAMAGE[why]
+
+    if where == "index":
+        monkeypatch.setattr(storage, "read_bytes", fails)
+    else:
+        monkeypatch.setattr(ocp.PyTreeCheckpointHandler, "restore", fails)
+    with pytest.raises(type(NO_DAMAGE[why])) as raised:
+        resume(copy, ABSTRACT)
+    assert not isinstance(raised.value, UserError)
+    monkeypatch.undo()
+    assert committed_steps(copy) == [1, 2, 3] and {path.name for path in copy.iterdir()} == {"1", "2", "3"}
+    assert_resumed(resume(copy, ABSTRACT), 3)
+
+
+@pytest.mark.parametrize("call", ["listdir", "stat"])
+def test_a_run_does_not_begin_anew_where_its_folder_cannot_be_seen(call, saved, monkeypatch):
+    original = getattr(os, call)
+
+    def fails(path, *arguments, **settings):
+        if os.fspath(path) != str(saved):
+            return original(path, *arguments, **settings)
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    monkeypatch.setattr(storage.os, call, fails)
+    with pytest.raises(OSError, match="Input/output error"):
+        steps_found(saved)
+
+
+@pytest.mark.parametrize("harm", ["flip", "missing", "state"])
+def test_what_a_second_reading_finds_whole_is_not_set_aside(harm, saved, tmp_path, monkeypatch):
+    """A bit that flipped on its way, a name that was not seen yet, data that came short."""
+    copy, failed = tmp_path / "run", []
+    shutil.copytree(saved, copy)
+    read_bytes, restore = storage.read_bytes, ocp.PyTreeCheckpointHandler.restore
+
+    def read_once_wrong(path):
+        if "/3/index/extras.json" not in path or failed:
+            return read_bytes(path)
+        failed.append(path)
+        if harm == "missing":
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", path)
+        return bytes([read_bytes(path)[0] ^ 1]) + read_bytes(path)[1:]
+
+    def restore_once_wrong(*arguments, **settings):
+        if failed:
+            return restore(*arguments, **settings)
+        failed.append("state")
+        raise ValueError("DATA_LOSS: Error reading local file: CRC-32C checksum verification failed")
+
+    if harm == "state":
+        monkeypatch.setattr(ocp.PyTreeCheckpointHandler, "restore", restore_once_wrong)
+    else:
+        monkeypatch.setattr(storage, "read_bytes", read_once_wrong)
+    assert_resumed(resume(copy, ABSTRACT), 3)
+    assert failed and {path.name for path in copy.iterdir()} == {"1", "2", "3"}
 
 
 # A process that may write no file above a size stands for a disk that is full: the writes fail in the same calls.

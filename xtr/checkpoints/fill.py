@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from xtr import storage
 from xtr.checkpoints import source
 from xtr.checkpoints.layout import Part, arrange
 from xtr.checkpoints.source import Index, StoredArray
@@ -212,6 +213,7 @@ def fill(targets: Sequence[Target], what: str) -> list[jax.Array]:
 
     Raises:
       UserError: arrays that turn out to be unreadable; one error names all of them.
+      OSError, ValueError: one cannot be read now (`storage.PASSING`).
     """
     buffers = _allocate(targets)
     shards = [_shards(target) for target in targets]
@@ -241,6 +243,7 @@ def fill(targets: Sequence[Target], what: str) -> list[jax.Array]:
                 if cost > TRIM_FROM:
                     _malloc_trim()(0)
             except source.UNREADABLE as error:
+                storage.raise_if_passing(error)
                 shape = piece.part.shape
                 faults.setdefault(piece.part.name, f"cannot be read at the array {piece.part.name} {shape}: {error}")
             del future

@@ -122,6 +122,7 @@ def _read_index(path: str) -> dict[str, list[str]]:
             files.setdefault(file, []).append(name)
         return files
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        storage.raise_if_passing(error)
         raise UserError(f"{path} is damaged: it is no index of weights ({error!r}).") from error
 
 
@@ -132,6 +133,7 @@ def _open_files(path: str, files: Mapping[str, list[str] | None], opener) -> dic
         try:
             found = opener(storage.join(path, file))
         except source.UNREADABLE as error:
+            storage.raise_if_passing(error)
             if names is None:
                 raise UserError(f"{storage.join(path, file)} cannot be read: {error}.") from error
             arrays |= {name: source.broken((), f"its file {file} cannot be read: {error}") for name in names}

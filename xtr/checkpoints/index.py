@@ -10,8 +10,8 @@ import dataclasses
 import json
 import os
 import zlib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -22,6 +22,8 @@ from xtr import storage
 from xtr.checkpoints import digests
 from xtr.errors import UserError
 from xtr.parallel import distributed
+
+T = TypeVar("T")
 
 INDEX = "index"
 ARRAYS = "arrays.json"
@@ -112,13 +114,16 @@ def _read(step_directory: str | os.PathLike, name: str) -> Any:
             raise ValueError("its CRC is another")
         return json.loads(text)
     except (OSError, ValueError) as error:
+        if storage.blame(error) != storage.STORED:
+            raise
         raise DamagedCheckpoint(
             f"The checkpoint {step_directory} is damaged: {INDEX}/{name} cannot be read ({error})."
         ) from error
 
 
 def read_index(step_directory: str | os.PathLike) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """({array name: {shape, dtype, digest}}, extras) of a checkpoint. DamagedCheckpoint where they cannot be read."""
+    """({array name: {shape, dtype, digest}}, extras) of a checkpoint. DamagedCheckpoint where they are not what was
+    written; OSError where that cannot be found out."""
     head = _read(step_directory, ARRAYS)
     shares = [_read(step_directory, _digests_file(process)) for process in range(head["processes"])]
     arrays = {
@@ -128,14 +133,36 @@ def read_index(step_directory: str | os.PathLike) -> tuple[dict[str, dict[str, A
     return arrays, _read(step_directory, _EXTRAS)
 
 
-def verify(step_directory: str | os.PathLike, arrays: Mapping[str, jax.Array]) -> None:
+def read_alike(read: Callable[[], T]) -> T:
+    """What `read` returns in this process. Every process must call it: what one finds damaged is damaged to all.
+
+    Raises:
+      DamagedCheckpoint: `read` raised it in some process.
+    """
+    found, reason = None, None
+    try:
+        found = read()
+    except DamagedCheckpoint as error:
+        if jax.process_count() == 1:
+            raise
+        reason = str(error)
+    if reasons := [each for each in distributed.from_every(reason) if each]:
+        raise DamagedCheckpoint(reasons[0])
+    return found
+
+
+def verify(
+    step_directory: str | os.PathLike, index: Mapping[str, Mapping[str, Any]], arrays: Mapping[str, jax.Array]
+) -> None:
     """Compares the digests of arrays that were read with those that were written, whatever the mesh. Every process must
     call it, with its view of the same arrays. An array that was cast while it was read is not compared.
 
+    Args:
+      index: from `read_index`.
+
     Raises:
-      DamagedCheckpoint: naming every array that is not what was written.
+      DamagedCheckpoint: naming every array that is not what was written; in every process.
     """
-    index, _ = read_index(step_directory)
     same = {name: x for name, x in arrays.items() if np.dtype(index[name]["dtype"]) == x.dtype}
     own = {name: digests.of_parts(digests.own_parts(x), x.shape) for name, x in same.items()}
     brought = distributed.from_every({name: share for name, share in own.items() if not digests.is_own(same[name])})

@@ -59,6 +59,7 @@ def resolve(path: str | os.PathLike) -> tuple[str, str]:
 
     Raises:
       UserError: nothing is there, or nothing that is known; says what was looked for.
+      OSError: the disk or the bucket does not answer now. So it is wherever a checkpoint is opened or read.
     """
     path = storage.absolute(path)
     try:
@@ -75,6 +76,7 @@ def resolve(path: str | os.PathLike) -> tuple[str, str]:
                 return T5X, folder
         there = bool(names) or storage.exists(path)
     except OSError as error:
+        storage.raise_if_passing(error)
         raise UserError(f"{path} cannot be read: {error}.") from error
     looked_for = (
         "  an xtr run (checkpoints/<step>/), one of its checkpoints (<step>/index/arrays.json),\n"
@@ -103,6 +105,7 @@ def open_source(kind: str, path: str, model: ModelConfig | None, *, allow_pickle
         wanted = layout.expected(places)
         return huggingface.open_folder(path, model.huggingface(), wanted, allow_pickle=allow_pickle)
     except OSError as error:
+        storage.raise_if_passing(error)
         raise UserError(f"{path} cannot be read: {error}.") from error
 
 
@@ -261,7 +264,8 @@ def _read(
     ]
     arrays = fill(targets, checkpoint.what)
     if checkpoint.kind == XTR:
-        index.verify(checkpoint.path, {f"params/{path}": a for path, a in zip(paths, arrays, strict=True)})
+        written, _ = index.read_index(checkpoint.path)
+        index.verify(checkpoint.path, written, {f"params/{path}": a for path, a in zip(paths, arrays, strict=True)})
     return arrays
 
 

@@ -74,6 +74,7 @@ def open_source(step_directory: str) -> source.Source:
     try:
         counts = source.list_keys(store)
     except OSError as error:
+        storage.raise_if_passing(error)
         raise DamagedCheckpoint(
             f"The checkpoint {step_directory} is damaged and cannot be read. {ADVICE}\n{error}"
         ) from error
@@ -126,13 +127,15 @@ def compare(
 def read_arrays(
     step_directory: str | os.PathLike, abstract: Mapping[str, jax.ShapeDtypeStruct]
 ) -> dict[str, jax.Array]:
-    """Reads the named arrays of a checkpoint to the shardings (and dtypes) of `abstract`, and verifies each.
+    """Reads the named arrays of a checkpoint to the shardings (and dtypes) of `abstract`, and verifies each. Every
+    process must call it.
 
     Raises:
       UserError: an array is missing or has another shape.
-      DamagedCheckpoint: one cannot be read, or is not what was written.
+      DamagedCheckpoint: one is not there, or is not what was written; in every process.
+      Exception: whatever else ends a reading: a disk that does not answer, a lack of memory.
     """
-    index, _ = read_index(step_directory)
+    index, _ = indices.read_alike(lambda: read_index(step_directory))
     stored = {name: tuple(entry["shape"]) for name, entry in index.items()}
     compare(
         {name: tuple(x.shape) for name, x in abstract.items()},
@@ -143,24 +146,32 @@ def read_arrays(
         name: ocp.ArrayRestoreArgs(sharding=x.sharding, global_shape=stored[name], dtype=np.dtype(index[name]["dtype"]))
         for name, x in abstract.items()
     }
-    try:
-        # The handler alone: Orbax's readers around it wait for the other processes, one of which may have failed.
-        nested = ocp.PyTreeCheckpointHandler().restore(
-            epath.Path(step_directory) / STATE,
-            args=ocp.args.PyTreeRestore(
-                item=unflatten(abstract), restore_args=unflatten(restore_args), partial_restore=True
-            ),
-        )
-    except Exception as error:  # whatever the storage layers raise, the reader's reason is one: unreadable data
-        raise DamagedCheckpoint(
-            f"The checkpoint {step_directory} is damaged and cannot be read. {ADVICE}\n{error}"
-        ) from error
-    arrays = named_leaves(nested)
-    lost = [name for name in abstract if getattr(arrays.get(name), "shape", None) != stored[name]]
-    lost += [name for name, array in arrays.items() if not isinstance(array, jax.Array)]
-    if lost:
-        raise DamagedCheckpoint(f"The checkpoint {step_directory} is damaged: it lacks {', '.join(sorted(set(lost)))}.")
-    indices.verify(step_directory, arrays)
+
+    def read() -> dict[str, jax.Array]:
+        try:
+            # The handler alone: Orbax's readers around it wait for the other processes, one of which may have failed.
+            nested = ocp.PyTreeCheckpointHandler().restore(
+                epath.Path(step_directory) / STATE,
+                args=ocp.args.PyTreeRestore(
+                    item=unflatten(abstract), restore_args=unflatten(restore_args), partial_restore=True
+                ),
+            )
+        except Exception as error:  # for data that is not what its format says the storage layers raise many kinds
+            if storage.blame(error) != storage.STORED:
+                raise
+            raise DamagedCheckpoint(
+                f"The checkpoint {step_directory} is damaged and cannot be read. {ADVICE}\n{error}"
+            ) from error
+        arrays = named_leaves(nested)
+        lost = [name for name in abstract if getattr(arrays.get(name), "shape", None) != stored[name]]
+        lost += [name for name, array in arrays.items() if not isinstance(array, jax.Array)]
+        if lost:
+            lacks = ", ".join(sorted(set(lost)))
+            raise DamagedCheckpoint(f"The checkpoint {step_directory} is damaged: it lacks {lacks}.")
+        return arrays
+
+    arrays = indices.read_alike(read)
+    indices.verify(step_directory, index, arrays)
     return {
         name: arrays[name] if arrays[name].dtype == x.dtype else arrays[name].astype(x.dtype)
         for name, x in abstract.items()
@@ -170,18 +181,18 @@ def read_arrays(
 def read_state(directory: str | os.PathLike, step: int, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
     """(state, extras) of a step, with the structure, dtypes and shardings of `abstract_state` (ShapeDtypeStructs).
 
-    The mesh may differ from the one that saved.
+    The mesh may differ from the one that saved. Every process must call it.
 
     Raises:
       UserError: no such step; arrays that are missing, not expected or misshapen (all are named).
       DamagedCheckpoint: what is there is not what was written.
     """
     path = storage.join(directory, str(step))
-    if not is_step_directory(path):
+    if not distributed.from_first(lambda: is_step_directory(path)):
         steps = committed_steps(directory)
         raise UserError(f"No complete checkpoint of step {step} in {directory}; it has steps {steps}.")
     abstract = named_leaves(abstract_state)
-    index, extras = read_index(path)
+    index, extras = indices.read_alike(lambda: read_index(path))
     compare(
         {name: tuple(x.shape) for name, x in abstract.items()},
         {name: tuple(entry["shape"]) for name, entry in index.items()},

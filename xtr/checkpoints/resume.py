@@ -10,6 +10,7 @@ from xtr.parallel import distributed
 from xtr.progress import note
 
 DAMAGED = "damaged"
+_READINGS = 2  # that must fail alike
 
 
 class Resumed(NamedTuple):
@@ -23,7 +24,9 @@ class Resumed(NamedTuple):
 def resume(directory: str | os.PathLike, abstract_state: Any) -> Resumed | None:
     """Reads the newest checkpoint that is what was written. Every process must call it.
 
-    Newer ones that are not, or that lack files, are renamed to '<step>.damaged', so that the steps can be saved again.
+    Newer ones that are not, or that lack files, are renamed to '<step>.damaged', so that the steps can be saved again;
+    but only when a second reading says so too. What says nothing of the checkpoint (a disk that does not answer, a lack
+    of memory) is raised, and leaves it in its place.
 
     Args:
       directory: the run's checkpoints, on a disk.
@@ -37,24 +40,29 @@ def resume(directory: str | os.PathLike, abstract_state: Any) -> Resumed | None:
     """
     lost = []
     for step in reversed(distributed.from_first(lambda: steps_found(directory))):
-        reason, found = None, None
-        try:
-            path = storage.join(directory, str(step))
-            if not is_step_directory(path):
-                raise DamagedCheckpoint(f"The checkpoint {path} is damaged: files of it are missing.")
-            found = read_state(directory, step, abstract_state)
-        except DamagedCheckpoint as error:
-            reason = str(error)
-        if not (reasons := [each for each in distributed.from_every(reason) if each]):
-            if lost:
-                note(f"xtr: going on from step {step}; lost: the work of {step + 1} to {lost[0]}.")
-            return Resumed(step, *found)
+        for _ in range(_READINGS):
+            found = _read(directory, step, abstract_state)
+            if isinstance(found, Resumed):
+                if lost:
+                    note(f"xtr: going on from step {step}; lost: the work of {step + 1} to {lost[0]}.")
+                return found
         kept = distributed.from_first(lambda step=step: _set_aside(directory, step))
-        note(f"xtr: {reasons[0]}\nxtr: kept as {kept}.")
+        note(f"xtr: {found}\nxtr: kept as {kept}.")
         lost.append(step)
     if lost:
         note(f"xtr: no good checkpoint is left in {directory}; beginning anew.")
     return None
+
+
+def _read(directory: str | os.PathLike, step: int, abstract_state: Any) -> Resumed | str:
+    """A step's state, or why it is damaged; the same in every process."""
+    path = storage.join(directory, str(step))
+    if not distributed.from_first(lambda: is_step_directory(path)):
+        return f"The checkpoint {path} is damaged: files of it are missing."
+    try:
+        return Resumed(step, *read_state(directory, step, abstract_state))
+    except DamagedCheckpoint as error:
+        return str(error)
 
 
 def _set_aside(directory: str | os.PathLike, step: int) -> str:

@@ -72,7 +72,8 @@ def _first_missing(path: str, data: int, ends: list[int]) -> int:
         try:
             storage.read_range(path, data + end - 1, 1)
             return True
-        except OSError:
+        except OSError as error:
+            storage.raise_if_passing(error)
             return False
 
     if reaches(ends[-1]):

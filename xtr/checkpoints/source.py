@@ -22,7 +22,7 @@ class StoredArray:
 
     Attributes:
       shape, dtype: as it is stored.
-      read: (index) -> that slice. Raises one of UNREADABLE.
+      read: (index) -> that slice. Raises one of UNREADABLE; `storage.blame` says what it tells of the array.
       grain: a slice is read at no more cost when its bounds are multiples of these (the chunks of zarr).
       fault: why it cannot be read, where that is known already.
     """
@@ -136,6 +136,7 @@ def open_zarr(
         try:
             opened = future.result()
         except ValueError as error:
+            storage.raise_if_passing(error)
             gone = counts is not None and folders[name] not in counts
             arrays[name] = broken((), "its folder is not there" if gone else str(error))
             continue

@@ -91,6 +91,7 @@ def open_legacy(path: str) -> source.Source:
         version, optimizer = contents["version"], contents["optimizer"]
         step, target, states = optimizer["state"]["step"], optimizer["target"], optimizer["state"]["param_states"]
     except Exception as error:  # msgpack raises many kinds for bytes that are not its own
+        storage.raise_if_passing(error)
         raise UserError(f"{file} is not a T5X checkpoint (a Flax msgpack file): {error!r}.") from error
     if version != 3:
         raise UserError(
@@ -145,6 +146,7 @@ def open_orbax(path: str) -> source.Source:
         counts = source.list_keys(store)
         inline = _inline(state)
     except source.UNREADABLE as error:
+        storage.raise_if_passing(error)
         what = f"The T5X checkpoint {path} is damaged"
         raise UserError(f"{what}: its list of arrays cannot be read ({error}).") from error
     driver = "zarr3" if metadata.get("use_zarr3") else "zarr"
@@ -163,6 +165,7 @@ def open_orbax(path: str) -> source.Source:
         if step is None:
             step = source.open_zarr(store, steps, driver=driver)["state.step"].read(())
     except (KeyError, *source.UNREADABLE) as error:
+        storage.raise_if_passing(error)
         raise UserError(f"The T5X checkpoint {path} is damaged: its step cannot be read ({error!r}).") from error
     return _source(path, int(step), open_those(TARGET, True), lambda: open_those(PARAM_STATES, strict_slots))
 
@@ -175,5 +178,6 @@ def _inline(state: str) -> dict[str, np.ndarray]:
     try:
         leaves = dict(_leaves(flax.serialization.msgpack_restore(storage.read_bytes(file))))
     except Exception as error:  # msgpack raises many kinds for bytes that are not its own
+        storage.raise_if_passing(error)
         raise ValueError(f"{file} is not a Flax msgpack file: {error!r}") from error
     return {name: np.asarray(leaf) for name, leaf in leaves.items() if not isinstance(leaf, str) and leaf is not None}

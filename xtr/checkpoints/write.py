@@ -58,6 +58,7 @@ def _layers(checkpoint: Source, spec: ParamSpec, parts: list[Part]) -> Iterator[
         try:
             stored = array.read(whole(array.shape))
         except UNREADABLE as error:
+            storage.raise_if_passing(error)
             where = f"cannot be read at the array {part.name} {part.shape}"
             raise UserError(f"{checkpoint.what} is damaged: {where}: {error}") from error
         held = layout.arrange(stored, part.held_axes()).astype(np.dtype(spec.dtype), copy=False)
