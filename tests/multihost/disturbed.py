@@ -7,6 +7,7 @@ Settings, in JSON:
   batches: a folder for the batches that this process trains on.
   fault: [what, process, batch] or [what, process, batch, a file that must be there first], before that process trains
     on that batch: 'stuck', 'slow' (3 s), 'kill', 'terminate', 'mistake' or 'crash'.
+  validation: [process, batch]: that process is asked to stop before that batch of the first validation.
   pace: seconds that each batch takes, so that there is a time between steps.
   watchdog: constants of `xtr.parallel.watchdog`.
 """
@@ -81,12 +82,30 @@ def disturbed(batches_of, fault: list | None, kept: str | None, pace: float):
     return make
 
 
+def validating(train_batches, at: list, pace: float):
+    """`loop.train_batches`, which validation reads, with a request to stop before one batch."""
+
+    def make(*arguments):
+        batches = train_batches(*arguments)
+        for number in itertools.count():
+            time.sleep(pace)
+            if at == [watchdog.index(), number]:
+                at.clear()
+                fail("terminate")
+            if (batch := next(batches, None)) is None:
+                return
+            yield batch
+
+    return make
+
+
 def main(settings: str, *arguments: str) -> None:
     settings = json.loads(settings)
     loop.ensure_cached = engine.ensure_cached = cached(settings["tasks"])
     loop.batches_of = disturbed(
         loop.batches_of, settings.get("fault"), settings.get("batches"), settings.get("pace", 0)
     )
+    loop.train_batches = validating(loop.train_batches, settings.get("validation", []), settings.get("pace", 0))
     for name, value in settings.get("watchdog", {}).items():
         setattr(watchdog, name, value)
     sys.argv = ["xtr", *arguments]

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import itertools
 import json
 import os
 import time
@@ -34,6 +35,7 @@ from xtr.train.run import TrainRun
 from xtr.train.step import TrainOptions, abstract_state, init_state, make_eval_step, make_train_step
 
 VALIDATION = "validation"
+DUE = "validation_due"  # a file of the run: the step whose validation a request to stop came before
 LOG_PERIOD = 10  # steps whose metrics are fetched together, so that the device never waits for the host
 # The released mT5 checkpoints carry second moments of a loss divided by batch x target length of pretraining
 # (T5X docs/usage/finetune.md), so a run that goes on with those moments divides by the same number.
@@ -142,6 +144,7 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
     writer = SummaryWriter(curves) if distributed.is_first() else None
     meter, profiler = telemetry.Meter(mesh.devices.flat), telemetry.Profiler(run.profile_steps, curves)
     pending: list[tuple[int, str, float, dict]] = []
+    due_file = Path(run.model_dir) / DUE
 
     def flush(first: bool = False) -> str:
         """Fetches the metrics of the steps since the last flush, or of a program's first; returns a note for the
@@ -159,6 +162,17 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
         pending.clear()
         return f"loss {scalars['loss']:.3f}"
 
+    def validated() -> bool:
+        """Validates this step and writes what is found; False where a request to stop came before the end."""
+        found = validate(run, parts, state.params, mesh, step, watch)
+        if found is None:
+            return False
+        for head, scalars in found.items():
+            write_scalars(writer, step, scalars, tag("validation", head))
+        if distributed.is_first():
+            due_file.unlink(missing_ok=True)
+        return True
+
     name = f"train {run.mixture_or_task_name}"
     compiled: set[str] = set()  # the heads whose first step is done
     with (
@@ -166,6 +180,9 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
         watchdog.watch(run.model_dir, run.hang_timeout) as watch,
         contextlib.closing(profiler),
     ):
+        owed = distributed.from_first(lambda: due_file.read_text().strip() if due_file.exists() else "")
+        if run.eval_period and owed == str(step) and not validated():
+            raise Preempted(f"before the validation of step {step}; {run.model_dir} stays there")
         while step < run.train_steps:
             watch.beat("waiting for its data", step)
             with meter.waiting():
@@ -189,13 +206,14 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
             logs = first or evaluates or saves or step % LOG_PERIOD == 0
             bar.advance(note=flush(first) if logs else "")
             with meter.apart():
-                if evaluates:
-                    for head, part in parts.items():
-                        validate(run, part, state.params, mesh, writer, step, tag("validation", head), watch)
-                if saves:
+                # Who is asked to stop saves first: a machine that is taken away has seconds.
+                due = evaluates and (stop or not validated())
+                if due and distributed.is_first():
+                    rundir.write_atomic(due_file, f"{step}\n")
+                if saves or due:
                     watch.beat("saving a checkpoint", step, slow=True)
                     checkpoints.save(step, state, {"data": batches.get_state()})
-            if stop and not last:
+            if due or (stop and not last):
                 checkpoints.wait()
                 raise Preempted(f"saved step {step} of {run.train_steps} in {run.model_dir}")
         watch.beat("saving the last checkpoint", step, slow=True)
@@ -264,20 +282,22 @@ def per_token(metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
 
 
 def validate(
-    run: TrainRun, part: Part, params, mesh, writer, step: int, prefix: str, watch: watchdog.Watch
-) -> dict[str, float]:
-    """Teacher-forced loss and accuracy on the first `eval_steps` batches of the validation splits that there are."""
-    data = part.of_split(VALIDATION)
-    if data is None:
-        return {}
-    evaluate_step = make_eval_step(part.model, mesh, run.mesh.rules, part.objective)
-    sums: dict[str, float] = {}
-    batches = train_batches(data, *batch_part(mesh))
-    for _, batch in zip(range(run.eval_steps), batches, strict=False):
-        watch.beat("in validation", step, slow=True)
-        metrics = jax.device_get(evaluate_step(params, global_batch(batch, mesh)))
-        for name, value in metrics.items():
-            sums[name] = sums.get(name, 0.0) + float(value)
-    scalars = per_token(sums) if sums else {}
-    write_scalars(writer, step, scalars, prefix)
-    return scalars
+    run: TrainRun, parts: Mapping[str, Part], params, mesh, step: int, watch: watchdog.Watch
+) -> dict[str, dict[str, float]] | None:
+    """Teacher-forced loss and accuracy of each head, on the first `eval_steps` batches of the validation splits that
+    there are; None where all processes were asked to stop before the end."""
+    found, batch_number = {}, itertools.count(1)
+    for head, part in parts.items():
+        if (data := part.of_split(VALIDATION)) is None:
+            continue
+        evaluate_step = make_eval_step(part.model, mesh, run.mesh.rules, part.objective)
+        sums: dict[str, float] = {}
+        for _, batch in zip(range(run.eval_steps), train_batches(data, *batch_part(mesh)), strict=False):
+            if watchdog.stop_behind(watch, step, next(batch_number)):
+                return None
+            watch.beat("in validation", step, slow=True)
+            metrics = jax.device_get(evaluate_step(params, global_batch(batch, mesh)))
+            for name, value in metrics.items():
+                sums[name] = sums.get(name, 0.0) + float(value)
+        found[head] = per_token(sums) if sums else {}
+    return found
