@@ -276,12 +276,16 @@ def test_killed_and_run_again_gives_the_same_bits(moment, undisturbed, study_arg
         assert (directory / path.relative_to(undisturbed)).read_bytes() == path.read_bytes()
 
 
+def endless(study_arguments, directory: Path, save_period: int) -> list[str]:
+    """The command of a study whose pretraining lasts for longer than a test."""
+    model = {"gin_file": str(gin_folder(study_arguments) / "tiny.gin")}
+    model |= {"stage_overrides": {"pretrain": {"TRAIN_STEPS": 1_000_000, "SAVE_PERIOD": save_period}}}
+    return [*XTR, *study_arguments(directory), f"--gin.study.models={{'tiny': {model!r}}}"]
+
+
 def test_sigterm_saves_and_exits_with_42(study_arguments, tmp_path):
     directory = tmp_path / "study"
-    # So long that the request comes in the middle of it.
-    model = {"gin_file": str(gin_folder(study_arguments) / "tiny.gin")}
-    model |= {"stage_overrides": {"pretrain": {"TRAIN_STEPS": 1_000_000, "SAVE_PERIOD": 2}}}
-    command = [*XTR, *study_arguments(directory), f"--gin.study.models={{'tiny': {model!r}}}"]
+    command = endless(study_arguments, directory, save_period=2)
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
     try:
         wait_for(lambda: any(map(committed_steps, directory.glob("stages/pretrain.*/checkpoints"))), process)
@@ -291,6 +295,30 @@ def test_sigterm_saves_and_exits_with_42(study_arguments, tmp_path):
     assert process.returncode == 42, stderr.decode()
     assert b"preempted: saved step" in stderr
     assert {lease.look(place) for place in (directory / "leases").iterdir()} == {None}  # given back
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("save_period", [0, 50])
+def test_a_training_whose_lease_is_lost_stops(save_period, study_arguments, tmp_path):
+    """At its next step after a heartbeat, or before it saves; it keeps nothing then."""
+    directory, log = tmp_path / "study", tmp_path / "log"
+    with open(log, "w") as err:
+        command = endless(study_arguments, directory, save_period)
+        process = subprocess.Popen(command, stderr=err, stdout=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: any(directory.glob("stages/pretrain.*/tensorboard/train/events.*")), process)
+        (place,) = directory.glob("leases/pretrain.*")
+        (place / "2").mkdir()
+        other = lease.Holder("r", "other", 1, "other", "")
+        lease.Lease(place, 2, other).beat()
+        wait_for(lambda: "was taken over" in log.read_text(), process)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=120)
+    assert process.returncode == 42 and "no stage was begun any more" in log.read_text()
+    assert save_period or not list(directory.glob("stages/pretrain.*/checkpoints/*"))
+    assert not list(directory.glob("stages/*/FAILED"))
+    assert lease.look(place).holder == other
 
 
 @pytest.mark.slow
