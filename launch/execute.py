@@ -36,8 +36,9 @@ class Result:
         return lines[-1].strip()
 
 
-def execute(action: Action, limit: float = _LIMIT) -> Result:
-    """Does one action. A command that is still running after `limit` seconds is killed, and counts as failed.
+def execute(action: Action, limit: float = _LIMIT, interrupted: Callable[[], bool] = lambda: False) -> Result:
+    """Does one action. A command that runs longer than `limit` seconds, or until `interrupted` says yes, is killed, and
+    counts as failed.
 
     Raises:
       UserError: there is no such program.
@@ -54,12 +55,17 @@ def execute(action: Action, limit: float = _LIMIT) -> Result:
         )
     except FileNotFoundError:
         raise _no_program(action) from None
-    try:
-        out, err = process.communicate(action.stdin.encode(), timeout=limit)
-    except subprocess.TimeoutExpired:
-        _kill(process)
-        process.communicate()
-        return Result(124, "", f"{action.argv[0]} did not answer within {limit:g} s")
+    text, end = action.stdin.encode(), time.monotonic() + limit
+    while True:
+        try:
+            out, err = process.communicate(text, timeout=0.2)
+            break
+        except subprocess.TimeoutExpired:
+            text = None  # it is given once
+        if interrupted() or time.monotonic() > end:
+            _kill(process)
+            process.communicate()
+            return Result(124, "", f"{action.argv[0]} did not answer within {limit:g} s")
     return Result(process.returncode, out.decode(errors="replace"), err.decode(errors="replace"))
 
 
@@ -91,21 +97,33 @@ def _kill(process: subprocess.Popen, number: int = signal.SIGKILL) -> None:
         os.killpg(process.pid, number)
 
 
+@dataclass(frozen=True)
+class Followed:
+    """What commands side by side came to.
+
+    Attributes:
+      codes: process -> exit code, as processes said it.
+      late: whether the limit was reached.
+      well: whether there were commands, and each ended by itself and with 0.
+    """
+
+    codes: dict[int, int]
+    late: bool
+    well: bool
+
+
 def follow(
     runs: Sequence[Run],
     on_line: Callable[[str], None],
     interrupted: Callable[[], bool],
     limit: float | None = None,
-) -> tuple[dict[int, int], bool]:
+) -> Followed:
     """Runs commands side by side and hands on what they write, line by line.
 
     Args:
       on_line: gets each line of output; not those in which a process says how it ended.
       interrupted: asked several times a second; the commands are ended when it says yes.
       limit: seconds; None for none.
-
-    Returns:
-      process -> exit code, as processes said it; and whether the limit was reached.
 
     Raises:
       UserError: there is no such program.
@@ -114,7 +132,7 @@ def follow(
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     processes: list[subprocess.Popen] = []
     deadline = None if limit is None else time.monotonic() + limit
-    late = False
+    cut = late = well = False
 
     def read(stream) -> None:
         for line in stream:
@@ -142,9 +160,10 @@ def follow(
             if ended_at is not None and time.monotonic() > ended_at + _DRAIN:
                 break  # what they left behind holds their output open
             if interrupted():
+                cut = True
                 break
             if deadline is not None and time.monotonic() > deadline:
-                late = True
+                cut = late = True
                 break
             with contextlib.suppress(queue.Empty):
                 line = lines.get(timeout=0.2)
@@ -154,6 +173,9 @@ def follow(
                     codes[int(found[1])] = int(found[2])
                 else:
                     on_line(line)
+        if not cut:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                well = bool(processes) and not any([process.wait(timeout=_DRAIN) for process in processes])
     finally:
         for process in processes:
             _kill(process, signal.SIGTERM)
@@ -163,4 +185,4 @@ def follow(
             except subprocess.TimeoutExpired:
                 _kill(process)
                 process.wait()
-    return codes, late
+    return Followed(codes, late, well)

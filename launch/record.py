@@ -34,6 +34,7 @@ class Record:
       poll: seconds between two looks.
       state: where it is.
       seen: lines of the present attempt's log that were shown.
+      made: whether something was created for it, or started, that was not deleted since.
       pid, host: of the launcher that watches it, or last did.
       events: what happened, each with its time (UTC).
     """
@@ -43,6 +44,7 @@ class Record:
     poll: float
     state: State = dataclasses.field(default_factory=State)
     seen: int = 0
+    made: bool = False
     pid: int = 0
     host: str = ""
     events: list[dict[str, str]] = dataclasses.field(default_factory=list)
@@ -53,8 +55,9 @@ class Record:
 
     @property
     def is_open(self) -> bool:
-        """Whether something of it may still be there."""
-        return self.state.outcome is Outcome.OPEN or not self.state.deleted
+        """Whether something of it may still be there that is not to be."""
+        left = self.state.live or (self.made and not self.spec.keep)
+        return self.state.outcome is Outcome.OPEN or not self.state.deleted or left
 
     def note(self, text: str) -> None:
         """Adds an event, and saves."""
@@ -68,6 +71,7 @@ class Record:
             "poll": self.poll,
             "state": dataclasses.asdict(self.state),
             "seen": self.seen,
+            "made": self.made,
             "pid": self.pid,
             "host": self.host,
             "events": self.events,
@@ -111,7 +115,8 @@ def names() -> list[str]:
 
 @contextlib.contextmanager
 def held(record: Record) -> Iterator[None]:
-    """Makes this process the only launcher of a job on this machine. UserError where another one is."""
+    """Makes this process the only launcher of a job on this machine, as its record then says. UserError where another
+    one is."""
     state_dir().mkdir(parents=True, exist_ok=True)
     with open(record.path.with_suffix(".lock"), "w") as file:
         try:
@@ -122,6 +127,7 @@ def held(record: Record) -> Iterator[None]:
                 f"{record.spec.name}` shows its log, `xtr launch stop {record.spec.name}` ends it."
             ) from None
         record.pid, record.host = os.getpid(), socket.gethostname()
+        record.save()
         yield
 
 

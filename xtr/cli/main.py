@@ -26,6 +26,7 @@ from xtr.errors import Preempted, UserError, did_you_mean
 EXIT_DONE, EXIT_CRASHED, EXIT_USAGE, EXIT_PREEMPTED = 0, 1, 2, 42
 GIN_PREFIX = "--gin."
 _COMPUTING = ("train", "eval", "infer", "study")  # commands that several processes run together
+_WORKING = (*_COMPUTING, "launch")  # commands that are not done when nobody reads what they say
 
 
 class _Parser(argparse.ArgumentParser):
@@ -191,6 +192,9 @@ def main() -> None:
     except BrokenPipeError:  # the reader of our output has gone, for example `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = EXIT_DONE
+        if " ".join(sys.argv[1:2]) in _WORKING:
+            code = EXIT_CRASHED
+            _tell_others(code, "who read the output has gone")
     except Preempted as error:
         print(f"xtr: preempted: {error}", file=sys.stderr)
         code = EXIT_PREEMPTED
