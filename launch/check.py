@@ -9,7 +9,7 @@ from typing import Any
 import xtr
 from xtr.doctor import OK, WARN, WRONG, Finding, check_bucket
 from xtr.errors import UserError
-from xtr.launch import machines
+from xtr.launch import backends, machines, supervise
 from xtr.launch.actions import Run
 from xtr.launch.execute import Result, execute
 from xtr.launch.spec import RunSpec
@@ -32,6 +32,15 @@ def names(spec: RunSpec) -> list[Finding]:
     return found + (_tpu_vm(spec) if spec.backend == "tpu_vm" else _gke(spec))
 
 
+def taken(spec: RunSpec) -> list[Finding]:
+    """Whether the job's name is another job's."""
+    try:
+        supervise.check_name(backends.plan(spec), spec)
+    except UserError as error:
+        return [Finding(WRONG, str(error))]
+    return []
+
+
 def _size(spec: RunSpec) -> str:
     if spec.topology is None:
         return f"{spec.processes} processes on this machine"
@@ -43,6 +52,12 @@ def _size(spec: RunSpec) -> str:
 
 def _ask(*argv: str) -> Result:
     return execute(Run(argv), 120.0)
+
+
+def _mark(told: Result) -> str:
+    """How bad it is that a question was not answered: who may not ask may still launch."""
+    hidden = any(word in told.err.lower() for word in ("forbidden", "permission"))
+    return WARN if hidden else WRONG
 
 
 def _region(spec: RunSpec) -> list[Finding]:
@@ -65,15 +80,9 @@ def _tpu_vm(spec: RunSpec) -> list[Finding]:
     kind = spec.topology.gcloud
     told = _ask("gcloud", "compute", "tpus", "accelerator-types", "describe", kind, *where, "--format=json")
     if told.code != 0:
-        return [
-            Finding(WRONG, f"{spec.zone} has no {kind}: {told.why}", "see `gcloud compute tpus accelerator-types list`")
-        ]
-    found = [Finding(OK, f"{spec.zone} has {kind}, software {machines.of(spec.topology, 'tpu_vm').runtime}")]
-    told = _ask("gcloud", "compute", "tpus", "queued-resources", "describe", spec.name, *where, "--format=json")
-    if told.code == 0:
-        fix = f"`xtr launch stop {spec.name}`, or another --name"
-        found.append(Finding(WRONG, f"there is a queued resource {spec.name} already", fix))
-    return found
+        fix = "see `gcloud compute tpus accelerator-types list`"
+        return [Finding(_mark(told), f"{spec.zone} shows no {kind}: {told.why}", fix)]
+    return [Finding(OK, f"{spec.zone} has {kind}, software {machines.of(spec.topology, 'tpu_vm').runtime}")]
 
 
 def _gke(spec: RunSpec) -> list[Finding]:
@@ -81,21 +90,21 @@ def _gke(spec: RunSpec) -> list[Finding]:
     found = []
     told = _ask(*kubectl, "get", "crd", "jobsets.jobset.x-k8s.io", "--output=json")
     if told.code != 0:
-        found.append(
-            Finding(WRONG, f"the cluster has no JobSets: {told.why}", "install JobSet 0.10 or later (docs/cloud.md)")
-        )
+        fix = "install JobSet 0.10 or later (docs/cloud.md)"
+        found.append(Finding(_mark(told), f"the cluster shows no JobSets: {told.why}", fix))
     if spec.queue:
         told = _ask(*kubectl, "get", "localqueue", spec.queue, "--output=json")
         if told.code != 0:
             fix = "`kubectl get localqueues` lists those that there are"
-            found.append(Finding(WRONG, f"no Kueue queue {spec.queue}: {told.why}", fix))
+            found.append(Finding(_mark(told), f"no Kueue queue {spec.queue} is seen: {told.why}", fix))
     machine, shape = machines.of(spec.topology, "gke"), machines.shape(spec.topology)
     label = f"cloud.google.com/gke-tpu-accelerator={machine.label},cloud.google.com/gke-tpu-topology={shape}"
     told = _ask(*kubectl, "get", "nodes", f"--selector={label}", "--output=json")
     try:
         nodes = len(json.loads(told.out)["items"])
     except (ValueError, KeyError, TypeError):
-        return [*found, Finding(WRONG, f"the cluster does not answer: {told.why}", "`kubectl config get-contexts`")]
+        what = f"the cluster does not say which nodes it has: {told.why}"
+        return [*found, Finding(_mark(told), what, "`kubectl config get-contexts`")]
     kind = machine.machine.format(machines.chips_per_host(spec.topology))
     if nodes < spec.processes:
         found.append(

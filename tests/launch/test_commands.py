@@ -2,15 +2,19 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from xtr.cli.main import run
 from xtr.errors import UserError
-from xtr.launch import record
+from xtr.launch import check, record
+from xtr.launch.execute import Result
+from xtr.launch.watch import Outcome, State
 
 JOB = [
     *("launch", "train", "--gin_file=models/mt5/small.gin", "--gin_file=runs/intermediate.gin"),
@@ -79,6 +83,83 @@ def test_stop_deletes_what_a_dead_launcher_left(cloud):
     assert not (cloud.bucket / "runs" / "a" / "JOB").exists()
 
 
+@pytest.fixture
+def stranger():
+    """A process that is no launcher."""
+    process = subprocess.Popen(["sleep", "600"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_stop_reaches_a_launcher_that_still_brings_its_files(cloud, tmp_path, monkeypatch, stranger, job):
+    """It, and not the process that has the number of the last one."""
+    (tmp_path / "slow").mkdir()
+    slow = tmp_path / "slow" / "gcloud"
+    slow.write_text(
+        '#!/usr/bin/env bash\ncase "$*" in *overrides.gin*) touch "$FAKE_CLOUD/uploading"; sleep 600 ;; esac\n'
+        f'exec "{Path(__file__).parent / "fakes" / "gcloud"}" "$@"\n'
+    )
+    slow.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{slow.parent}:{os.environ['PATH']}")
+    ended = State(attempt=1, outcome=Outcome.DONE)
+    record.Record(job(), os.getcwd(), 1.0, state=ended, pid=stranger.pid, host=socket.gethostname()).save()
+    words = [*JOB, *TPU, *QUICK, "--accelerator=v4-8"]
+    launcher = subprocess.Popen([sys.executable, "-m", "xtr.cli.main", *words], stderr=subprocess.PIPE, text=True)
+    begun(cloud.root / "uploading", launcher)
+    assert run(["launch", "stop", "job"]) == 0
+    assert launcher.wait(timeout=60) == 42, launcher.stderr.read()
+    assert stranger.poll() is None
+    assert not cloud.calls("create") and not (cloud.bucket / "runs" / "a" / "JOB").exists()
+    assert record.load("job").state.outcome == "stopped"
+
+
+def test_stop_signals_no_process_of_another_machine(cloud, stranger, job):
+    found = record.Record(job(), os.getcwd(), 1.0)
+    with record.held(found):
+        assert record.load("job").pid == os.getpid()  # at once
+        found.pid, found.host = stranger.pid, "elsewhere"
+        found.save()
+        with pytest.raises(UserError, match=f"process {stranger.pid} of elsewhere: give `xtr launch stop job` there"):
+            run(["launch", "stop", "job"])
+    assert stranger.poll() is None
+
+
+def test_stop_deletes_what_a_launcher_was_to_keep(cloud):
+    cloud.xtr('trap "touch saved; exit 42" TERM\ntouch up\nfor _ in $(seq 300); do sleep 0.1; done\n')
+    words = [*JOB, *TPU, *QUICK, "--accelerator=v4-8", "--keep"]
+    launcher = subprocess.Popen([sys.executable, "-m", "xtr.cli.main", *words], stderr=subprocess.PIPE, text=True)
+    begun(cloud.bucket / "up", launcher)
+    assert run(["launch", "stop", "job"]) == 0
+    assert launcher.wait(timeout=60) == 42
+    assert (cloud.bucket / "saved").exists() and "job" not in cloud.state()
+
+
+def test_who_reads_a_jobs_log_may_go_away(cloud):
+    """The job goes on, and its exit code is its own."""
+    cloud.xtr("echo one\nwhile [ ! -e go ]; do sleep 0.1; done\nseq 1000\nsleep 1\ntouch finished\nexit 3\n")
+    words = [*JOB, *TPU, *QUICK, "--accelerator=v4-8", "--retries=0"]
+    launcher = subprocess.Popen(
+        [sys.executable, "-m", "xtr.cli.main", *words],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert launcher.stdout.readline() == "one\n"
+    launcher.stdout.close()
+    (cloud.bucket / "go").touch()
+    said = launcher.stderr.read()
+    assert launcher.wait(timeout=60) == 1 and "process 0 ended with 3" in said and "Traceback" not in said
+    assert (cloud.bucket / "finished").exists() and "job" not in cloud.state()
+
+
+def test_a_check_that_nobody_reads_has_not_passed(cloud):
+    reader, writer = os.pipe()
+    os.close(reader)
+    words = [*JOB, *TPU, "--accelerator=v4-8", "--check=names"]
+    done = subprocess.run([sys.executable, "-m", "xtr.cli.main", *words], stdout=writer, check=False)
+    os.close(writer)
+    assert done.returncode == 1
+
+
 def test_exit_codes_reach_the_shell(cloud):
     cloud.xtr("exit 2\n")
     words = [*JOB, *TPU, *QUICK, "--accelerator=v4-8"]
@@ -113,17 +194,23 @@ def test_a_check_of_names_passes_where_all_is_there(cloud, capsys):
     [
         ({"flat_buckets": True}, [], "no hierarchical namespace"),
         ({"forbidden_buckets": ["my-bucket"]}, [], "gs://my-bucket cannot be written: .*403"),
-        ({"unknown_types": ["v5litepod-256"]}, [], "us-west4-a has no v5litepod-256"),
+        ({"unknown_types": ["v5litepod-256"]}, [], "us-west4-a shows no v5litepod-256"),
         ({}, ["--bucket=gs://not-there"], "gs://not-there cannot be written: .*404"),
     ],
 )
-def test_a_check_names_what_would_fail(cues, more, said, cloud, capsys):
+@pytest.mark.parametrize("alone", [True, False], ids=["a check", "a launch"])
+def test_a_check_names_what_would_fail(alone, cues, more, said, cloud, capsys):
+    """And so does a job that is launched without one."""
     import re
 
     cloud.cue(**cues)
-    good, text = checked(capsys, *TPU, "--accelerator=v5litepod-256", "--check=names", *more)
-    assert not good and re.search(said, text), text
-    assert not cloud.calls("create")
+    words = [*TPU, "--accelerator=v5litepod-256", *more, *(["--check=names"] if alone else [])]
+    with pytest.raises(UserError, match="checks failed"):
+        run([*JOB, *words])
+    told = capsys.readouterr()
+    text = told.out if alone else told.err
+    assert re.search(said, text), text
+    assert not cloud.calls("create") and not list(cloud.bucket.iterdir()) and "job" not in record.names()
 
 
 def test_a_bucket_elsewhere_is_a_warning(cloud, capsys):
@@ -136,7 +223,7 @@ def test_a_name_that_is_taken_is_found(cloud, capsys):
     state = {"created": 1, "used": {}, "job": {"state": "ACTIVE", "number": 1, "flags": {}, "polls": 0}}
     (cloud.root / "state.json").write_text(json.dumps(state))
     good, said = checked(capsys, *TPU, "--accelerator=v5litepod-256", "--check=names")
-    assert not good and "there is a queued resource job already" in said
+    assert not good and "there are machines called job already (ACTIVE)" in said
 
 
 @pytest.mark.parametrize(
@@ -144,7 +231,7 @@ def test_a_name_that_is_taken_is_found(cloud, capsys):
     [
         ({}, True, "64 nodes of tpu-v6e-slice 8x8 are up"),
         ({"nodes": 3}, True, "3 nodes of tpu-v6e-slice 8x8 are up, the job needs 16"),
-        ({"missing": ["crd jobsets.jobset.x-k8s.io"]}, False, "the cluster has no JobSets"),
+        ({"missing": ["crd jobsets.jobset.x-k8s.io"]}, False, "the cluster shows no JobSets"),
         ({"missing": ["localqueue tpu"]}, False, "no Kueue queue tpu"),
     ],
 )
@@ -152,6 +239,13 @@ def test_a_check_of_a_cluster(cues, good, said, cloud, capsys):
     cloud.cue(**cues)
     passed, text = checked(capsys, *GKE, "--accelerator=v6e:8x8", "--check=names")
     assert passed == good and said in text, text
+
+
+def test_who_may_not_look_at_a_cluster_may_launch(monkeypatch, job):
+    told = Result(1, "", 'Error from server (Forbidden): nodes is forbidden: User "me" cannot list resource "nodes"')
+    monkeypatch.setattr(check, "_ask", lambda *argv: told)
+    found = check._gke(job("gke", queue="tpu")) + check._tpu_vm(job())
+    assert len(found) == 4 and {finding.mark for finding in found} == {check.WARN}
 
 
 def test_a_check_without_gcloud_says_so(cloud, capsys, monkeypatch):
@@ -163,8 +257,6 @@ def test_a_check_without_gcloud_says_so(cloud, capsys, monkeypatch):
 @pytest.fixture
 def small_model(cloud):
     """A gin file of a model that compiles in seconds."""
-    from pathlib import Path
-
     Path("tiny.gin").write_text(
         "include 'models/mt5/micro.gin'\nmt5.MT5Config.emb_dim = 128\nmt5.MT5Config.num_heads = 4\n"
         "mt5.MT5Config.head_dim = 32\nmt5.MT5Config.mlp_dim = 256\nVOCAB_SIZE = 512\n"

@@ -1,20 +1,23 @@
 """`xtr launch`: a command of xtr on other machines, from asking for them to taking them down."""
 
 import argparse
+import contextlib
 import json
 import os
 import re
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from xtr import config, rundir
+from xtr import config, preemption, rundir
 from xtr.cli import tables
-from xtr.errors import UserError
+from xtr.errors import Preempted, UserError
 
+_SAYS = 0.5  # seconds in which a launcher that has begun has written down which process it is
 _ENTRIES = {"train": "train", "eval": "evaluate", "infer": "infer", "study": "study"}
 _DIRECTORIES = {"train": "model_dir", "eval": "eval_output_dir", "study": "study_dir"}
 _HELP = {
@@ -239,15 +242,19 @@ def _job(arguments: argparse.Namespace) -> int:
         return _check(arguments, spec)
     if spec.wheel and not Path(spec.wheel).is_file():
         raise UserError(f"--wheel is {spec.wheel}, but there is no such file: `python -m build --wheel` writes one.")
-    from xtr.launch import record, supervise
+    from xtr.launch import check, record, supervise
 
+    if spec.backend != "local":
+        _refuse([finding for finding in check.names(spec) if finding.mark != check.OK], sys.stderr)
+        if preemption.requested():
+            raise Preempted("asked to stop before anything was created")
     return supervise.launch(record.Record(spec, os.getcwd(), arguments.poll_seconds))
 
 
 def _check(arguments: argparse.Namespace, spec: Any) -> int:
     from xtr.launch import check
 
-    findings = check.names(spec)
+    findings = check.names(spec) + check.taken(spec)
     if arguments.check == "fit":
         from xtr.cli import plan as planning
 
@@ -255,12 +262,19 @@ def _check(arguments: argparse.Namespace, spec: Any) -> int:
             return planning.load(arguments.gin_file, arguments.overrides, arguments.search_paths)
 
         findings += check.fit(spec, load, arguments.price_per_chip_hour)
-    for finding in findings:
-        print(f"{finding.mark:<5} {finding.what}" + (f"\n      {finding.fix}" if finding.fix else ""))
-    wrong = sum(finding.mark == check.WRONG for finding in findings)
-    if wrong:
-        raise UserError(f"the job cannot run like this: {wrong} of {len(findings)} checks failed, see above.")
+    _refuse(findings, sys.stdout)
     return 0
+
+
+def _refuse(findings: Sequence[Any], stream: TextIO) -> None:
+    """Prints what was found. UserError where something is wrong."""
+    from xtr.launch import check
+
+    for finding in findings:
+        what = f"{finding.mark:<5} {finding.what}" + (f"\n      {finding.fix}" if finding.fix else "")
+        print(what, file=stream, flush=True)
+    if wrong := sum(finding.mark == check.WRONG for finding in findings):
+        raise UserError(f"the job cannot run like this: {wrong} checks failed, see above.")
 
 
 def _load(name: str):
@@ -274,13 +288,15 @@ def _load(name: str):
 def _status(arguments: argparse.Namespace) -> int:
     from xtr.launch import backends, record, supervise
 
-    rows = []
+    rows, unwatched = [], []
     for name in [arguments.name] if arguments.name else record.names():
         found = record.load(name)
         spec, state = found.spec, found.state
         alive = record.watched(found)
+        if not alive and (found.is_open or state.outcome.value not in ("done", "stopped", "refused")):
+            unwatched.append(name)
         machines = ""
-        if arguments.name and found.is_open:
+        if arguments.name and (found.is_open or found.made):
             seen = supervise.observe(backends.plan(spec))
             machines = seen.detail or seen.seen.value
         rows.append(
@@ -309,8 +325,8 @@ def _status(arguments: argparse.Namespace) -> int:
     for row in rows:
         for event in row["events"]:
             print(f"{event['time']}  {event['what']}")
-        if row["watched"] == "no" and row["state"] not in ("done", "stopped", "refused"):
-            print(f"\nNobody watches {row['job']}: `xtr launch resume {row['job']}` does.")
+    for name in unwatched:
+        print(f"\nNobody watches {name}: `xtr launch resume {name}` does.")
     return 0
 
 
@@ -330,14 +346,25 @@ def _logs(arguments: argparse.Namespace) -> int:
 def _stop(arguments: argparse.Namespace) -> int:
     from xtr.launch import record, supervise
 
-    found = _load(arguments.name)
+    name, found = arguments.name, _load(arguments.name)
     if record.watched(found):
-        os.kill(found.pid, signal.SIGTERM)
-        print(f"asked the launcher of {arguments.name} (process {found.pid}) to stop it; waiting", file=sys.stderr)
+        time.sleep(_SAYS)
+        found = record.load(name)
+        if found.host != socket.gethostname():
+            raise UserError(
+                f"{name} is being watched by process {found.pid} of {found.host}: give `xtr launch stop {name}` there."
+            )
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            os.kill(found.pid, signal.SIGTERM)
+        print(f"asked the launcher of {name} (process {found.pid}) to stop it; waiting", file=sys.stderr)
         while record.watched(found):
             time.sleep(0.5)
-        return 0 if record.load(arguments.name).state.deleted else 1
-    return supervise.stop(found)
+        found = record.load(name)
+        if not found.state.deleted:  # its launcher has tried, and said so
+            return 1
+        if not found.is_open and not found.made:
+            return 0
+    return supervise.stop(found)  # what was kept, too
 
 
 def _resume(arguments: argparse.Namespace) -> int:
