@@ -1,4 +1,4 @@
-"""docs/cloud.md: each of its commands is run, on the fake cloud."""
+"""docs/cloud.md: each of its commands is run on the fake cloud, or dry, or read by the parser that it is meant for."""
 
 import re
 import shlex
