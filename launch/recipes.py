@@ -16,6 +16,8 @@ from xtr.errors import DataError, UserError
 
 SCRIPT = "# <the rest of launch/templates/start.sh>\n"
 _BLOCK = re.compile(r"```shell\n(?P<command>.*?)```\n\n```text\n(?P<output>.*?)```\n", re.DOTALL)
+# What a word of bash is made of, as long as bash only takes quotes away: 'text', "text", \x and plain letters.
+_PART = re.compile(r"""'([^']*)'|"((?:[^"\\`$]|\\.)*)"|\\(.)|([\w@%+=:,./-]+)""", re.DOTALL)
 
 
 def shipped() -> list[Path]:
@@ -24,9 +26,30 @@ def shipped() -> list[Path]:
     return sorted(folder.glob("*.md"))
 
 
+def _words(command: str, where: str) -> list[str]:
+    """The words of a command, as bash reads them. DataError where bash would read more in it than words."""
+    words, at, inside = [], 0, False
+    text = command.strip().replace("\\\n", "")  # as bash itself does, outside of '...'
+    while at < len(text):
+        if text[at] in " \t":
+            at, inside = at + 1, False
+            continue
+        found = _PART.match(text, at)
+        if not found:
+            more = text[at:].split()[0]
+            raise DataError(f"{where}: a recipe's command must be plain words: write {more!r} between single quotes.")
+        single, double, escaped, plain = found.groups()
+        if double is not None:
+            double = re.sub(r'\\([$`"\\])', r"\1", double)
+        part = next(piece for piece in (single, double, escaped, plain) if piece is not None)
+        words = [*words[:-1], words[-1] + part] if inside else [*words, part]
+        at, inside = found.end(), True
+    return words
+
+
 def arguments(command: str, where: str) -> list[str]:
     """The arguments of a recipe's command. DataError for one that would do something."""
-    words = shlex.split(command.replace("\\\n", " "))
+    words = _words(command, where)
     if words[:2] != ["xtr", "launch"] or "--dry_run" not in words:
         raise DataError(f"{where}: a recipe's command is `xtr launch ... --dry_run`, but this is {command.strip()!r}.")
     return words[1:]

@@ -2,11 +2,13 @@
 
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from xtr.cli.main import build_parser, run
+from xtr.errors import DataError
 from xtr.launch import recipes
 from xtr.launch.execute import Run, execute
 
@@ -58,6 +60,34 @@ def test_the_launch_is_the_one_that_a_recipe_spells_out():
     check, job = launches()
     assert [word for word in check if word != "--check"] == job
     assert sorted(job) == sorted(spelt)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        r"""--a="my \$(date) \`date\` \"it's\" \\ \n" """, r"""--a='$(date) "x"'\'' \$'""", r"""--a=\$b\ c'd'"e" """,
+        "--a=1 \\\n  --b='' \"\" --c@x:y/z+%,.=_-",
+    ],
+)  # fmt: skip
+def test_a_recipes_command_is_read_as_bash_reads_it(words):
+    words = f"xtr launch train --dry_run {words}\n"
+    done = subprocess.run(["bash", "-c", f"printf '%s\\0' {words}"], capture_output=True, text=True, check=True)
+    assert ["xtr", *recipes.arguments(words, "here")] == done.stdout.split("\0")[:-1]
+
+
+@pytest.mark.parametrize(
+    "more", ["$(date)", '"$HOME"', "`date`", "; rm x", "> x", "*", "~/x", "# x", "'open", "a&", "\nrm"]
+)
+def test_a_recipes_command_in_which_bash_reads_more_is_refused(more):
+    with pytest.raises(DataError, match="must be plain words"):
+        recipes.arguments(f"xtr launch train --dry_run {more}\n", "here")
+
+
+@pytest.mark.parametrize("path", recipes.shipped(), ids=lambda path: path.stem)
+def test_commands_of_recipes_are_read_as_bash_reads_them(path):
+    for command in re.findall(r"```shell\n(.*?)```", path.read_text(), re.S):
+        done = subprocess.run(["bash", "-c", f"printf '%s\\0' {command}"], capture_output=True, text=True, check=True)
+        assert ["xtr", *recipes.arguments(command, path.name)] == done.stdout.split("\0")[:-1]
 
 
 def test_the_wheel_is_named_as_it_is_built():
