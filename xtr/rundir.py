@@ -20,6 +20,7 @@ from xtr.errors import DataError, UserError
 
 DONE = "DONE"
 IDENTITY = "run.json"
+SESSIONS = "sessions.json"
 LENGTHS = "lengths.json"  # those that TASK_FEATURE_LENGTHS = 'auto' stood for, where it did
 # Fields that say where a run's files lie or how fast it goes, not what it computes.
 PLACE_FIELDS = frozenset(
@@ -194,6 +195,45 @@ def chosen_lengths(directory: str | os.PathLike) -> dict[str, int] | None:
         return {str(name): int(length) for name, length in json.loads(path.read_text())["lengths"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: not the lengths of a run ({type(error).__name__}: {error}).") from error
+
+
+class Session:
+    """One start of a run: what it takes is added to what earlier starts took, so that an interruption hides nothing.
+
+    Of a start that is killed the time since its last `keep` is lost, as its work mostly is. The first process alone
+    writes.
+    """
+
+    def __init__(self, directory: str | os.PathLike):
+        self._path = Path(directory) / SESSIONS
+        self._began, self._started = utc_now(), time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Of this start so far."""
+        return time.monotonic() - self._started
+
+    @functools.cached_property
+    def _earlier(self) -> list[dict[str, Any]]:
+        return json.loads(self._path.read_text()) if self._path.exists() else []
+
+    def keep(self) -> list[dict[str, Any]]:
+        """Writes down what this start took so far; returns all starts: when they began, their seconds and devices."""
+        import jax
+
+        own = {"began": self._began, "seconds": round(self.seconds, 3), "devices": jax.device_count()}
+        starts = [*self._earlier, own]
+        write_atomic(self._path, json.dumps(starts, indent=1) + "\n")
+        return starts
+
+    def summary(self) -> dict[str, float]:
+        """For `mark_done`: seconds of all starts, the same times their devices, and how many starts there were."""
+        starts = self.keep()
+        return {
+            "seconds": round(sum(start["seconds"] for start in starts), 3),
+            "device_seconds": round(sum(start["seconds"] * start["devices"] for start in starts), 3),
+            "starts": len(starts),
+        }
 
 
 _guards: dict[str, Callable[[], None]] = {}  # directory -> what is asked before its work is kept

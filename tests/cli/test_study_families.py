@@ -6,7 +6,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from xtr import config
 from xtr.cli.main import run
+from xtr.cli.study_load import GinFiles, configurer
+from xtr.evaluate import engine
+from xtr.study.jobs import prepare
 
 STUDY = """
 study.name = 'families'
@@ -92,3 +96,18 @@ def test_a_study_of_three_families_runs(arguments, capsys):
     expected = {(m, m, i, t) for m in ("mt5", "xlmr") for i in ("none", "qa", "both") for t in targets}
     expected |= {("bloom", "bloom", i, t) for i in ("none", "qa") for t in targets}
     assert found == expected and table["value"].notna().all()
+
+
+def test_models_that_heads_read_are_as_large_as_what_is_read():
+    """An mT5 of which nothing reads the decoder is an encoder among encoders."""
+    config.load(["studies/families.gin"], [], entry="study")
+    jobs, _ = prepare(config.build("study"), configurer(()), GinFiles(()), lambda *_: None, look_inside=False)
+    sizes: dict[str, set[int]] = {}
+    for job in jobs:
+        if job.stage.kind == "evaluate":
+            sizes.setdefault(job.stage.model, set()).add(engine._parameters(job.run))
+    assert all(len(found) == 1 for found in sizes.values())  # Tatoeba's too, which reads no head
+    millions = {model: round(found.pop() / 1e6) for model, found in sizes.items()}
+    assert millions == {
+        "xlmr-large": 559, "xlmr-xl": 3476, "mt5-large": 564, "mt5-xl": 1670, "bloom-560m": 559, "bloom-3b": 3003
+    }  # fmt: skip

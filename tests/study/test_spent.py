@@ -1,5 +1,6 @@
 import json
 
+import jax
 import pytest
 
 from xtr import rundir
@@ -35,6 +36,24 @@ def test_seconds_and_chip_hours_by_model_kind_and_device(tmp_path):
     assert found["target", "TPU v5e"].chip_hours == pytest.approx(8.0)
     assert found["target", "cpu"].chip_hours == pytest.approx(0.5)
     assert found["evaluate", ""].unmeasured == 1 and found["evaluate", ""].chip_hours == pytest.approx(0.1)
+
+
+def test_starts_that_were_interrupted_count_with_the_devices_that_each_had(tmp_path, monkeypatch):
+    one = job(tmp_path, "target", 0, devices={"kind": "TPU v5e", "count": 16})
+    clock = [100.0]
+    monkeypatch.setattr(rundir.time, "monotonic", lambda: clock[0])
+    for devices, seconds in ((16, 3600), (8, 1800)):  # killed an hour on, and gone on with on a smaller slice
+        monkeypatch.setattr(jax, "device_count", lambda devices=devices: devices)
+        session = rundir.Session(one.directory)
+        clock[0] += seconds
+        kept = session.keep()
+        clock[0] += 60  # lost with what was done since
+    assert [start["devices"] for start in kept] == [16, 8]
+    clock[0] -= 60
+    rundir.mark_done(one.directory, session.summary())
+    (found,) = spent([one])
+    assert found.seconds == 5400 and found.chip_hours == pytest.approx(16 + 4)
+    assert rundir.done_summary(one.directory)["starts"] == 2
 
 
 def test_nothing_done_is_nothing_spent(tmp_path):

@@ -14,7 +14,6 @@ import hashlib
 import json
 import shutil
 import sys
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -206,7 +205,7 @@ def evaluate(
         if is_first():
             on_rows(rows)
         return rows
-    started = time.monotonic()
+    session = rundir.Session(run.eval_output_dir)
     names = list(as_names(run.mixture_or_task_name))
     found = _cached(run, names + ([run.dev_task_name] if run.dev_task_name else []))
     parts = _parts(run, found)
@@ -236,7 +235,9 @@ def evaluate(
             else:
                 advance(part.count())
             grader.grade(part.place, records, meta, part.task)
-    return grader.finish(started)
+            if is_first():
+                session.keep()
+    return grader.finish(session)
 
 
 def _finished(run: EvaluateRun, store: ResultStore) -> list[ResultRow] | None:
@@ -290,8 +291,7 @@ def _predict(
         "row": {
             "family": run.model.family,
             "model": run.model_name or run.model.family,
-            # A head is the task's; the network is one for all targets.
-            "parameters": spec.count(getattr(run.model, "body", run.model).param_specs()),
+            "parameters": _parameters(run),
             "stage": run.stage,
             "intermediate": run.intermediate,
             "seed": run.random_seed,
@@ -302,6 +302,12 @@ def _predict(
         "chance": chance,
     }
     return records, meta
+
+
+def _parameters(run: EvaluateRun) -> int:
+    """Of the network, or of its encoder. A head is the task's; the network is one for all targets."""
+    network = run.model.encoder() if run.counts_encoder else getattr(run.model, "body", run.model)
+    return spec.count(network.param_specs())
 
 
 def _predict_shards(
@@ -423,7 +429,7 @@ class _Grader:
         self.metas.append((place, meta))
         self.on_rows(rows)
 
-    def finish(self, started: float) -> list[ResultRow]:
+    def finish(self, session: rundir.Session) -> list[ResultRow]:
         """Adds the means over languages and marks the run as done; returns all rows."""
         run = self.run
         due = {place.target: meta["languages"] for place, meta in self.metas if place.split == run.split}
@@ -447,7 +453,7 @@ class _Grader:
                     "chance": chance,
                     "languages": due,
                     "skipped_metrics": self.own.skipped,
-                    "seconds": round(time.monotonic() - started, 3),
+                    **session.summary(),
                 },
             )
         wait("evaluation: written")
@@ -487,7 +493,8 @@ def regrade(
     """
     if watchdog.processes() > 1:
         raise UserError("Grading again needs no model: start it as one process, where the predictions lie.")
-    started, source, store = time.monotonic(), ResultStore(predictions_dir), ResultStore(run.eval_output_dir)
+    session = rundir.Session(run.eval_output_dir)
+    source, store = ResultStore(predictions_dir), ResultStore(run.eval_output_dir)
     rundir.is_done(run.eval_output_dir, rundir.identity(run))
     languages = as_names(run.languages) if run.languages else None
     places = [place for place in source.places() if languages is None or place.language in languages]
@@ -504,4 +511,4 @@ def regrade(
         for place in sorted(places, key=lambda place: place.split != first):
             meta = metas[place]
             grader.grade(place, source.read_predictions(*place), meta, tasks.get(meta["task"]))
-    return grader.finish(started)
+    return grader.finish(session)

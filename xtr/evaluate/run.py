@@ -57,6 +57,7 @@ class EvaluateRun:
       hang_timeout: seconds; ten times as long without progress, and the watchdog ends the evaluation.
       log_samples: examples of each language whose records hold their input too: the same ones in every evaluation.
       run_id, stage, intermediate, seed: what the rows say of the model's history.
+      counts_encoder: whether the rows' parameters are those of the encoder alone, where nothing reads the decoder.
     """
 
     model: ModelConfig
@@ -94,6 +95,7 @@ class EvaluateRun:
     stage: str = "target"
     intermediate: str = "none"
     model_name: str | None = None
+    counts_encoder: bool = False
     random_seed: int = 0
     mesh: MeshConfig = MeshConfig()
     task_modules: tuple[str, ...] = ()

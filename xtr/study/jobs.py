@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from xtr import rundir
+from xtr.data.formats import ENCODER
 from xtr.errors import UserError
 from xtr.study.contamination import refuse_contaminated
 from xtr.study.graph import Cell, GinFiles, Stage, plan
@@ -214,6 +215,7 @@ def _job(
             "stage": stage.parent.kind if stage.parent else "pretrained",
             "intermediate": stage.intermediate,
             "model_name": stage.model,
+            "counts_encoder": spec.models[stage.model].recipes == ENCODER,
         }
     run = dataclasses.replace(run, **{source_field: checkpoint, place_field: "."}, **more)
     read = [name for name in (run.mixture_or_task_name, getattr(run, "dev_task_name", None)) if name]

@@ -6,7 +6,6 @@ import functools
 import itertools
 import json
 import os
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -67,7 +66,7 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
       UserError: a configuration that cannot work; raised before any computing.
       Preempted: after SIGTERM, once a checkpoint is saved.
     """
-    started = time.monotonic()
+    session = rundir.Session(run.model_dir)
     # ------------------------------------------------------------------------------------------------------- directory
     # Of several processes the first reads and writes the directory, but for the arrays of checkpoints.
     identity = rundir.identity(run)
@@ -213,6 +212,8 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
                 if saves or due:
                     watch.beat("saving a checkpoint", step, slow=True)
                     checkpoints.save(step, state, {"data": batches.get_state()})
+                    if distributed.is_first():
+                        session.keep()
             if due or (stop and not last):
                 checkpoints.wait()
                 raise Preempted(f"saved step {step} of {run.train_steps} in {run.model_dir}")
@@ -226,15 +227,9 @@ def train(run: TrainRun, gin_texts: Mapping[str, str] | None = None) -> TrainRes
     batches.close()
     if writer:
         writer.close()
-    seconds = time.monotonic() - started
-    summary = {
-        "steps": step,
-        "seconds": round(seconds, 3),
-        "data": stats,
-        "loss_normalizing_factor": options.loss_normalizing_factor,
-    }
-    distributed.from_first(lambda: rundir.mark_done(run.model_dir, summary))
-    return TrainResult(checkpoint_path(run.model_dir, step), step, seconds, reused=False)
+    summary = {"steps": step, "data": stats, "loss_normalizing_factor": options.loss_normalizing_factor}
+    distributed.from_first(lambda: rundir.mark_done(run.model_dir, summary | session.summary()))
+    return TrainResult(checkpoint_path(run.model_dir, step), step, session.seconds, reused=False)
 
 
 def options_for(run: TrainRun, origin: load.Origin | None) -> TrainOptions:
