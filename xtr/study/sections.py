@@ -51,9 +51,9 @@ def document(
     sentences = _lacking(table, provenance)
     sections = [
         _scale(table, answers),
-        _best_of(table),
         _gains(table),
         _transfer(table),
+        _best_of(table),
         _languages(table),
         _layers(table, rows),
         _split(table),
