@@ -55,7 +55,7 @@ def plan(spec: StudySpec, assumed: Mapping[str, object], arguments: argparse.Nam
         "chip_hours_left": costing.total_hours(left),
         "not_counted": len(costs) - len(costing.known(costs)),
         "hours_one_at_a_time": costing.total_hours(left) / topology.chips,
-        "hours_all_at_once": costing.longest_chain(costs) / topology.chips,
+        "hours_all_at_once": costing.longest_chain(left) / topology.chips,
         "price": None if arguments.price is None else costing.total_hours(costs) * arguments.price,
         "price_left": None if arguments.price is None else costing.total_hours(left) * arguments.price,
     }

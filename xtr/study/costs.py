@@ -147,9 +147,9 @@ def total_hours(costs: Sequence[StageCost]) -> float:
 
 def longest_chain(costs: Sequence[StageCost]) -> float:
     """Chip-hours of the costliest chain of stages, each of which waits for the one before: with chips for all stages
-    at once, nothing takes less. Stages that are done cost nothing."""
+    at once, nothing takes less. Parents that are not among them cost nothing."""
     ends: dict[Stage, float] = {}
     for cost in costs:
-        own = 0.0 if cost.job.done or not math.isfinite(cost.chip_hours) else cost.chip_hours
+        own = cost.chip_hours if math.isfinite(cost.chip_hours) else 0.0
         ends[cost.job.stage] = own + ends.get(cost.job.stage.parent, 0.0)
     return max(ends.values(), default=0.0)
