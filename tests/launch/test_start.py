@@ -60,6 +60,10 @@ class Vm:
         self.wait_for(path)
         return int(path.read_text())
 
+    def kill(self) -> None:
+        """Kills start.sh and what it started, but for containers."""
+        os.killpg(int((self.place / "pid").read_text().split()[0]), 9)
+
     def container(self) -> int:
         return int((self.home / "containers" / "xtr-job").read_text())
 
@@ -71,6 +75,19 @@ def vm(cloud, job):
     def make(body: str, **fields) -> Vm:
         cloud.xtr(body)
         return Vm(cloud, job(**fields))
+
+    return make
+
+
+@pytest.fixture
+def container(vm):
+    """`container(body)`: a machine whose xtr does this in a container and has come to `up`, and its number."""
+
+    def make(body: str) -> tuple[Vm, int]:
+        machine = vm(body, wheel="", image=IMAGE)
+        machine.begin()
+        machine.wait_for(machine.work / "up")
+        return machine, machine.container()
 
     return make
 
@@ -106,30 +123,21 @@ def test_a_container_that_is_only_beginning_is_asked_all_the_same(vm, tmp_path):
     assert machine.ended() == 42 and time.monotonic() - begun < 15
 
 
-def test_a_container_that_does_not_stop_is_killed(vm):
-    machine = vm(f'trap "" TERM\ntouch up\n{LOOP}', wheel="", image=IMAGE)
-    machine.begin()
-    machine.wait_for(machine.work / "up")
-    pid = machine.container()
+def test_a_container_that_does_not_stop_is_killed(container):
+    machine, pid = container(f'trap "" TERM\ntouch up\n{LOOP}')
     assert machine.call("stop", "1").returncode == 0 and not runs(pid)
 
 
-def test_a_container_without_the_process_that_started_it_is_stopped_too(vm):
-    machine = vm(SAVES, wheel="", image=IMAGE)
-    machine.begin()
-    machine.wait_for(machine.work / "up")
-    pid = machine.container()
-    os.killpg(int((machine.place / "pid").read_text().split()[0]), 9)
+def test_a_container_without_the_process_that_started_it_is_stopped_too(container):
+    machine, pid = container(SAVES)
+    machine.kill()
     assert runs(pid)
     assert machine.call("stop", "0").returncode == 0 and not runs(pid)
 
 
-def test_a_container_of_an_earlier_start_makes_way(vm):
-    machine = vm(SAVES, wheel="", image=IMAGE)
-    machine.begin()
-    machine.wait_for(machine.work / "up")
-    pid = machine.container()
-    os.killpg(int((machine.place / "pid").read_text().split()[0]), 9)
+def test_a_container_of_an_earlier_start_makes_way(container):
+    machine, pid = container(SAVES)
+    machine.kill()
     machine.cloud.xtr("exit 0\n")
     done = machine.call("attach", "2", "0")
     assert done.returncode == 0 and not runs(pid)

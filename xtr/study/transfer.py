@@ -8,6 +8,7 @@ zero-shot cell under the intermediate `POOLED`. Models are never averaged or poo
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -21,6 +22,7 @@ from xtr.export.summary import score_metrics
 from xtr.study.best_of import BestOf, best_of_model, development_scores, why_none
 from xtr.study.overlaps import RELATED
 from xtr.study.panels import ENGLISH, NONE, Model, Panel, load, score_rows
+from xtr.study.shared import Pair, Shared, shared_by_family
 from xtr.study.statistics import Estimate, estimate, holm
 
 POOLED = "mean of intermediates"
@@ -224,7 +226,7 @@ def build(
     known = {model.name for model in models}
     problems += [f"{name}: no results at all" for name, pairs in (planned or {}).items() if pairs and name not in known]
     scored = {model: _score_rows(rows, model, metrics, expected_languages) for model in models}
-    shared = _shared_by_family(scored)
+    shared = shared_by_family(scored)
     cells: list[Cell] = []
     compared: list[Cell] = []
     best: list[BestOf] = []
@@ -307,67 +309,6 @@ def _plan(
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What the sizes of a family have in common
-# ---------------------------------------------------------------------------------------------------------------------
-
-_Pair = tuple[str, str]  # (intermediate, target)
-
-
-@dataclass(frozen=True)
-class _Shared:
-    """What sizes are compared over.
-
-    Attributes:
-      everywhere: pairs in which all sizes have a gain: of the mean of intermediates on an average.
-      of_intermediate: those in which all sizes with any gain of this intermediate have one: of its averages.
-      of_target: those in which all sizes with any gain on this target have one: of the mean of intermediates on it.
-      languages: pair -> the languages but English in which all sizes that have the pair have a gain.
-    """
-
-    everywhere: frozenset[_Pair]
-    of_intermediate: frozenset[_Pair]
-    of_target: frozenset[_Pair]
-    languages: Mapping[_Pair, frozenset[str]]
-
-
-def _shared_by_family(scored: Mapping[Model, Mapping[str, pd.DataFrame]]) -> dict[str, _Shared | None]:
-    """Family -> what its sizes share; None where all sizes have the same."""
-    families: dict[str, list[dict[_Pair, frozenset[str]]]] = {}
-    for model, mine in scored.items():
-        families.setdefault(model.family, []).append(_gains(mine))
-    return {family: _shared([one for one in found if one]) for family, found in families.items()}
-
-
-def _gains(mine: Mapping[str, pd.DataFrame]) -> dict[_Pair, frozenset[str]]:
-    """(intermediate, target) -> the languages but English in which there is a gain."""
-    found: dict[_Pair, set[str]] = {}
-    for target, rows in mine.items():
-        for name, language in rows[["intermediate", "language"]].drop_duplicates().itertuples(index=False):
-            if language != ENGLISH:
-                found.setdefault((str(name), target), set()).add(str(language))
-    both = {pair: frozenset(own & found.get((NONE, pair[1]), set())) for pair, own in found.items() if pair[0] != NONE}
-    return {pair: languages for pair, languages in both.items() if languages}
-
-
-def _shared(sizes: Sequence[Mapping[_Pair, frozenset[str]]]) -> _Shared | None:
-    if all(one == sizes[0] for one in sizes):
-        return None
-    pairs = {pair for one in sizes for pair in one}
-    languages = {pair: frozenset.intersection(*(one[pair] for one in sizes if pair in one)) for pair in pairs}
-
-    def among(alike: Callable[[_Pair, _Pair], bool]) -> frozenset[_Pair]:
-        concerned = {pair: [one for one in sizes if any(alike(pair, other) for other in one)] for pair in pairs}
-        return frozenset(p for p in pairs if languages[p] and all(p in one for one in concerned[p]))
-
-    return _Shared(
-        everywhere=among(lambda pair, other: True),
-        of_intermediate=among(lambda pair, other: pair[0] == other[0]),
-        of_target=among(lambda pair, other: pair[1] == other[1]),
-        languages=languages,
-    )
-
-
-# ---------------------------------------------------------------------------------------------------------------------
 # Cells: every one of them is a weighted sum of language means
 # ---------------------------------------------------------------------------------------------------------------------
 
@@ -390,7 +331,7 @@ class _Maker:
     seed: int
     confidence: float
     problems: list[str]
-    shared: _Shared | None = None
+    shared: Shared | None = None
 
     def cells(self, intermediates: list[str]) -> list[Cell]:
         """All cells of one model, of intermediates with results."""
@@ -487,8 +428,8 @@ class _Maker:
                     for language in have[target]
                 ]
             terms = [(*term[:3], term[3] / len(present)) for term in terms]
-            if len(self._planned_targets()) > 1:
-                due = [target for target in self._planned_targets() if target in wanted]
+            if len(self._planned_targets) > 1:
+                due = [target for target in self._planned_targets if target in wanted]
                 cells.append(self._mean(title, average, terms, due, present, absent))
         return [cell for cell in cells if cell]
 
@@ -529,16 +470,17 @@ class _Maker:
             return True
         return part in self.plan[name] and self._choices()[target](name, part) is not None
 
+    @functools.cached_property
     def _planned_targets(self) -> list[str]:
         return [target for target in self.expected if any(target in own for own in self.plan.values())]
 
-    def _choices(self, pairs: frozenset[_Pair] | None = None) -> dict[str, Callable[[str, str], list[str] | None]]:
+    def _choices(self, pairs: frozenset[Pair] | None = None) -> dict[str, Callable[[str, str], list[str] | None]]:
         """Average -> (intermediate, target) -> the languages that it takes of them; None where it leaves them out.
 
         Args:
           pairs: the only ones that count; None for all.
         """
-        targets = set(self._planned_targets())
+        targets = set(self._planned_targets)
 
         def of(counts: Callable[[str, str], bool]) -> Callable[[str, str], list[str] | None]:
             return lambda name, target: self._foreign(name, target, pairs) if counts(name, target) else None
@@ -572,7 +514,7 @@ class _Maker:
             have &= self.shared.languages.get((intermediate, target), frozenset()) | {ENGLISH}
         return [language for language in self.expected[target] if language in have]
 
-    def _foreign(self, intermediate: str, target: str, pairs: frozenset[_Pair] | None) -> list[str]:
+    def _foreign(self, intermediate: str, target: str, pairs: frozenset[Pair] | None) -> list[str]:
         """Languages but English that a mean over intermediates or targets is over, in the expected order.
 
         Args:
